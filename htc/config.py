@@ -1,0 +1,429 @@
+"""The typed schema of everything in conf/, and the checks of combinations.
+
+Nothing heavy is imported here: `--help` and `--cfg` read this file and must stay quick. Every field of the schema is
+a key that a user may set; one that is not here is refused by name. `None` (null) means "derive it": `finalize` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from htc.errors import UserError
+
+
+class Norm(Enum):
+    """Normalisation of the backbone. `frozen_bn` keeps statistics and affine parameters fixed."""
+
+    frozen_bn = "frozen_bn"
+    bn = "bn"
+    sync_bn = "sync_bn"
+    gn = "gn"
+
+
+class BnMode(Enum):
+    """What batch statistics a trained batch norm uses while training: the batch's, or (as the paper) the stored ones."""
+
+    batch = "batch"
+    stored = "stored"
+
+
+class BoxLoss(Enum):
+    smooth_l1 = "smooth_l1"
+    l1 = "l1"
+
+
+class SemanticFusion(Enum):
+    """Which heads receive the semantic features."""
+
+    box = "box"
+    mask = "mask"
+    both = "both"
+
+
+class SemanticSource(Enum):
+    """Where semantic targets come from: stuff maps, instance masks, or stuff maps where the data set has them."""
+
+    auto = "auto"
+    stuff = "stuff"
+    instances = "instances"
+
+
+class MaskStages(Enum):
+    """Which stages' masks make the prediction: the mean over all (the paper) or the last one's."""
+
+    average = "average"
+    last = "last"
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class WandbMode(Enum):
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass
+class BackboneConfig:
+    """A ResNet or ResNeXt of torchvision with a feature pyramid on top."""
+
+    name: str = MISSING
+    width: int = 64
+    """Channels of the stem; the stages have width x 1, 2, 4, 8 (x 4 for bottlenecks)."""
+    norm: Norm = Norm.bn
+    bn_mode: BnMode = BnMode.stored
+    frozen_stages: int = 1
+    """The stem and this many stages (0..4) are not trained; -1 trains everything, the stem included."""
+    weights: str | None = "imagenet"
+    """`imagenet` (torchvision's weights API), a file of a torchvision state dict, or null for random weights."""
+
+
+@dataclass
+class RPNConfig:
+    """The region proposal network (Faster R-CNN section 3.1, on FPN)."""
+
+    anchor_scale: float = 8.0
+    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    anchors_per_image: int = 256
+    positive_fraction: float = 0.5
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    allowed_border: int = 0
+    """Anchors further outside the image than this (pixels) are not trained on; -1 keeps all."""
+    nms_iou: float = 0.7
+    train_pre_nms: int = 2000
+    train_proposals: int = 2000
+    test_pre_nms: int = 1000
+    test_proposals: int = 1000
+
+
+@dataclass
+class ModelConfig:
+    """The cascade: `mask_rcnn`, `cascade_mask_rcnn` and `htc` are settings of these keys."""
+
+    name: str = MISSING
+    interleaved: bool = False
+    mask_flow: bool = False
+    semantic: bool = False
+    semantic_fusion: SemanticFusion | None = None
+    """null: both heads where the branch is on."""
+    semantic_loss_weight: float = 0.2
+    """beta of the paper's equation 7."""
+    num_stages: int = 3
+    stage_loss_weights: list[float] | None = None
+    """alpha_t; null: 1, 0.5, 0.25, halving on."""
+    stage_ious: list[float] | None = None
+    """IoU threshold of each stage; null: 0.5, 0.6, 0.7, rising on."""
+    stage_stds: list[list[float]] | None = None
+    """Standard deviations of the box deltas of each stage; null: (0.1, 0.1, 0.2, 0.2) / stage, to three decimals."""
+    class_agnostic: bool = True
+    box_loss: BoxLoss = BoxLoss.smooth_l1
+    """Loss of box regression, in the RPN (beta 1/9) and in the box heads (beta 1)."""
+    low_quality_matches: bool = False
+    """Give each object its best proposals even below the IoU threshold (Mask R-CNN's RoIs)."""
+    rois_per_image: int = 512
+    positive_fraction: float = 0.25
+    channels: int = 256
+    """Width of the pyramid and of every convolution of the heads."""
+    fc_channels: int = 1024
+    mask_convs: int = 4
+    semantic_convs: int = 4
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+
+
+@dataclass
+class SplitConfig:
+    """One split of a data set, paths relative to `data.root`."""
+
+    images: str = MISSING
+    annotations: str = MISSING
+    stuff: str | None = None
+    """Folder of stuff maps (one PNG an image, same stem); null or a missing folder: none."""
+    limit: int | None = None
+    """Only the first so many annotated images, by id; null: all."""
+
+
+def coco_split(split: str) -> SplitConfig:
+    """The layout of COCO 2017."""
+    return SplitConfig(split, f"annotations/instances_{split}.json", f"stuffthingmaps/{split}")
+
+
+@dataclass
+class ShapesConfig:
+    """The built-in data: how it is generated. Changing any of it makes another data set beside the old."""
+
+    train_images: int = 2000
+    val_images: int = 200
+    image_size: int = 192
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    root: str = MISSING
+    train: SplitConfig = field(default_factory=lambda: coco_split("train2017"))
+    val: SplitConfig = field(default_factory=lambda: coco_split("val2017"))
+    short_side: int = 800
+    long_side: int = 1333
+    flip: float = 0.5
+    """Probability of a horizontal flip in training."""
+    crowded_limit: int | None = None
+    """At most so many objects of one training image, picked at random (memory); null: all."""
+    skip_empty: bool = True
+    """Leave images without a single usable object out of training."""
+    group_by_aspect: bool = True
+    semantic_source: SemanticSource = SemanticSource.auto
+    semantic_classes: int = 183
+    """Semantic logits. COCO: 183 as the reference; targets of instances alone use 1 + number of categories."""
+    workers: int = 2
+    shapes: ShapesConfig | None = None
+
+
+@dataclass
+class ScheduleConfig:
+    """Optimisation by SGD with momentum, linear warm-up and steps."""
+
+    epochs: int | None = None
+    iterations: int | None = None
+    """Set one of the two."""
+    milestones: list[float] = field(default_factory=list)
+    """Where the rate drops: epochs if `epochs` is set, fractions of `iterations` otherwise."""
+    gamma: float = 0.1
+    learning_rate: float = 0.02
+    """For `reference_batch` images a step; scaled in proportion to `batch_size`."""
+    reference_batch: int = 16
+    batch_size: int = 16
+    """Images a step, over all processes and accumulated passes together."""
+    accumulate: int = 1
+    """Passes a step: each process sees batch_size / processes / accumulate images at a time."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_iterations: int = 500
+    warmup_factor: float = 0.001
+    clip_norm: float | None = None
+    eval_every: int | None = None
+    """Evaluate every so many epochs (or iterations); null: once, at the end."""
+
+
+@dataclass
+class EvalConfig:
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    mask_threshold: float = 0.5
+    mask_stages: MaskStages = MaskStages.average
+    limit: int | None = None
+    """Only the first so many validation images; null: all."""
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 1000
+    """Save every so many iterations, and at each epoch's end."""
+    keep: int = 2
+
+
+@dataclass
+class WandbConfig:
+    mode: WandbMode | None = None
+    """null: online where the user is logged in, else disabled."""
+    project: str = "htc"
+    entity: str | None = None
+    images: int = 4
+    """Validation images whose predicted masks are shown."""
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    save: CheckpointConfig = field(default_factory=CheckpointConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = 0
+    name: str | None = None
+    """Name of the run; null: from the model, its switches, the backbone and the data."""
+    sweep: str = "single"
+    """The folder under `runs`, and wandb's group."""
+    runs: str = "runs"
+    force: bool = False
+    """Run a finished signature anew, in a folder beside the old."""
+    device: str = "auto"
+    precision: Precision = Precision.fp32
+    channels_last: bool = False
+    deterministic: bool = False
+    threads: int | None = None
+    """CPU threads of PyTorch; null: its own choice."""
+    log_every: int = 20
+    progress: bool = True
+
+
+# What cannot change a result, as dotted prefixes: left out of the signature.
+NOT_IN_SIGNATURE = (
+    "name", "sweep", "runs", "force", "device", "threads", "log_every", "progress", "wandb", "save", "data.workers",
+    "schedule.eval_every",
+)  # fmt: skip
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name that conf/config.yaml starts from."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def finalize(composed: DictConfig) -> Config:
+    """Turn a composed configuration into typed objects, with derived values filled in and combinations checked.
+
+    Raises UserError, naming the keys, for a missing value or a combination without meaning.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]} has no value: set it on the command line, as in {missing[0]}=VALUE.")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    check(config)
+    derive(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Refuse combinations without meaning, before anything starts. Raises UserError."""
+    model, schedule = config.model, config.schedule
+
+    def refuse(condition: bool, sentence: str) -> None:
+        if condition:
+            raise UserError(sentence)
+
+    refuse(not 1 <= model.num_stages <= 5, f"model.num_stages={model.num_stages} must be between 1 and 5.")
+    refuse(
+        model.mask_flow and model.num_stages == 1,
+        "model.mask_flow=true has no meaning with model.num_stages=1: mask features flow from one stage to the next; "
+        "set model.mask_flow=false or model.num_stages=2 or more.",
+    )
+    refuse(
+        model.semantic_fusion is not None and not model.semantic,
+        f"model.semantic_fusion={model.semantic_fusion and model.semantic_fusion.value} has no meaning with "
+        "model.semantic=false: there are no semantic features to fuse; set model.semantic=true or "
+        "model.semantic_fusion=null.",
+    )
+    for key in ("stage_loss_weights", "stage_ious", "stage_stds"):
+        values = getattr(model, key)
+        refuse(
+            values is not None and len(values) != model.num_stages,
+            f"model.{key} has {len(values or [])} entries but model.num_stages={model.num_stages}: give one a stage, "
+            "or null for the defaults.",
+        )
+    refuse(
+        any(len(stds) != 4 or min(stds) <= 0 for stds in model.stage_stds or []),
+        f"model.stage_stds={model.stage_stds} must hold four positive numbers a stage.",
+    )
+    refuse(
+        any(not 0 < iou < 1 for iou in model.stage_ious or []),
+        f"model.stage_ious={model.stage_ious} must lie between 0 and 1.",
+    )
+    refuse(
+        model.semantic and model.semantic_loss_weight < 0,
+        f"model.semantic_loss_weight={model.semantic_loss_weight} must not be negative.",
+    )
+    refuse(
+        not -1 <= config.backbone.frozen_stages <= 4,
+        f"backbone.frozen_stages={config.backbone.frozen_stages} must be between -1 and 4.",
+    )
+    refuse(
+        (schedule.epochs is None) == (schedule.iterations is None),
+        f"schedule.epochs={schedule.epochs} and schedule.iterations={schedule.iterations}: set exactly one of them "
+        "and the other to null.",
+    )
+    length = schedule.epochs if schedule.epochs is not None else schedule.iterations
+    refuse(
+        length is not None and length < 1, f"schedule.epochs or schedule.iterations is {length}: it must be 1 or more."
+    )
+    refuse(
+        schedule.epochs is None and any(not 0 < m < 1 for m in schedule.milestones),
+        f"schedule.milestones={schedule.milestones} must be fractions between 0 and 1 where schedule.iterations is set.",
+    )
+    refuse(
+        schedule.accumulate < 1 or schedule.batch_size < 1 or schedule.batch_size % schedule.accumulate != 0,
+        f"schedule.batch_size={schedule.batch_size} must be a positive multiple of "
+        f"schedule.accumulate={schedule.accumulate}.",
+    )
+    refuse(
+        config.data.semantic_source is SemanticSource.stuff and config.data.train.stuff is None and model.semantic,
+        "data.semantic_source=stuff but data.train.stuff is null: name the folder of stuff maps or use "
+        "data.semantic_source=instances.",
+    )
+    refuse(
+        config.precision is Precision.fp16 and config.device == "cpu",
+        "precision=fp16 needs a GPU: use precision=bf16 or precision=fp32 with device=cpu.",
+    )
+
+
+def derive(config: Config) -> None:
+    """Fill in what null stands for, so that a spelled-out default and a derived one are the same run."""
+    model = config.model
+    stages = range(model.num_stages)
+    if model.stage_loss_weights is None:
+        model.stage_loss_weights = [0.5**t for t in stages]
+    if model.stage_ious is None:
+        model.stage_ious = [round(0.5 + 0.1 * t, 6) for t in stages]
+    if model.stage_stds is None:
+        model.stage_stds = [[round(s / (t + 1), 3) for s in (0.1, 0.1, 0.2, 0.2)] for t in stages]
+    if model.semantic and model.semantic_fusion is None:
+        model.semantic_fusion = SemanticFusion.both
+    if config.name is None:
+        config.name = default_name(config)
+
+
+def default_name(config: Config) -> str:
+    """`htc-no_mask_flow-resnet50-coco-seed0`: what a person tells runs apart by; the signature does the rest."""
+    model = config.model
+    parts = [model.name]
+    if model.name == "htc":
+        parts += [f"no_{key}" for key in ("interleaved", "mask_flow", "semantic") if not getattr(model, key)]
+        if model.semantic_fusion not in (None, SemanticFusion.both):
+            parts.append(f"fusion_{model.semantic_fusion.value}")
+    return "-".join([*parts, config.backbone.name, config.data.name, f"seed{config.seed}"])
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """The configuration as nested dicts of plain values, as config.yaml holds it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Enum):
+            return value.value
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return value
+
+    return plain(dataclasses.asdict(config))
+
+
+def signature(config: Config) -> str:
+    """Eight hex digits that name the result: a hash of the configuration without what cannot change it."""
+
+    def strip(node: Any, prefix: str) -> Any:
+        if not isinstance(node, dict):
+            return node
+        paths = {k: f"{prefix}.{k}" if prefix else k for k in node}
+        return {k: strip(v, paths[k]) for k, v in node.items() if paths[k] not in NOT_IN_SIGNATURE}
+
+    canonical = json.dumps(strip(to_plain(config), ""), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]

@@ -1,0 +1,66 @@
+"""What is passed between the data, the network and the evaluation.
+
+Boxes are `xyxy` in pixels; `h, w` is the size of the network input of one image, before padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Targets:
+    """Ground truth of one image, in the frame of the network input. Crowd regions are not in it."""
+
+    boxes: Tensor
+    """[n, 4] float32, xyxy."""
+    labels: Tensor
+    """[n] int64, contiguous class indices 0..num_classes-1."""
+    masks: Tensor
+    """[n, h, w] uint8, 0 or 1."""
+    semantic: Tensor | None = None
+    """[h, w] uint8, semantic class of each pixel, 255 = ignore; None when the model has no semantic branch."""
+    seed: int = 0
+    """Seeds the sampling of this image's anchors and RoIs, so that it does not depend on the rest of the batch."""
+
+    def to(self, device: object, non_blocking: bool = False) -> Targets:
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, non_blocking=non_blocking)  # type: ignore[call-overload]
+
+        return Targets(move(self.boxes), move(self.labels), move(self.masks), move(self.semantic), self.seed)  # type: ignore[arg-type]
+
+
+@dataclass
+class Sample:
+    """One image as the data set yields it."""
+
+    image: Tensor
+    """[3, h, w] uint8, RGB, resized to the network input's size; neither normalised nor padded."""
+    image_id: int
+    """COCO's image id."""
+    original_size: tuple[int, int]
+    """(height, width) of the image file as decoded; detections are reported in that frame."""
+    targets: Targets | None = None
+    """Ground truth; None for evaluation."""
+
+
+@dataclass
+class Detections:
+    """What the network finds in one image, best score first, in the frame of the original image."""
+
+    boxes: Tensor
+    """[n, 4] float32, xyxy, clipped to the image."""
+    scores: Tensor
+    """[n] float32."""
+    labels: Tensor
+    """[n] int64, contiguous class indices."""
+    mask_probs: Tensor
+    """[n, m, m] float32 in 0..1: the mask of each detection's own class, in the frame of its box."""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def cpu(self) -> Detections:
+        return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu(), self.mask_probs.cpu())
