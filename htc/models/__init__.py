@@ -1,0 +1,1 @@
+"""The network: backbone -> pyramid -> proposals -> cascade of box and mask heads with a semantic branch."""

@@ -1,0 +1,111 @@
+"""The whole network: images in, losses or detections out. It knows nothing of devices, precision or processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from htc.config import Config, EvalConfig, ModelConfig
+from htc.errors import UserError
+from htc.models.backbone import Backbone, build_backbone
+from htc.models.cascade import Cascade, ImageSizes, Scene
+from htc.models.rpn import RPN
+from htc.models.semantic import IGNORED_LABEL, SemanticBranch, semantic_loss
+from htc.structures import Detections, Targets
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+SIZE_DIVISOR = 32
+
+
+class Detector(nn.Module):
+    """Backbone, proposals, semantic branch and cascade."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: ModelConfig, backbone: Backbone, num_classes: int, num_semantic_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = RPN(config.rpn, config.channels, config.box_loss)
+        self.semantic = (
+            SemanticBranch(config.channels, num_semantic_classes, config.semantic_convs) if config.semantic else None
+        )
+        self.semantic_loss_weight = config.semantic_loss_weight
+        self.cascade = Cascade(config, num_classes)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: list[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
+        """Training losses by name, already weighted: their sum is what is minimised.
+
+        images: [3, h, w] uint8 RGB each, of any sizes; targets in the same frames.
+        """
+        sizes = image_sizes(images)
+        pyramid = self.backbone(self.batch(images))
+        anchors = self.rpn(pyramid)
+        losses = self.rpn.losses(anchors, targets, sizes)
+        proposals = [proposal.boxes for proposal in self.rpn.propose(anchors, sizes)]
+        semantic_features = None
+        if self.semantic is not None:
+            logits, semantic_features = self.semantic(pyramid)
+            height, width = (side * 8 for side in logits.shape[-2:])
+            labels = batch_labels(targets, height, width)
+            losses["loss_semantic_seg"] = self.semantic_loss_weight * semantic_loss(logits, labels)
+        return losses | self.cascade.losses(Scene(pyramid, semantic_features, sizes), proposals, targets)
+
+    @torch.no_grad()
+    def predict(
+        self, images: list[Tensor], original_sizes: list[tuple[int, int]], settings: EvalConfig
+    ) -> list[Detections]:
+        """Detections in the frames of the original images, of (height, width) `original_sizes`."""
+        scene, proposals = self.observe(images)
+        detections = self.cascade.detect(scene, proposals, settings)
+        for detection, size, original in zip(detections, scene.image_sizes, original_sizes, strict=True):
+            scale = (size[1] / original[1], size[0] / original[0])
+            detection.boxes = detection.boxes / detection.boxes.new_tensor(scale * 2)
+        return detections
+
+    def observe(self, images: list[Tensor]) -> tuple[Scene, list[Tensor]]:
+        """What the cascade starts from: the scene, and the proposals [n, 4] of each image."""
+        sizes = image_sizes(images)
+        pyramid = self.backbone(self.batch(images))
+        proposals = [proposal.boxes for proposal in self.rpn.propose(self.rpn(pyramid), sizes)]
+        semantic_features = None if self.semantic is None else self.semantic(pyramid)[1]
+        return Scene(pyramid, semantic_features, sizes), proposals
+
+    def batch(self, images: list[Tensor]) -> Tensor:
+        """Normalise [3, h, w] uint8 images, then pad them at the bottom and right with zeros -> [B, 3, H, W]."""
+        height, width = (
+            -(-max(image.shape[axis] for image in images) // SIZE_DIVISOR) * SIZE_DIVISOR for axis in (1, 2)
+        )
+        batch = self.pixel_mean.new_zeros((len(images), 3, height, width))
+        for slot, image in zip(batch, images, strict=True):
+            slot[:, : image.shape[1], : image.shape[2]] = (image - self.pixel_mean) / self.pixel_std
+        return batch
+
+
+def image_sizes(images: list[Tensor]) -> ImageSizes:
+    """(height, width) of each [3, h, w] image."""
+    return [(image.shape[1], image.shape[2]) for image in images]
+
+
+def batch_labels(targets: list[Targets], height: int, width: int) -> Tensor:
+    """Semantic labels of a batch, padded with the ignored label -> [B, height, width] uint8."""
+    labels = targets[0].boxes.new_full((len(targets), height, width), IGNORED_LABEL, dtype=torch.uint8)
+    for slot, target in zip(labels, targets, strict=True):
+        if target.semantic is None:
+            raise ValueError("the model has a semantic branch but the targets hold no semantic map")
+        slot[: target.semantic.shape[0], : target.semantic.shape[1]] = target.semantic
+    return labels
+
+
+def build_detector(config: Config, num_classes: int) -> Detector:
+    """The network of a configuration for `num_classes` categories. Raises UserError where the two do not fit."""
+    if config.model.semantic and config.data.semantic_classes <= num_classes:
+        raise UserError(
+            f"data.semantic_classes={config.data.semantic_classes} must exceed the {num_classes} categories of the "
+            "data set: things and at least one kind of background each need a value."
+        )
+    backbone = build_backbone(config.backbone, config.model.channels)
+    return Detector(config.model, backbone, num_classes, config.data.semantic_classes)

@@ -1,0 +1,70 @@
+"""Mask heads of all stages, and the information that flows between them (HTC section 3.2, equation 5)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from htc.models.layers import conv_relu, init_relu
+
+
+class MaskHead(nn.Module):
+    """Convolutions, then an upsampling by 2 and a mask of each class (Mask R-CNN figure 4).
+
+    RoI features [k, channels, 14, 14] -> features [k, channels, 14, 14] -> logits [k, classes, 28, 28].
+    """
+
+    def __init__(self, channels: int, num_classes: int, num_convs: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(*(conv_relu(channels, channels, 3) for _ in range(num_convs)))
+        self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.logits = nn.Conv2d(channels, num_classes, 1)
+        init_relu(self.upsample)
+        init_relu(self.logits)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Features after the convolutions -> logits, float32."""
+        return self.logits(F.relu(self.upsample(features))).float()
+
+
+class MaskFlow(nn.Module):
+    """Mask information flow: a stage's RoI features are joined by the features of the stage before it.
+
+    These are taken before their upsampling and embedded by a 1x1 convolution. The first stage has no predecessor.
+    """
+
+    def __init__(self, channels: int, num_stages: int) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList(conv_relu(channels, channels, 1) for _ in range(num_stages - 1))
+
+    def forward(self, stage: int, roi_features: Tensor, previous: Tensor) -> Tensor:
+        return roi_features + self.embeddings[stage - 1](previous)
+
+
+class MaskBranch(nn.Module):
+    """The mask heads of the cascade; with `flow`, each on top of all earlier ones, on the current RoI features."""
+
+    def __init__(self, channels: int, num_classes: int, num_stages: int, num_convs: int, *, mask_flow: bool) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(MaskHead(channels, num_classes, num_convs) for _ in range(num_stages))
+        self.flow = MaskFlow(channels, num_stages) if mask_flow else None
+
+    def forward(self, stage: int, roi_features: Tensor) -> Tensor:
+        """Logits [k, classes, 28, 28] of one stage (counted from 0)."""
+        return self.heads[stage].predict(self._features(stage, roi_features)[-1])
+
+    def all_stages(self, roi_features: Tensor) -> list[Tensor]:
+        """Logits of every stage, on the same RoI features."""
+        features = self._features(len(self.heads) - 1, roi_features, every=True)
+        return [head.predict(x) for head, x in zip(self.heads, features, strict=True)]
+
+    def _features(self, last: int, roi_features: Tensor, every: bool = False) -> list[Tensor]:
+        """Features of stages up to `last`; without flow the earlier ones only where `every` asks for them."""
+        first = 0 if self.flow is not None or every else last
+        features: list[Tensor] = []
+        for stage in range(first, last + 1):
+            x = roi_features
+            if self.flow is not None and features:
+                x = self.flow(stage, x, features[-1])
+            features.append(self.heads[stage].convs(x))
+        return features

@@ -1,0 +1,55 @@
+"""Features of regions of interest, from the pyramid and, where they are fused, from the semantic branch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from htc.models.backbone import PYRAMID_STRIDES
+from htc.ops.boxes import box_sides
+
+ROI_LEVELS = 4
+CANONICAL_SIZE = 56
+SEMANTIC_STRIDE = 8
+SEMANTIC_SIZE = 14
+
+
+def pyramid_levels(rois: Tensor) -> Tensor:
+    """Pyramid level of each RoI [k, 5], 0 for P2 to 3 for P5 -> int64 [k] (FPN equation 1, with P2 up to 112 px)."""
+    width, height = box_sides(rois[:, 1:])
+    scale = torch.sqrt(width * height)
+    return torch.floor(torch.log2(scale / CANONICAL_SIZE + 1e-6)).clamp(0, ROI_LEVELS - 1).long()
+
+
+class RoIFeatures(nn.Module):
+    """Aligned RoIAlign (half-pixel, adaptive sampling) on each RoI's own level -> [k, channels, size, size].
+
+    With `fuse_semantic`, the RoI's semantic features are pooled as well and added (HTC section 3.3).
+    """
+
+    def __init__(self, size: int, *, fuse_semantic: bool) -> None:
+        super().__init__()
+        self.size = size
+        self.fuse_semantic = fuse_semantic
+
+    def forward(self, pyramid: list[Tensor], rois: Tensor, semantic_features: Tensor | None) -> Tensor:
+        """`rois` [k, 5]: image index, then xyxy in pixels of the network input."""
+        levels = pyramid_levels(rois)
+        features = pyramid[0].new_zeros((len(rois), pyramid[0].shape[1], self.size, self.size))
+        for i in range(ROI_LEVELS):
+            chosen = torch.nonzero(levels == i).squeeze(1)
+            pooled = roi_align(
+                pyramid[i], rois[chosen], (self.size, self.size), 1 / PYRAMID_STRIDES[i], 0, aligned=True
+            )
+            features = features.index_copy(0, chosen, pooled.to(features.dtype))
+        if self.fuse_semantic and semantic_features is not None:
+            features = features + self._semantic(semantic_features, rois).to(features.dtype)
+        return features
+
+    def _semantic(self, semantic_features: Tensor, rois: Tensor) -> Tensor:
+        pooled = roi_align(
+            semantic_features, rois, (SEMANTIC_SIZE, SEMANTIC_SIZE), 1 / SEMANTIC_STRIDE, 0, aligned=True
+        )
+        return pooled if self.size == SEMANTIC_SIZE else F.adaptive_avg_pool2d(pooled, self.size)

@@ -1,0 +1,156 @@
+"""The region proposal network (arXiv 1506.01497) on a feature pyramid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from htc.config import BoxLoss, RPNConfig
+from htc.models.backbone import PYRAMID_STRIDES
+from htc.models.layers import init_normal
+from htc.ops.anchors import base_anchors, grid_anchors, valid_anchors
+from htc.ops.boxes import box_sides, clip_boxes, decode_deltas, encode_deltas
+from htc.ops.matching import IGNORED, match_boxes, sample_matches
+from htc.structures import Targets
+
+STDS = (1.0, 1.0, 1.0, 1.0)
+
+
+@dataclass
+class RPNOutput:
+    """What the head says of every anchor, level by level, anchors in the order (row, column, ratio)."""
+
+    logits: list[Tensor]
+    """[B, anchors of the level]."""
+    deltas: list[Tensor]
+    """[B, anchors of the level, 4]."""
+    anchors: list[Tensor]
+    """[anchors of the level, 4]."""
+    feature_sizes: list[tuple[int, int]]
+
+
+@dataclass
+class Proposals:
+    """Proposals of one image, best first: boxes [n, 4] clipped to the image, objectness [n] in 0..1."""
+
+    boxes: Tensor
+    scores: Tensor
+
+
+class RPN(nn.Module):
+    """A 3x3 convolution shared by all levels, then objectness and deltas of each anchor."""
+
+    def __init__(self, config: RPNConfig, channels: int, box_loss: BoxLoss) -> None:
+        super().__init__()
+        self.config = config
+        self.num_ratios = len(config.anchor_ratios)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, self.num_ratios, 1)
+        self.deltas = nn.Conv2d(channels, self.num_ratios * 4, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            init_normal(layer, 0.01)
+        self.box_loss = box_loss
+        for i, stride in enumerate(PYRAMID_STRIDES):
+            base = base_anchors(stride, config.anchor_scale, config.anchor_ratios)
+            self.register_buffer(f"base_anchors{i}", base, persistent=False)
+
+    def forward(self, features: list[Tensor]) -> RPNOutput:
+        """Pyramid levels [B, channels, h, w] -> RPNOutput."""
+        output = RPNOutput([], [], [], [])
+        for i, (feature, stride) in enumerate(zip(features, PYRAMID_STRIDES, strict=True)):
+            x = F.relu(self.conv(feature))
+            size = (feature.shape[-2], feature.shape[-1])
+            output.logits.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1))
+            output.deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+            output.anchors.append(grid_anchors(self.get_buffer(f"base_anchors{i}"), size, stride))
+            output.feature_sizes.append(size)
+        return output
+
+    @torch.no_grad()
+    def propose(self, output: RPNOutput, image_sizes: list[tuple[int, int]]) -> list[Proposals]:
+        """The best anchors of each level, decoded, clipped and suppressed level by level, for each image."""
+        config = self.config
+        before = config.train_pre_nms if self.training else config.test_pre_nms
+        after = config.train_proposals if self.training else config.test_proposals
+        boxes, scores, levels = [], [], []
+        for i, (logits, deltas, anchors) in enumerate(zip(output.logits, output.deltas, output.anchors, strict=True)):
+            level_scores = logits.float().sigmoid()
+            order = level_scores.sort(dim=1, descending=True).indices[:, :before]
+            scores.append(level_scores.gather(1, order))
+            chosen = deltas.gather(1, order[..., None].expand(-1, -1, 4))
+            boxes.append(decode_deltas(anchors[order].flatten(0, 1), chosen.flatten(0, 1), STDS).view_as(chosen))
+            levels.append(torch.full_like(order[0], i))
+        all_boxes, all_scores, all_levels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels)
+        proposals = []
+        for image_boxes, image_scores, size in zip(all_boxes, all_scores, image_sizes, strict=True):
+            image_boxes = clip_boxes(image_boxes, size)
+            width, height = box_sides(image_boxes)
+            valid = torch.nonzero((width > 0) & (height > 0)).squeeze(1)
+            image_boxes, image_scores = image_boxes[valid], image_scores[valid]
+            keep = batched_nms(image_boxes, image_scores, all_levels[valid], config.nms_iou)[:after]
+            proposals.append(Proposals(image_boxes[keep], image_scores[keep]))
+        return proposals
+
+    def losses(
+        self, output: RPNOutput, targets: list[Targets], image_sizes: list[tuple[int, int]]
+    ) -> dict[str, Tensor]:
+        """Objectness and box loss over sampled anchors; both divided by the number of these in the batch."""
+        anchors = torch.cat(output.anchors)
+        logits, deltas = torch.cat(output.logits, 1), torch.cat(output.deltas, 1)
+        chosen_logits, objectness, chosen_deltas, delta_targets = [], [], [], []
+        normaliser = 0
+        for i, (target, size) in enumerate(zip(targets, image_sizes, strict=True)):
+            matched = self._match(anchors, target, output.feature_sizes, size)
+            generator = torch.Generator().manual_seed(target.seed)
+            positives, negatives = sample_matches(
+                matched, self.config.anchors_per_image, self.config.positive_fraction, generator
+            )
+            normaliser += max(len(positives), 1) + max(len(negatives), 1)
+            chosen_logits.append(logits[i, torch.cat([positives, negatives])])
+            objectness.append((torch.arange(len(chosen_logits[-1]), device=logits.device) < len(positives)).float())
+            chosen_deltas.append(deltas[i, positives])
+            objects = target.boxes[matched[positives]]
+            delta_targets.append(encode_deltas(anchors[positives], objects, STDS))
+        classification = F.binary_cross_entropy_with_logits(
+            torch.cat(chosen_logits), torch.cat(objectness), reduction="sum"
+        )
+        regression = box_regression_loss(torch.cat(chosen_deltas), torch.cat(delta_targets), self.box_loss, beta=1 / 9)
+        return {"loss_rpn_cls": classification / normaliser, "loss_rpn_bbox": regression / normaliser}
+
+    def _match(
+        self, anchors: Tensor, target: Targets, feature_sizes: list[tuple[int, int]], size: tuple[int, int]
+    ) -> Tensor:
+        """Object of each anchor, as `match_boxes`; anchors off the image are ignored."""
+        config = self.config
+        valid = torch.cat(
+            [
+                valid_anchors(feature_size, stride, self.num_ratios, size)
+                for feature_size, stride in zip(feature_sizes, PYRAMID_STRIDES, strict=True)
+            ]
+        ).to(anchors.device)
+        if config.allowed_border >= 0:
+            border = config.allowed_border
+            valid = valid & (anchors[:, :2] >= -border).all(1)
+            valid = valid & (anchors[:, 2] < size[1] + border) & (anchors[:, 3] < size[0] + border)
+        inside = torch.nonzero(valid).squeeze(1)
+        matched = torch.full((len(anchors),), IGNORED, dtype=torch.int64, device=anchors.device)
+        matched[inside] = match_boxes(
+            anchors[inside],
+            target.boxes,
+            positive_iou=config.positive_iou,
+            negative_iou=config.negative_iou,
+            low_quality_iou=config.negative_iou,
+        )
+        return matched
+
+
+def box_regression_loss(deltas: Tensor, targets: Tensor, kind: BoxLoss, beta: float) -> Tensor:
+    """Sum of the smooth L1 (with `beta`) or L1 losses of deltas [n, 4] -> scalar; 0 for n = 0."""
+    deltas = deltas.float()
+    if kind is BoxLoss.l1:
+        return F.l1_loss(deltas, targets, reduction="sum")
+    return F.smooth_l1_loss(deltas, targets, reduction="sum", beta=beta)

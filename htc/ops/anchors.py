@@ -1,0 +1,40 @@
+"""Anchors of a feature pyramid, not rounded (Faster R-CNN section 3.1.1; FPN section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def base_anchors(stride: int, scale: float, ratios: Sequence[float]) -> Tensor:
+    """Anchors [len(ratios), 4] of area (stride * scale)² around the origin; a ratio is height over width."""
+    root = torch.tensor(ratios, dtype=torch.float32).sqrt()
+    widths = stride * (1 / root) * scale
+    heights = stride * root * scale
+    return torch.stack([-0.5 * widths, -0.5 * heights, 0.5 * widths, 0.5 * heights], dim=-1)
+
+
+def grid_anchors(base: Tensor, feature_size: tuple[int, int], stride: int) -> Tensor:
+    """Anchors [height * width * len(base), 4] of one level, in the order (row, column, ratio)."""
+    height, width = feature_size
+    x = torch.arange(width, device=base.device, dtype=base.dtype) * stride
+    y = torch.arange(height, device=base.device, dtype=base.dtype) * stride
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    shifts = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1).reshape(-1, 1, 4)
+    return (shifts + base[None]).reshape(-1, 4)
+
+
+def valid_anchors(
+    feature_size: tuple[int, int], stride: int, num_ratios: int, image_size: tuple[int, int], divisor: int = 32
+) -> Tensor:
+    """Whether each anchor's cell lies on the image padded to a multiple of `divisor` -> bool [height * width * ratios].
+
+    In a batch of several sizes the cells beyond an image's own padding say nothing about it.
+    """
+    height, width = feature_size
+    padded = [-(-side // divisor) * divisor for side in image_size]
+    rows = torch.arange(height) < -(-padded[0] // stride)
+    columns = torch.arange(width) < -(-padded[1] // stride)
+    return (rows[:, None] & columns[None]).reshape(-1, 1).expand(-1, num_ratios).reshape(-1)

@@ -1,0 +1,58 @@
+"""Boxes and their deltas. Boxes are `xyxy` float tensors in pixels.
+
+Deltas follow Faster R-CNN (arXiv 1506.01497, equation 2) with the clipping of the reference implementation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MAX_LOG_RATIO = abs(math.log(16 / 1000))
+
+
+def box_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Widths and heights of [..., 4] boxes, two tensors [...]."""
+    return boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+
+
+def pairwise_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """Intersection over union of [n, 4] with [m, 4] boxes -> [n, m]; 0, not NaN, for boxes without area."""
+    (aw, ah), (bw, bh) = box_sides(a), box_sides(b)
+    sides = (torch.min(a[:, None, 2:], b[None, :, 2:]) - torch.max(a[:, None, :2], b[None, :, :2])).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = (aw * ah)[:, None] + (bw * bh)[None] - intersection
+    return intersection / union.clamp(min=eps)
+
+
+def encode_deltas(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
+    """Deltas (dx, dy, dw, dh) that take `boxes` [n, 4] to `targets` [n, 4], divided by `stds` -> [n, 4]."""
+    (w, h), (tw, th) = box_sides(boxes), box_sides(targets)
+    centres = (boxes[:, :2] + boxes[:, 2:]) * 0.5
+    target_centres = (targets[:, :2] + targets[:, 2:]) * 0.5
+    shift = target_centres - centres
+    deltas = torch.stack([shift[:, 0] / w, shift[:, 1] / h, torch.log(tw / w), torch.log(th / h)], dim=-1)
+    return deltas / deltas.new_tensor(stds)
+
+
+def decode_deltas(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
+    """Apply deltas [n, 4] to boxes [n, 4] -> [n, 4]; the inverse of `encode_deltas`.
+
+    Growth and shrinking are limited to a factor of 1000 / 16 a side.
+    """
+    deltas = deltas.float() * deltas.new_tensor(stds, dtype=torch.float32)
+    w, h = box_sides(boxes)
+    sides = torch.stack([w, h], dim=-1)
+    centres = (boxes[:, :2] + boxes[:, 2:]) * 0.5 + sides * deltas[:, :2]
+    half = sides * deltas[:, 2:].clamp(min=-MAX_LOG_RATIO, max=MAX_LOG_RATIO).exp() * 0.5
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Clip [n, 4] boxes to an image of `size` (height, width)."""
+    height, width = size
+    limits = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp(min=0), limits)
