@@ -1,0 +1,1 @@
+"""Tables from what has been run: reads run folders and published figures, never the model."""

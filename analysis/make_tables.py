@@ -1,0 +1,82 @@
+"""The command `python analysis/make_tables.py`: the paper's tables from whatever has been run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+USAGE = """usage: python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME]
+
+Averages finished runs over their seeds and sets them next to the published figures. Prints the tables of comparison
+and of components in Markdown, and writes both as .md, .tex and .csv.
+
+  runs=FOLDER   where the run folders are, at any depth (default: runs)
+  out=FOLDER    where the tables are written (default: tables)
+  sweep=NAME    only the runs of this sweep (default: all)
+"""
+DEFAULTS = {"runs": "runs", "out": "tables", "sweep": ""}
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    """`key=value` arguments over DEFAULTS. Raises UserError for an unknown key, a repeated one or a missing value."""
+    import difflib
+
+    from htc.errors import UserError
+
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in DEFAULTS:
+            nearest = (difflib.get_close_matches(key.lstrip("-").lower(), DEFAULTS, n=1, cutoff=0.0) or ["runs"])[0]
+            raise UserError(f"{argument!r} is no argument of make_tables: did you mean {nearest}=...?")
+        if not value:
+            raise UserError(f"{argument!r} has no value: write {key}=VALUE.")
+        if key in given:
+            raise UserError(f"{key} is given twice, as {given[key]!r} and {value!r}: give it once.")
+        given[key] = value
+    return {**DEFAULTS, **given}
+
+
+def make_tables(runs: Path, out: Path, sweep: str = "") -> str:
+    """Write both tables below `out` in three formats. Returns their Markdown.
+
+    What had to be skipped is said on stderr. Raises UserError for a missing folder or an unknown sweep.
+    """
+    from analysis.published import load_published
+    from analysis.render import write_table
+    from analysis.runs import read_runs, select_sweep
+    from analysis.tables import build_tables
+
+    found, complaints = read_runs(runs)
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    if sweep:
+        found = select_sweep(found, sweep, runs)
+    tables = build_tables(found, load_published(), runs)
+    return "\n".join(write_table(table, out) for table in tables)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns the exit status: 0, or 2 where the user has something to mend."""
+    from htc.errors import UserError
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(argument in ("-h", "--help", "help") for argument in arguments):
+        print(USAGE, end="")
+        return 0
+    try:
+        chosen = parse(arguments)
+        markdown = make_tables(Path(chosen["runs"]), Path(chosen["out"]), chosen["sweep"])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # ± and ✓ also where the locale is C
+    print(markdown, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    if not __package__:
+        # As a script Python starts imports in this folder; the packages stand in the one above.
+        sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Published figures with their sources, from analysis/reference/*.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analysis.runs import METRICS
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row as it was published. Figures in percent; a figure that was not published is absent."""
+
+    method: str
+    backbone: str
+    schedule: str
+    figures: dict[str, float]
+    """Keys of METRICS, and fps."""
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Rows of one source, on one split."""
+
+    data: str
+    split: str
+    source: str
+    rows: list[PublishedRow]
+    fps_conditions: str = ""
+    remark: str = ""
+    """What else the source states, as a sentence; may be empty."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Everything that is set next to own runs."""
+
+    comparison: list[PublishedTable]
+    components: list[PublishedTable]
+
+
+def load_published(folder: Path = REFERENCE) -> Published:
+    """Read the published figures below `folder`."""
+    paper = _load(folder / "comparison_test_dev.yaml")
+    zoo = _load(folder / "mmdetection_zoo_val2017.yaml")
+    components = _load(folder / "components_val2017.yaml")
+    overall, full, gains = paper["overall_system"], components["full_htc_r50"], components["gains_mask_AP"]
+    overall_remark = (
+        f"Published overall system of the paper: mask AP {overall['test_dev_mask_AP']} on test-dev, "
+        f"{overall['test_challenge_mask_AP']} on test-challenge. Source: {paper['source']}."
+    )
+    words = ", ".join(f"{component.replace('_', ' ')} ({gain})" for component, gain in gains.items())
+    gains_remark = f"Published gains in mask AP on {components['split']}: {words}. Source: {components['source']}."
+    figures = {"box_AP": full["box_AP"], **{f"mask_{key}": ap for key, ap in full["mask_AP_columns"].items()}}
+    row = PublishedRow(full["method"], full["backbone"], "", figures)
+    return Published(
+        comparison=[
+            _table(paper, overall_remark),
+            _table(zoo, f"Conditions of {zoo['source']}: {zoo['notes']}."),
+        ],
+        components=[PublishedTable(components["data"], full["split"], full["source"], [row], remark=gains_remark)],
+    )
+
+
+def _table(content: dict[str, Any], remark: str) -> PublishedTable:
+    rows = []
+    for values in content["rows"]:
+        row = dict(zip(content["columns"], values, strict=True))
+        figures = {key: row[key] for key in [*METRICS, "fps"] if row.get(key) is not None}
+        rows.append(PublishedRow(row["method"], row["backbone"], row.get("schedule", ""), figures))
+    return PublishedTable(content["data"], content["split"], content["source"], rows, content["fps_conditions"], remark)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content

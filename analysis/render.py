@@ -1,0 +1,220 @@
+"""Tables as Markdown, LaTeX (booktabs) and CSV."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from string import ascii_lowercase
+
+import pandas as pd
+
+from analysis.rows import Row, Stat
+from analysis.runs import METRICS
+from analysis.tables import Block, Table
+from htc.errors import UserError
+
+MISSING = "—"
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "±": r"$\pm$", "✓": r"$\checkmark$", "Δ": r"$\Delta$", "−": "$-$", "—": "---", "–": "--",
+}  # fmt: skip
+
+
+class Marks:
+    """Footnote marks of one table, handed out in order of first use: the same text gets the same mark."""
+
+    def __init__(self, letters: bool) -> None:
+        self.letters = letters
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        if text not in self.texts:
+            self.texts.append(text)
+        return self._name(self.texts.index(text))
+
+    def listed(self) -> list[tuple[str, str]]:
+        return [(self._name(index), text) for index, text in enumerate(self.texts)]
+
+    def _name(self, index: int) -> str:
+        if not self.letters:
+            return str(index + 1)
+        word = ascii_lowercase[index % 26]
+        return word if index < 26 else f"{word}{index // 26}"
+
+
+def write_table(table: Table, out: Path) -> str:
+    """Write NAME.md, NAME.tex and NAME.csv below `out`. Returns the Markdown. UserError where that is impossible."""
+    text = markdown(table)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for ending, content in (("md", text), ("tex", latex(table)), ("csv", csv(table))):
+            (out / f"{table.name}.{ending}").write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"out={out} cannot be written ({error.strerror}): name another folder.") from error
+    return text
+
+
+def cell(row: Row, key: str) -> str:
+    """One cell, without footnote marks."""
+    if key in row.switches:
+        return "✓" if row.switches[key] else "–"
+    if key in METRICS or key == "fps":
+        return figure(row.stats.get(key))
+    if key == "delta":
+        return "base" if row.is_base else signed(row.delta)
+    if key == "fusion" and not row.switches["semantic"]:
+        return "–"
+    value = getattr(row, key)
+    return MISSING if value in ("", None) else str(value)
+
+
+def figure(stat: Stat | None) -> str:
+    """`36.9 ± 0.2`, or without spread where there is one value only."""
+    if stat is None:
+        return MISSING
+    return f"{stat.mean:.1f}" if stat.std is None else f"{stat.mean:.1f} ± {stat.std:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """`+0.6`, `−0.3` or `0.0`."""
+    if value is None:
+        return MISSING
+    text = f"{value:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
+
+
+def markdown(table: Table) -> str:
+    """A heading, one Markdown table a block, and the notes: fps conditions by letter, origins by number."""
+    conditions, origins = Marks(letters=True), Marks(letters=False)
+    parts = [f"## {table.caption.rstrip('.')}", ""]
+    for block in table.blocks:
+        lines = [list(table.columns.values())]
+        for row in block.rows:
+            cells = []
+            for key in table.columns:
+                if key == "from":
+                    origin = f"{row.source}." if block.published else ", ".join(f"`{name}`" for name in row.runs)
+                    cells.append(f"{'published ' if block.published else ''}[{origins.mark(origin)}]")
+                elif key == "fps" and row.fps_conditions:
+                    cells.append(f"{cell(row, key)} [{conditions.mark(row.fps_conditions)}]")
+                else:
+                    cells.append(cell(row, key))
+            lines.append(cells)
+        parts += [f"### {block.title}", "", *_pipes(lines, list(table.columns)), ""]
+    notes = table.notes + [f"fps [{mark}]: {text}." for mark, text in conditions.listed()]
+    notes += [f"From [{mark}]: {text}" for mark, text in origins.listed()] + table.remarks
+    return "\n".join([*parts, *(f"- {note}" for note in notes), ""])
+
+
+def _pipes(lines: list[list[str]], keys: list[str]) -> list[str]:
+    """Pipe table with aligned columns: words to the left, figures to the right."""
+    lines = [[text.replace("|", r"\|") for text in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = [_is_figure(key) for key in keys]
+    padded = [
+        "| " + " | ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)) + " |"
+        for line in lines
+    ]
+    rule = "|" + "|".join("-" * (w + 1) + ":" if r else "-" * (w + 2) for w, r in zip(widths, right, strict=True)) + "|"
+    return [padded[0], rule, *padded[1:]]
+
+
+def _is_figure(key: str) -> bool:
+    return key in METRICS or key in ("fps", "delta", "seeds", "stages")
+
+
+def latex(table: Table) -> str:
+    """A `table*` in booktabs style; each own row is followed by a comment that names its runs."""
+    conditions = Marks(letters=True)
+    keys = [key for key in table.columns if key not in ("data", "split", "from")]
+    lines = [
+        r"% needs \usepackage{booktabs,amssymb,graphicx}",
+        *(f"% {_one_line(remark)}" for remark in table.remarks),
+        r"\begin{table*}",
+        r"\centering",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{escape(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        # Shrunk where it is wider than the page, and only there.
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{''.join(_alignment(key) for key in keys)}}}",
+        r"\toprule",
+        " & ".join(_latex_header(key, table.columns[key]) for key in keys) + r" \\",
+    ]
+    for block in table.blocks:
+        lines += [r"\midrule", rf"\multicolumn{{{len(keys)}}}{{l}}{{\textit{{{escape(_full_title(block))}}}}} \\"]
+        lines += [_latex_row(row, keys, block, conditions) for row in block.rows]
+    notes = [escape(note) for note in table.notes]
+    notes += [rf"\textsuperscript{{{mark}}}~{escape(text)}." for mark, text in conditions.listed()]
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip", r"\begin{minipage}{\linewidth}", r"\scriptsize"]
+    lines += [" \\\\\n".join(notes), r"\end{minipage}", r"\end{table*}", ""]
+    return "\n".join(lines)
+
+
+def _latex_row(row: Row, keys: list[str], block: Block, conditions: Marks) -> str:
+    cells = []
+    for key in keys:
+        text = escape(cell(row, key))
+        if key in METRICS or key == "fps":
+            # A small spread leaves room for a dozen columns.
+            text = re.sub(r" \$\\pm\$ (\S+)", r"\\,{\\scriptsize$\\pm$\1}", text)
+        if key == "fps" and row.fps_conditions:
+            text += rf"\textsuperscript{{{conditions.mark(row.fps_conditions)}}}"
+        cells.append(text)
+    comment = "" if block.published else f" % runs: {_one_line(', '.join(row.runs))}"
+    return " & ".join(cells) + r" \\" + comment
+
+
+def _full_title(block: Block) -> str:
+    """The title with the source of a published block: LaTeX has no column for it."""
+    sources = sorted({row.source for row in block.rows if row.source})
+    return f"{block.title} ({'; '.join(sources)})" if sources else block.title
+
+
+def _latex_header(key: str, header: str) -> str:
+    if match := re.fullmatch(r"AP(\w+)", header):
+        return rf"AP\textsubscript{{{match[1]}}}"
+    return escape(header)
+
+
+def _alignment(key: str) -> str:
+    if key in ("cascade", "interleaved", "mask_flow", "semantic"):
+        return "c"
+    return "r" if _is_figure(key) else "l"
+
+
+def escape(text: str) -> str:
+    """Text for LaTeX; `code` becomes typewriter."""
+    parts = ["".join(LATEX.get(letter, letter) for letter in part) for part in text.split("`")]
+    return "".join(rf"\texttt{{{part}}}" if index % 2 else part for index, part in enumerate(parts))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def csv(table: Table) -> str:
+    """Raw figures: mean, std and n in a column each (AP in percent), with what each row comes from."""
+    lines = []
+    for block in table.blocks:
+        for row in block.rows:
+            line: dict[str, object] = {"origin": "published" if block.published else "own", "block": block.title}
+            for key in ("method", "backbone", "data", "split", "schedule"):
+                line[key] = getattr(row, key) or None
+            line |= {key: int(on) for key, on in row.switches.items()}
+            line |= {"fusion": row.fusion or None, "stages": row.stages}
+            for key in [*METRICS, "fps"]:
+                stat = row.stats.get(key)
+                line[f"{key}_mean"] = round(stat.mean, 6) if stat else None
+                line[f"{key}_std"] = round(stat.std, 6) if stat and stat.std is not None else None
+                line[f"{key}_n"] = stat.n if stat and not block.published else None
+            if "delta" in table.columns:
+                line["mask_AP_delta"] = round(row.delta, 6) if row.delta is not None else None
+                line["is_base"] = int(row.is_base)
+            line |= {"fps_conditions": row.fps_conditions or None, "seeds": row.seeds}
+            line["source"] = row.source or "; ".join(row.runs)
+            lines.append(line)
+    frame = pd.DataFrame(lines).convert_dtypes()
+    return str(frame.to_csv(index=False, lineterminator="\n"))

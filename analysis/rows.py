@@ -1,0 +1,214 @@
+"""From runs to rows: seeds of one configuration are averaged, and every row gets the words it is shown with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from analysis.published import PublishedRow, PublishedTable
+from analysis.runs import METRICS, Run
+
+METHODS = {"mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN", "htc": "HTC"}
+IDEAS = {"interleaved": "interleaving", "mask_flow": "mask flow", "semantic": "semantic branch"}
+DATA = {"coco": "COCO"}
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A figure over seeds: mean, sample standard deviation (None below two values) and number of values."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass
+class Row:
+    """One row of a table: own (with runs) or published (with a source)."""
+
+    method: str
+    backbone: str
+    data: str
+    split: str
+    schedule: str
+    stats: dict[str, Stat]
+    """Keys of METRICS (percent) and fps; what is not known is absent."""
+    fps_conditions: str = ""
+    source: str = ""
+    """Of a published row."""
+    runs: list[str] = field(default_factory=list)
+    """Folders of an own row, by seed."""
+    seeds: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    switches: dict[str, bool] = field(default_factory=dict)
+    """cascade, interleaved, mask_flow, semantic."""
+    fusion: str = ""
+    stages: int | None = None
+    images: int | None = None
+    delta: float | None = None
+    """Difference in mask AP to the base of its block, in points."""
+    is_base: bool = False
+
+    @property
+    def ideas(self) -> int:
+        return sum(self.switches[idea] for idea in IDEAS)
+
+
+def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
+    """Rows of the finished runs, one a configuration, and a sentence for each seed that was run more than once.
+
+    Of several runs with one seed the newest counts: averaging them would give that seed the weight of two.
+    """
+    finished = {run.folder: run for run in runs if run.status == "done"}
+    if not finished:
+        return [], []
+    frame = pd.DataFrame(
+        [
+            {
+                "group": run.group,
+                "seed": run.seed,
+                "ended": run.ended,
+                "folder": run.folder,
+                "fps": run.fps,
+                **run.metrics,
+            }
+            for run in finished.values()
+        ]
+    )
+    frame["repeat"] = frame["folder"].str.extract(r"-r(\d+)$", expand=False).fillna("1").astype(int)
+    frame = frame.sort_values(["group", "seed", "ended", "repeat", "folder"])
+    newest = ~frame.duplicated(["group", "seed"], keep="last")
+    remarks = []
+    for _, repeated in frame[frame.duplicated(["group", "seed"], keep=False)].groupby(["group", "seed"]):
+        *older, last = repeated["folder"]
+        left_out = ", ".join(f"`{folder}`" for folder in older)
+        remarks.append(f"Run more than once with one seed: the newest, `{last}`, counts; left out: {left_out}.")
+    rows = []
+    statistics = frame[newest].groupby("group")[[*METRICS, "fps"]].agg(["mean", "std", "count"])
+    for group, members in frame[newest].groupby("group"):
+        own = [finished[folder] for folder in members["folder"]]
+        stats = {}
+        for key in [*METRICS, "fps"]:
+            mean, std, n = (statistics.loc[group, (key, name)] for name in ("mean", "std", "count"))
+            if n:
+                stats[key] = Stat(float(mean), float(std) if n > 1 else None, int(n))
+        rows.append(_own_row(own, stats))
+    return rows, sorted(remarks)
+
+
+def _own_row(runs: list[Run], stats: dict[str, Stat]) -> Row:
+    """The row of one configuration's runs. fps of different conditions is listed, not averaged."""
+    settings = runs[0].settings
+    conditions = sorted({run.conditions or "conditions not recorded" for run in runs if "fps" in stats})
+    if len(conditions) > 1:
+        del stats["fps"]
+        measured = "; ".join(f"{run.fps:.1f} ({run.conditions or 'conditions not recorded'})" for run in runs)
+        conditions = [f"not averaged, as the seeds were measured under different conditions: {measured}"]
+    stages = settings.get("model.num_stages")
+    switches = {idea: settings.get(f"model.{idea}") is True for idea in IDEAS}
+    return Row(
+        method=METHODS.get(settings["model.name"], settings["model.name"]),
+        backbone=backbone_label(settings),
+        data=data_label(settings, runs[0].images),
+        split=str(settings.get("data.val.images") or ""),
+        schedule=schedule_label(settings),
+        stats=stats,
+        fps_conditions=conditions[0] if conditions else "",
+        runs=[run.folder for run in runs],
+        seeds=len(runs),
+        settings=settings,
+        switches={"cascade": isinstance(stages, int) and stages > 1, **switches},
+        fusion=str(settings.get("model.semantic_fusion") or ""),
+        stages=stages if isinstance(stages, int) else None,
+        images=runs[0].images,
+    )
+
+
+def published_row(table: PublishedTable, row: PublishedRow) -> Row:
+    """A published row; of the methods' names alone follows which switches are on."""
+    is_htc = row.method.split(",")[0] == METHODS["htc"]
+    return Row(
+        method=row.method,
+        backbone=row.backbone,
+        data=table.data,
+        split=table.split,
+        schedule=row.schedule,
+        stats={key: Stat(float(value), None, 1) for key, value in row.figures.items()},
+        fps_conditions=table.fps_conditions if "fps" in row.figures else "",
+        source=table.source,
+        switches={"cascade": row.method != METHODS["mask_rcnn"], **dict.fromkeys(IDEAS, is_htc)},
+    )
+
+
+def backbone_label(settings: dict[str, Any]) -> str:
+    """`ResNet-50-FPN`; widths other than the paper's are said, as they make another network."""
+    name = str(settings["backbone.name"])
+    label = re.sub(r"^resnext(\d+)_(\w+)$", r"ResNeXt-\1-\2", re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) + "-FPN"
+    widths = {"width": (settings.get("backbone.width"), 64), "channels": (settings.get("model.channels"), 256)}
+    unusual = [f"{word} {value}" for word, (value, usual) in widths.items() if value not in (usual, None)]
+    return f"{label} ({', '.join(unusual)})" if unusual else label
+
+
+def schedule_label(settings: dict[str, Any]) -> str:
+    """`12 epochs` or `300 iterations`."""
+    for unit in ("epochs", "iterations"):
+        if (length := settings.get(f"schedule.{unit}")) is not None:
+            return f"{length} {unit}"
+    return ""
+
+
+def data_label(settings: dict[str, Any], images: int | None) -> str:
+    """`COCO` or `shapes`, with the number of images where that is not the whole split."""
+    name = DATA.get(settings["data.name"], settings["data.name"])
+    limited = settings.get("eval.limit") is not None or settings.get("data.val.limit") is not None
+    return f"{name} ({images} images)" if limited and images is not None else name
+
+
+def method_with_variant(row: Row) -> str:
+    """`HTC w/o mask flow`: the method and what sets it apart from the method as it is known."""
+    if not row.settings:
+        return row.method
+    name = row.settings["model.name"]
+    on = [idea for idea in IDEAS if row.switches[idea]]
+    words = []
+    if name == "htc" and len(on) < len(IDEAS):
+        words.append("w/o " + _listed(text for idea, text in IDEAS.items() if idea not in on))
+    elif name in METHODS and name != "htc" and on:
+        words.append("with " + _listed(IDEAS[idea] for idea in on))
+    if row.switches["semantic"] and row.fusion not in ("both", ""):
+        words.append(f"fusion in {row.fusion} heads")
+    if name in METHODS and row.stages not in (None, 1 if name == "mask_rcnn" else 3):
+        words.append(f"{row.stages} stages" if row.stages != 1 else "1 stage")
+    return " ".join([row.method, ", ".join(words)]).strip()
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def tell_apart(rows: list[Row], identity: Callable[[Row], Hashable], ignore: Iterable[str] = ()) -> dict[int, str]:
+    """For rows that would look alike, the settings that they differ in: {id(row): 'schedule.learning_rate=0.01'}."""
+    alike: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(identity(row), []).append(row)
+    words = {}
+    for group in alike.values():
+        keys = sorted({key for row in group for key in row.settings} - set(ignore))
+        differing = [key for key in keys if len({_word(row.settings.get(key)) for row in group}) > 1]
+        for row in group:
+            parts = [f"{key}={_word(row.settings.get(key))}" for key in differing]
+            if len({other.images for other in group}) > 1:
+                parts.append(f"{row.images} images evaluated")
+            if len(group) > 1 and parts:
+                words[id(row)] = ", ".join(parts)
+    return words
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

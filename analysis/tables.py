@@ -1,0 +1,215 @@
+"""The two tables of the paper: methods compared, and what each component brings."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from analysis.published import Published, PublishedTable
+from analysis.rows import IDEAS, METHODS, Row, average, method_with_variant, published_row, tell_apart
+from analysis.runs import Run
+
+METRIC_HEADERS = {
+    "box_AP": "box AP",
+    "mask_AP": "mask AP",
+    "mask_AP50": "AP50",
+    "mask_AP75": "AP75",
+    "mask_APs": "APs",
+    "mask_APm": "APm",
+    "mask_APl": "APl",
+}
+TEXT_HEADERS = {"method": "method", "backbone": "backbone", "data": "data", "split": "split", "schedule": "schedule"}
+SWITCH_HEADERS = {
+    "cascade": "cascade",
+    "interleaved": "interleaved",
+    "mask_flow": "mask flow",
+    "semantic": "semantic",
+}
+LEGEND = (
+    "AP in percent; AP50 to APl are of masks. Mean ± sample standard deviation over n seeds where n > 1. "
+    "Blocks differ in data, split or settings: compare within a block."
+)
+
+
+@dataclass
+class Block:
+    """Rows that may be read against one another: one data set and split, own or published, never both."""
+
+    title: str
+    rows: list[Row]
+    published: bool = False
+
+
+@dataclass
+class Table:
+    """What is rendered. Columns are keys of Row's fields, switches and figures with their headers."""
+
+    name: str
+    caption: str
+    columns: dict[str, str]
+    blocks: list[Block]
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the table needs."""
+    remarks: list[str] = field(default_factory=list)
+    """What its author needs: runs that are not in it, and why."""
+
+
+def build_tables(runs: list[Run], published: Published, root: Path) -> list[Table]:
+    """The tables of comparison and of components from the runs found below `root`."""
+    rows, repeats = average(runs)
+    remarks = _remarks(runs, rows, repeats, root)
+    return [
+        _comparison_table([replace(row) for row in rows], published, remarks),
+        _components_table([replace(row) for row in rows], published, remarks),
+    ]
+
+
+def _comparison_table(rows: list[Row], published: Published, remarks: list[str]) -> Table:
+    """Methods next to the published ones: a block a data set and split, then a block a published source."""
+    rows.sort(key=_comparison_order)
+    blocks = _own_blocks(rows, _is_data, _data_title)
+    for block in blocks:
+        for row in block.rows:
+            row.method = method_with_variant(row)
+        _name_differences(block.rows, lambda row: (row.method, row.backbone, row.schedule))
+    columns = {**TEXT_HEADERS, **METRIC_HEADERS, "fps": "fps", "seeds": "n", "from": "from"}
+    notes = [LEGEND, *(table.remark for table in published.comparison)]
+    return Table(
+        "comparison",
+        "Comparison of methods.",
+        columns,
+        blocks + _published_blocks(published.comparison),
+        notes,
+        remarks,
+    )
+
+
+def _components_table(rows: list[Row], published: Published, remarks: list[str]) -> Table:
+    """What each component brings: a block for everything but the model alike, with differences to its base."""
+    rows.sort(key=_components_order)
+    blocks = _own_blocks(rows, _is_setting, _setting_title)
+    for block in blocks:
+        _set_deltas(block.rows)
+        _name_differences(block.rows, lambda row: (row.method, *row.switches.values(), row.fusion, row.stages))
+    columns = {"method": "method", **SWITCH_HEADERS}
+    if len({row.fusion for row in rows if row.switches["semantic"]}) > 1:
+        columns["fusion"] = "fusion"
+    if len({row.stages for row in rows if row.switches["cascade"]}) > 1:
+        columns["stages"] = "stages"
+    columns |= {**METRIC_HEADERS, "delta": "Δ mask AP", "seeds": "n", "from": "from"}
+    notes = [LEGEND]
+    if blocks:
+        notes.append(
+            "Δ mask AP: points above the row marked 'base', which has the fewest of interleaving, mask flow and "
+            "semantic branch in its block; from means before rounding. Rows of a block differ in nothing but the model."
+        )
+    notes += [table.remark for table in published.components]
+    return Table(
+        "components",
+        "What each component brings.",
+        columns,
+        blocks + _published_blocks(published.components, name_backbone=True),
+        notes,
+        remarks,
+    )
+
+
+def _own_blocks(rows: list[Row], belongs: Callable[[str], bool], title: Callable[[Row], str]) -> list[Block]:
+    """Rows alike in the settings whose key `belongs` picks, and in the images evaluated, make a block."""
+    by_key: dict[str, list[Row]] = {}
+    for row in rows:
+        shared = {key: value for key, value in row.settings.items() if belongs(key)}
+        by_key.setdefault(json.dumps([shared, row.images], sort_keys=True, default=str), []).append(row)
+    first = [group[0] for group in by_key.values()]
+    ignore = {key for row in first for key in row.settings if not belongs(key)}
+    differences = tell_apart(first, title, ignore)
+    blocks = []
+    for group in by_key.values():
+        extra = differences.get(id(group[0]))
+        blocks.append(Block(f"Ours: {title(group[0])}" + (f", {extra}" if extra else ""), group))
+    return sorted(blocks, key=lambda block: _natural(block.title))
+
+
+def _is_data(key: str) -> bool:
+    """Whether the dotted key says what is evaluated on."""
+    return key in ("data.name", "data.val.images", "data.val.annotations") or key.startswith("data.shapes.")
+
+
+def _is_setting(key: str) -> bool:
+    """Whether the dotted key is the same for all rows of a block of components: all but the model at one width."""
+    return not key.startswith("model.") or key == "model.channels"
+
+
+def _data_title(row: Row) -> str:
+    return f"{row.data} {row.split}".strip()
+
+
+def _setting_title(row: Row) -> str:
+    return ", ".join(part for part in (_data_title(row), row.backbone, row.schedule) if part)
+
+
+def _published_blocks(tables: list[PublishedTable], name_backbone: bool = False) -> list[Block]:
+    """A block a source; the title names the backbones where no column does."""
+    blocks = []
+    for table in tables:
+        backbones = dict.fromkeys(row.backbone for row in table.rows) if name_backbone else ()
+        title = ", ".join([f"Published: {table.data} {table.split}", *backbones])
+        blocks.append(Block(title, [published_row(table, row) for row in table.rows], published=True))
+    return blocks
+
+
+def _name_differences(rows: list[Row], identity: Callable[[Row], tuple[Any, ...]]) -> None:
+    """Say in the method's cell what rows that look alike differ in."""
+    for row_id, words in tell_apart(rows, identity).items():
+        row = next(row for row in rows if id(row) == row_id)
+        row.method = f"{row.method} ({words})"
+
+
+def _set_deltas(rows: list[Row]) -> None:
+    """Differences to the base: fewest ideas, a cascade before a single stage, HTC's own settings before others'."""
+    base = min(rows, key=lambda row: (row.ideas, not row.switches["cascade"], row.method != METHODS["htc"]))
+    base.is_base = True
+    for row in rows:
+        if row is not base and "mask_AP" in row.stats and "mask_AP" in base.stats:
+            row.delta = row.stats["mask_AP"].mean - base.stats["mask_AP"].mean
+
+
+def _remarks(runs: list[Run], rows: list[Row], repeats: list[str], root: Path) -> list[str]:
+    remarks = []
+    if not rows:
+        remarks.append(f"There is no finished run below {root}: only published rows are shown.")
+    remarks += repeats
+    statuses = sorted({run.status for run in runs if run.status != "done"})
+    for status in statuses:
+        folders = ", ".join(f"`{run.folder}`" for run in runs if run.status == status)
+        remarks.append(f"Not finished, {status}: {folders}.")
+    return remarks
+
+
+def _method_rank(row: Row) -> tuple[int, str]:
+    known = list(METHODS.values())
+    return (known.index(row.method) if row.method in known else len(known), row.method)
+
+
+def _natural(text: str) -> list[Any]:
+    """Sort key with numbers by value: ResNet-50 before ResNet-101."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text)]
+
+
+def _switch_order(row: Row) -> tuple[Any, ...]:
+    """Fewest ideas first, and in the paper's order of adding them."""
+    return (row.ideas, *(not row.switches[idea] for idea in IDEAS), row.fusion, row.stages or 0)
+
+
+def _comparison_order(row: Row) -> tuple[Any, ...]:
+    key = json.dumps(row.settings, sort_keys=True, default=str)
+    return (_method_rank(row), _natural(row.backbone), _natural(row.schedule), _switch_order(row), key)
+
+
+def _components_order(row: Row) -> tuple[Any, ...]:
+    key = json.dumps(row.settings, sort_keys=True, default=str)
+    return (row.switches["cascade"], row.ideas, _method_rank(row), _switch_order(row), key)

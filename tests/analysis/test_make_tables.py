@@ -1,0 +1,316 @@
+"""The command, as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis.make_tables import main
+from htc.config import SemanticFusion
+from tests.analysis.run_folders import ON, WriteRun
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The script form in a process of its own, from any folder and without the package on the path."""
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | (environment or {})
+    return subprocess.run(
+        [sys.executable, str(ROOT / "analysis" / "make_tables.py"), *arguments],
+        check=False, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=clean, timeout=60,
+    )  # fmt: skip
+
+
+def tables(runs: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], list[dict[str, str]]]:
+    """Run the command. Returns the folder of tables, and the own rows of comparison.csv and components.csv."""
+    out = runs.parent / "tables"
+    assert main([f"runs={runs}", f"out={out}", *arguments]) == 0
+    contents = []
+    for name in ("comparison", "components"):
+        with (out / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            contents.append([row for row in csv.DictReader(file) if row["origin"] == "own"])
+    return out, contents[0], contents[1]
+
+
+def test_script_prints_and_writes_both_tables_from_any_folder(runs: Path, write_run: WriteRun, tmp_path: Path) -> None:
+    write_run(mask_ap=0.3, **ON)
+    done = command("runs=runs", cwd=tmp_path, environment={"LC_ALL": "C", "PYTHONUTF8": "0"})
+    assert (done.returncode, done.stderr) == (0, "")
+    written = [(tmp_path / "tables" / f"{name}.md").read_text("utf-8") for name in ("comparison", "components")]
+    assert done.stdout == "\n".join(written)
+    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".md", ".tex", ".csv"}
+
+
+def test_module_form_works_too(runs: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.make_tables", f"runs={runs}", f"out={tmp_path / 't'}"],
+        check=False, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "There is no finished run" in done.stdout
+
+
+def test_torch_is_never_imported(runs: Path, write_run: WriteRun, tmp_path: Path) -> None:
+    write_run()
+    program = (
+        "import sys; from analysis.make_tables import main; "
+        f"status = main(['runs={runs}', 'out={tmp_path / 't'}']); "
+        "sys.exit(status or ('torch' in sys.modules and 9))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, timeout=60
+        ).returncode
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "nearest"), [("run=x", "runs"), ("--output=x", "out"), ("sweeps=a", "sweep"), ("runs", "runs=VALUE")]
+)
+def test_unusable_argument_is_refused_in_one_sentence(
+    argument: str, nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([argument]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert nearest in captured.err
+
+
+def test_missing_folder_and_unwritable_out_are_refused_by_name(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"runs={tmp_path / 'nowhere'}"]) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([f"runs={runs}", f"out={tmp_path / 'file'}"]) == 2
+    assert f"out={tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{key}=" in printed for key in ("runs", "out", "sweep"))
+
+
+def test_without_finished_runs_only_published_rows_are_shown_and_it_is_said(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(status="queued")
+    _, comparison, components = tables(runs)
+    assert comparison == components == []
+    printed = capsys.readouterr().out
+    assert printed.count("There is no finished run below") == 2
+    assert "| Mask R-CNN         | ResNet-50-FPN   | COCO | test-dev |" in printed
+    assert "Not finished, queued: `components/htc-" in printed
+
+
+def test_seeds_are_averaged_with_sample_deviation(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, mask_ap in enumerate((0.28, 0.30, 0.32)):
+        write_run(mask_ap=mask_ap, seed=seed, **ON)
+    _, (row,), _ = tables(runs)
+    assert (float(row["mask_AP_mean"]), float(row["mask_AP_std"]), row["mask_AP_n"]) == (30.0, 2.0, "3")
+    assert row["mask_APl_mean"] == ""
+    assert len(row["source"].split("; ")) == 3
+    assert "30.0 ± 2.0" in capsys.readouterr().out
+
+
+def test_runs_that_differ_in_what_cannot_change_a_result_are_one_row(runs: Path, write_run: WriteRun) -> None:
+    write_run(seed=0, change=lambda config: setattr(config.data, "workers", 7), **ON)
+    write_run(seed=1, change=lambda config: setattr(config.wandb, "project", "other"), **ON)
+    _, rows, _ = tables(runs)
+    assert [row["seeds"] for row in rows] == ["2"]
+
+
+def test_rows_that_would_look_alike_say_what_they_differ_in(runs: Path, write_run: WriteRun) -> None:
+    write_run(**ON)
+    write_run(change=lambda config: setattr(config.schedule, "learning_rate", 0.01), **ON)
+    _, comparison, components = tables(runs)
+    expected = ["HTC (schedule.learning_rate=0.01)", "HTC (schedule.learning_rate=0.02)"]
+    assert sorted(row["method"] for row in comparison) == expected
+    assert len({row["block"] for row in components}) == 2, "another learning rate is no base to compare with"
+
+
+def test_deltas_are_to_the_cascade_without_ideas(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(name="mask_rcnn", mask_ap=0.25)
+    write_run(mask_ap=0.27)
+    write_run(mask_ap=0.2764, interleaved=True)
+    write_run(mask_ap=0.29, **ON)
+    write_run(mask_ap=0.4, backbone="resnet50", **ON)
+    _, _, rows = tables(runs)
+    small = [row for row in rows if row["backbone"] == "ResNet-18-FPN"]
+    assert [row["mask_AP_delta"] for row in small] == ["-2.0", "", "0.64", "2.0"]
+    assert [row["is_base"] for row in small] == ["0", "1", "0", "0"]
+    assert [row["is_base"] for row in rows if row["backbone"] == "ResNet-50-FPN"] == ["1"]
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("−2.0", "+0.6", "+2.0", " base |"))
+
+
+def test_fusion_and_stages_are_columns_only_where_they_vary(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(**ON)
+    write_run(interleaved=True)
+    tables(runs)
+    assert "| fusion |" not in capsys.readouterr().out
+    write_run(semantic_fusion=SemanticFusion.mask, **ON)
+    write_run(num_stages=2, **ON)
+    tables(runs)
+    assert "| fusion | stages |" in capsys.readouterr().out
+
+
+def test_data_sets_and_published_rows_never_share_a_block(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(**ON)
+    write_run(data={"name": "coco"}, images=5000, **ON)
+    write_run(data={"name": "coco"}, images=100, change=lambda config: setattr(config.eval, "limit", 100), **ON)
+    _, rows, _ = tables(runs)
+    blocks = ["Ours: COCO (100 images) val2017", "Ours: COCO val2017", "Ours: shapes val2017"]
+    assert [row["block"] for row in rows] == blocks
+    headings = re.findall("^### (.*)$", capsys.readouterr().out.split("## What each")[0], re.MULTILINE)
+    assert headings == [*blocks, "Published: COCO test-dev", "Published: COCO val2017"]
+
+
+def test_unfinished_runs_are_listed_with_their_status_and_not_averaged(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(**ON)
+    failed = write_run(seed=1, status="failed", **ON)
+    (failed / "config.yaml").unlink()
+    _, rows, _ = tables(runs)
+    assert [row["seeds"] for row in rows] == ["1"]
+    assert f"Not finished, failed: `components/{failed.name}`." in capsys.readouterr().out
+
+
+def test_of_repeated_seeds_the_newest_counts_and_it_is_said(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(mask_ap=0.20, end="2025-01-03T00:00:00Z", suffix="-r9", **ON)
+    newest = write_run(mask_ap=0.30, end="2025-01-03T09:00:00+08:00", suffix="-r2", **ON)
+    write_run(mask_ap=0.10, end="2025-01-01T00:00:00Z", **ON)
+    _, (row,), _ = tables(runs)
+    assert (row["mask_AP_mean"], row["source"]) == ("30.0", f"components/{newest.name}")
+    printed = capsys.readouterr().out
+    assert f"the newest, `components/{newest.name}`, counts" in printed
+
+
+def test_fps_of_different_conditions_is_not_averaged(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(seed=0, fps=2.0, **ON)
+    write_run(seed=1, fps=8.0, conditions={"device": "Other GPU"}, **ON)
+    _, (row,), _ = tables(runs)
+    assert row["fps_mean"] == ""
+    assert (
+        "2.0 (Example GPU_1, 2 threads, fp32, batch size 1, input size [192, 192]); 8.0 (Other GPU)"
+        in capsys.readouterr().out
+    )
+
+
+def test_sweep_selects_runs_and_an_unknown_one_is_refused(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(sweep="components", **ON)
+    write_run(sweep="single", name="mask_rcnn")
+    _, rows, _ = tables(runs, "sweep=single")
+    assert [row["method"] for row in rows] == ["Mask R-CNN"]
+    assert main([f"runs={runs}", "sweep=component"]) == 2
+    assert "did you mean sweep=components?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", b'{"status": "do'),
+        ("run.json", b"[1, 2]"),
+        ("run.json", b'{"version": 3}'),
+        ("run.json", b"\xff\xfe\x00"),
+        ("config.yaml", b"model: {name: ht"),
+        ("config.yaml", b"just words"),
+        ("config.yaml", None),
+        ("results.json", b""),
+        ("results.json", None),
+        ("results.json", b'{"bbox": {"AP": 0.3}}'),
+        ("results.json", b'{"bbox": {"AP": "high"}, "segm": {}}'),
+        ("results.json", b'{"bbox": {"AP": 36.9}, "segm": {}}'),
+    ],
+)
+def test_torn_or_foreign_file_is_skipped_by_name_and_the_rest_counts(
+    file: str, content: bytes | None, runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(seed=0, **ON)
+    broken = write_run(seed=1, **ON)
+    (broken / file).unlink() if content is None else (broken / file).write_bytes(content)
+    _, rows, _ = tables(runs)
+    assert [row["seeds"] for row in rows] == ["1"]
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert str(broken / file) in errors
+
+
+def test_order_does_not_depend_on_the_order_of_folders(runs: Path, write_run: WriteRun) -> None:
+    write_run(**ON)
+    write_run(backbone="resnet101", **ON)
+    write_run(backbone="resnet50", **ON)
+    write_run(name="cascade_mask_rcnn", backbone="resnet50")
+    write_run(interleaved=True)
+    out, rows, _ = tables(runs)
+    assert [(row["method"], row["backbone"]) for row in rows] == [
+        ("Cascade Mask R-CNN", "ResNet-50-FPN"),
+        ("HTC w/o mask flow and semantic branch", "ResNet-18-FPN"),
+        ("HTC", "ResNet-18-FPN"),
+        ("HTC", "ResNet-50-FPN"),
+        ("HTC", "ResNet-101-FPN"),
+    ]
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    moved = runs / "another"
+    shutil.move(runs / "components", moved)
+    for record in moved.glob("*/run.json"):
+        assert json.loads(record.read_text())["sweep"] == "components"
+    tables(runs)
+    after = {path.name: path.read_bytes().replace(b"another/", b"components/") for path in out.iterdir()}
+    assert after == before
+
+
+def test_latex_has_one_cell_a_column_and_nothing_unescaped(runs: Path, write_run: WriteRun, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(seed=seed, mask_ap=0.3 + seed / 100, conditions={"device": "A_100 & 50% #1 {x}"}, **ON)
+    write_run(change=lambda config: setattr(config.schedule, "learning_rate", 0.01), **ON)
+    out, _, _ = tables(runs)
+    for name in ("comparison", "components"):
+        text = (out / f"{name}.tex").read_text("utf-8")
+        assert text.isascii()
+        printed = "\n".join(re.sub(r"(?<!\\)%.*", "", line) for line in text.splitlines())
+        assert re.findall(r"\\begin{(\w+\*?)}", printed) == ["table*", "tabular", "minipage"]
+        assert re.findall(r"\\end{(\w+\*?)}", printed) == ["tabular", "minipage", "table*"]
+        assert len(re.findall(r"(?<!\\){", printed)) == len(re.findall(r"(?<!\\)}", printed))
+        assert len(re.findall(r"(?<!\\)\$", printed)) % 2 == 0
+        assert not re.search(r"(?<!\\)[_#^]", printed)
+        (alignment,) = re.findall(r"\\begin{tabular}{(\w+)}", printed)
+        body = printed.split(r"\toprule")[1].split(r"\bottomrule")[0]
+        rows = [line for line in body.splitlines() if line.strip().endswith(r"\\") and "multicolumn" not in line]
+        assert len(rows) > 2 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(alignment) - 1}
+        assert text.count("% runs: components/htc-") == 2
+        if shutil.which("pdflatex"):
+            packages = r"\documentclass{article}\usepackage{booktabs,amssymb,graphicx}"
+            document = rf"{packages}\begin{{document}}{text}\end{{document}}"
+            (tmp_path / f"{name}-page.tex").write_text(document)
+            compiled = subprocess.run(
+                ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}-page.tex"],
+                cwd=tmp_path, check=False, capture_output=True, timeout=120,
+            )  # fmt: skip
+            assert compiled.returncode == 0, compiled.stdout[-2000:]
