@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -29,7 +30,7 @@ class Norm(Enum):
 
 
 class BnMode(Enum):
-    """What batch statistics a trained batch norm uses while training: the batch's, or (as the paper) the stored ones."""
+    """Which statistics a batch norm uses while training: the batch's, or the stored ones (the paper's setting)."""
 
     batch = "batch"
     stored = "stored"
@@ -61,6 +62,13 @@ class MaskStages(Enum):
 
     average = "average"
     last = "last"
+
+
+class Optimizer(Enum):
+    """Stochastic gradient descent with momentum (the paper), or AdamW (learns sooner from random weights)."""
+
+    sgd = "sgd"
+    adamw = "adamw"
 
 
 class Precision(Enum):
@@ -133,6 +141,8 @@ class ModelConfig:
     """Loss of box regression, in the RPN (beta 1/9) and in the box heads (beta 1)."""
     low_quality_matches: bool = False
     """Give each object its best proposals even below the IoU threshold (Mask R-CNN's RoIs)."""
+    roi_sampling: int = 0
+    """Sampling points a side of each RoIAlign cell; 0: as many as the cell has pixels (the reference's)."""
     rois_per_image: int = 512
     positive_fraction: float = 0.25
     channels: int = 256
@@ -166,7 +176,7 @@ class ShapesConfig:
 
     train_images: int = 2000
     val_images: int = 200
-    image_size: int = 192
+    image_size: int = 128
     seed: int = 0
 
 
@@ -194,8 +204,9 @@ class DataConfig:
 
 @dataclass
 class ScheduleConfig:
-    """Optimisation by SGD with momentum, linear warm-up and steps."""
+    """Optimisation: SGD with momentum unless asked otherwise, linear warm-up and steps."""
 
+    optimizer: Optimizer = Optimizer.sgd
     epochs: int | None = None
     iterations: int | None = None
     """Set one of the two."""
@@ -287,11 +298,35 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
+def schema_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the schema, nodes included."""
+    hints = get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        key = prefix + item.name
+        yield key
+        for candidate in (hints[item.name], *get_args(hints[item.name])):
+            if isinstance(candidate, type) and dataclasses.is_dataclass(candidate):
+                yield from schema_keys(candidate, key + ".")
+
+
+def composed_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a composed configuration, nodes included."""
+    for name in node:
+        key = f"{prefix}{name}"
+        yield key
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            yield from composed_keys(child, key + ".")
+
+
 def finalize(composed: DictConfig) -> Config:
     """Turn a composed configuration into typed objects, with derived values filled in and combinations checked.
 
     Raises UserError, naming the keys, for a missing value or a combination without meaning.
     """
+    unknown = sorted(set(composed_keys(composed)) - set(schema_keys()))
+    if unknown:
+        raise UserError(f"{unknown[0]} is not a key of the configuration; --cfg job shows all keys.")
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(f"{missing[0]} has no value: set it on the command line, as in {missing[0]}=VALUE.")
@@ -338,6 +373,10 @@ def check(config: Config) -> None:
         f"model.stage_ious={model.stage_ious} must lie between 0 and 1.",
     )
     refuse(
+        model.roi_sampling < 0,
+        f"model.roi_sampling={model.roi_sampling} must be 0 (adaptive) or a number of points.",
+    )
+    refuse(
         model.semantic and model.semantic_loss_weight < 0,
         f"model.semantic_loss_weight={model.semantic_loss_weight} must not be negative.",
     )
@@ -356,7 +395,7 @@ def check(config: Config) -> None:
     )
     refuse(
         schedule.epochs is None and any(not 0 < m < 1 for m in schedule.milestones),
-        f"schedule.milestones={schedule.milestones} must be fractions between 0 and 1 where schedule.iterations is set.",
+        f"schedule.milestones={schedule.milestones} must be fractions between 0 and 1 with schedule.iterations.",
     )
     refuse(
         schedule.accumulate < 1 or schedule.batch_size < 1 or schedule.batch_size % schedule.accumulate != 0,

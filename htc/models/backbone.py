@@ -190,7 +190,7 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
         raise UserError(f"backbone.weights={path} is not a file: give a torchvision state dict, imagenet or null.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign file provokes in the reader
         reason = str(error).splitlines()[0]
         raise UserError(f"backbone.weights={path} could not be read as a state dict of tensors: {reason}") from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):

@@ -58,8 +58,10 @@ class Cascade(nn.Module):
         fusion = config.semantic_fusion
         self.num_classes = num_classes
         self.interleaved = config.interleaved
-        self.box_features = RoIFeatures(7, fuse_semantic=fusion in (SemanticFusion.box, SemanticFusion.both))
-        self.mask_features = RoIFeatures(14, fuse_semantic=fusion in (SemanticFusion.mask, SemanticFusion.both))
+        boxes, masks = SemanticFusion.box, SemanticFusion.mask
+        both, sampling = SemanticFusion.both, config.roi_sampling
+        self.box_features = RoIFeatures(7, fuse_semantic=fusion in (boxes, both), sampling=sampling)
+        self.mask_features = RoIFeatures(14, fuse_semantic=fusion in (masks, both), sampling=sampling)
         self.box_heads = nn.ModuleList(
             BoxHead(config.channels, config.fc_channels, num_classes, class_agnostic=config.class_agnostic)
             for _ in range(config.num_stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc.models.layers import conv_relu, init_relu
+from htc.models.layers import conv_relu, init_normal, init_relu
 
 
 class MaskHead(nn.Module):
@@ -20,7 +20,7 @@ class MaskHead(nn.Module):
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
         init_relu(self.upsample)
-        init_relu(self.logits)
+        init_normal(self.logits, 0.01)
 
     def predict(self, features: Tensor) -> Tensor:
         """Features after the convolutions -> logits, float32."""

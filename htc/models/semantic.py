@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc.models.layers import conv_relu, init_relu
+from htc.models.layers import conv_relu, init_normal
 
 FUSED_LEVEL = 1
 LABEL_STRIDE = 8
@@ -24,7 +24,7 @@ class SemanticBranch(nn.Module):
         self.convs = nn.Sequential(*(conv_relu(channels, channels, 3) for _ in range(num_convs)))
         self.embedding = conv_relu(channels, channels, 1)
         self.logits = nn.Conv2d(channels, num_classes, 1)
-        init_relu(self.logits)
+        init_normal(self.logits, 0.01)
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         x = self.laterals[FUSED_LEVEL](pyramid[FUSED_LEVEL])

@@ -1,0 +1,140 @@
+"""What the commands share: bad input ends in one sentence and a non-zero exit, never in a trace.
+
+Nothing heavy is imported here: `--help` reads this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from htc.config import Config, finalize, schema_keys
+from htc.errors import UserError
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
+USER_ERROR = 2
+
+
+def run_command(main: Callable[[], Any]) -> None:
+    """Run a command's `main`; a UserError, or a configuration that cannot be composed, is printed as one sentence."""
+    # Makes Hydra hand its exceptions to us instead of printing them in its own words.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        main()
+    except UserError as error:
+        fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(sentence: str) -> None:
+    """Print the sentence to standard error and exit with status 2."""
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """One sentence for what Hydra or OmegaConf refused, with the nearest valid key where a key is unknown."""
+    causes = [error]
+    while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
+        causes.append(causes[-1].__cause__)
+    message = " ".join(str(error).split())
+    group = re.search(r"Could not find '([\w./]+)/([^/']+)'", message)
+    if group:
+        options = group_options(group[1])
+        return f"{group[1]}={group[2]} is not one of {', '.join(options)}{nearest(group[2], options)}."
+    valid = {*schema_keys(), *config_groups(), *hydra_groups()}
+    for key in override_keys(arguments):
+        if key not in valid and not key.startswith("hydra"):
+            return f"{key} is not a key of the configuration{nearest(key, valid)}; --cfg job shows all keys."
+    root = causes[-1]
+    if isinstance(root, OmegaConfBaseException) and root.full_key:
+        reason = str(root.msg or root).split("\n")[0].rstrip(".")
+        return f"{root.full_key}: {reason}."
+    return message.removesuffix(".") + "."
+
+
+def nearest(word: str, options: set[str] | list[str]) -> str:
+    """`, did you mean X?` where one of the options is close, else nothing. A leaf name alone counts as close, too."""
+    close = difflib.get_close_matches(word, sorted(options), 1, cutoff=0.6)
+    if not close:
+        leaf = word.rsplit(".", 1)[-1]
+        leaves = {option.rsplit(".", 1)[-1]: option for option in sorted(options)}
+        close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, 1, cutoff=0.75)]
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def config_groups() -> list[str]:
+    return sorted(str(path.relative_to(CONFIG_FOLDER)) for path in CONFIG_FOLDER.rglob("*") if path.is_dir())
+
+
+def hydra_groups() -> list[str]:
+    return ["sweep"]
+
+
+def group_options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+
+
+def override_keys(arguments: list[str]) -> list[str]:
+    """The keys of KEY=VALUE arguments, without Hydra's prefixes."""
+    keys = [argument.split("=", 1)[0] for argument in arguments if "=" in argument and not argument.startswith("-")]
+    return [key.lstrip("+~").split("@")[0] for key in keys]
+
+
+def read_arguments(arguments: list[str], known: dict[str, str], usage: str) -> tuple[dict[str, str], list[str]]:
+    """Split KEY=VALUE arguments into the command's own keys and overrides of the configuration.
+
+    `known` maps each own key to its description; `--help` prints these and exits. Raises UserError for anything that
+    is neither an own key nor a key of the configuration.
+    """
+    if {"-h", "--help"} & set(arguments):
+        lines = [f"  {key:<12} {text}" for key, text in known.items()]
+        print("\n".join([f"usage: {usage}", "", *lines, "", "and any key of the run's configuration, KEY=VALUE."]))
+        sys.exit(0)
+    own: dict[str, str] = {}
+    overrides: list[str] = []
+    valid = {*schema_keys(), "eval"}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise UserError(f"{argument} is not of the form KEY=VALUE; usage: {usage}.")
+        if key in known:
+            own[key] = value
+        elif key in valid:
+            overrides.append(argument)
+        else:
+            raise UserError(f"{key} is not a key of this command{nearest(key, {*valid, *known})}; usage: {usage}.")
+    return own, overrides
+
+
+def recorded_config(recorded: Any, overrides: list[str]) -> Config:
+    """The configuration that a run recorded, with KEY=VALUE overrides; `eval=NAME` takes a file of conf/eval.
+
+    Raises UserError for values of a wrong type.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(Config), recorded)
+    plain: list[str] = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "eval":
+            path = CONFIG_FOLDER / "eval" / f"{value}.yaml"
+            if not path.is_file():
+                options = group_options("eval")
+                raise UserError(f"eval={value} is not one of {', '.join(options)}{nearest(value, options)}.")
+            merged = OmegaConf.merge(merged, {"eval": OmegaConf.load(path)})
+        else:
+            plain.append(override)
+    merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(plain))
+    return finalize(merged)  # type: ignore[arg-type]
