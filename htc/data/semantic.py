@@ -1,0 +1,87 @@
+"""Semantic targets: what each pixel shows, from stuff maps or drawn from the instance masks."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from htc.config import DataConfig, SemanticSource, SplitConfig
+from htc.data.annotations import Annotations
+from htc.data.transforms import resize_labels
+from htc.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+IGNORE = 255
+"""A pixel without a label."""
+
+
+class SemanticTargets:
+    """Semantic maps of a split, at the network input's size.
+
+    Stuff maps hold things and stuff and are used as they are (COCO's stuffthingmaps: 0..182, 255 unlabelled). Drawn
+    from instance masks, a pixel is 0 where there is no object, else the object's label + 1, and 255 in crowd regions.
+    Raises UserError where the source asked for is not there or does not fit `data.semantic_classes`.
+    """
+
+    def __init__(self, config: DataConfig, split: SplitConfig, annotations: Annotations) -> None:
+        self.annotations = annotations
+        self.classes = config.semantic_classes
+        folder = None if split.stuff is None else Path(config.root) / split.stuff
+        found = folder is not None and folder.is_dir()
+        if config.semantic_source is SemanticSource.stuff and not found:
+            raise UserError(
+                f"data.semantic_source=stuff but the folder of stuff maps {folder} does not exist: "
+                "put it there or use data.semantic_source=instances."
+            )
+        self.folder = folder if found and config.semantic_source is not SemanticSource.instances else None
+        if self.folder is not None:
+            logger.warning("Semantic targets are the stuff maps of %s.", self.folder)
+            return
+        needed = len(annotations.category_ids) + 1
+        if self.classes < needed:
+            raise UserError(
+                f"data.semantic_classes={self.classes} is too small for targets from {needed - 1} categories of "
+                f"instances and the background: set it to {needed} or more."
+            )
+        logger.warning("Semantic targets are drawn from the instance masks of %s.", annotations.path)
+
+    def of_image(self, image: int, objects: np.ndarray, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The map of one image, [h, w] uint8 of `size`; `masks` [k, h, w] are those of its k `objects`."""
+        if self.folder is not None:
+            return self._from_stuff_map(self.folder, image, size)
+        return self._from_instances(image, objects, masks, size)
+
+    def _from_stuff_map(self, folder: Path, image: int, size: tuple[int, int]) -> np.ndarray:
+        path = folder / f"{Path(str(self.annotations.file_names[image])).stem}.png"
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if labels is None:
+            raise UserError(f"{path} is missing or is no image: each training image needs its stuff map.")
+        expected = int(self.annotations.heights[image]), int(self.annotations.widths[image])
+        if labels.shape != expected or labels.dtype != np.uint8:
+            raise UserError(
+                f"{path} has shape {labels.shape} and type {labels.dtype}: a stuff map is an 8-bit grey PNG of its "
+                f"image's height and width, here {expected}."
+            )
+        resized = resize_labels(labels, size)
+        unknown = (resized >= self.classes) & (resized != IGNORE)
+        if unknown.any():
+            raise UserError(
+                f"{path} holds the class {int(resized[unknown].max())} but data.semantic_classes={self.classes}: "
+                "set data.semantic_classes above the largest class."
+            )
+        return resized
+
+    def _from_instances(self, image: int, objects: np.ndarray, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        annotations = self.annotations
+        semantic = np.zeros(size, np.uint8)
+        of_image = annotations.of_image(image)
+        for annotation in of_image[annotations.crowd[of_image]]:
+            np.putmask(semantic, resize_labels(annotations.mask(image, annotation), size) > 0, IGNORE)
+        # Large first, so that what lies on something larger stays visible.
+        for k in np.argsort(-annotations.areas[objects], kind="stable"):
+            np.putmask(semantic, masks[k] > 0, annotations.labels[objects[k]] + 1)
+        return semantic

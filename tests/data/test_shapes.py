@@ -1,0 +1,158 @@
+"""The built-in data."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from htc.config import DataConfig, ShapesConfig
+from htc.data.coco import build_dataset
+from htc.data.shapes import ensure_shapes
+from htc.data.shapes_scene import STUFF, THINGS
+from htc.errors import UserError
+
+
+def small(root: Path, **changes: int) -> DataConfig:
+    settings = {"train_images": 3, "val_images": 2, "image_size": 96, **changes}
+    return DataConfig(name="shapes", root=str(root), semantic_classes=16, workers=0, shapes=ShapesConfig(**settings))
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    root = Path(folder)
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def generate(root: Path) -> str:
+    return ensure_shapes(small(root)).root
+
+
+def stuff_map(shapes: DataConfig, image: dict[str, Any]) -> np.ndarray:
+    labels = cv2.imread(f"{shapes.root}/{shapes.train.stuff}/{Path(image['file_name']).stem}.png", -1)
+    assert labels is not None
+    return np.asarray(labels)
+
+
+@pytest.fixture(scope="module")
+def truth(shapes: DataConfig) -> COCO:
+    return COCO(f"{shapes.root}/{shapes.train.annotations}")
+
+
+def test_the_same_settings_give_the_same_files(tmp_path: Path) -> None:
+    first, second = generate(tmp_path / "a"), generate(tmp_path / "b")
+    assert contents(first) == contents(second) and len(contents(first)) == 2 * 5 + 2
+
+
+def test_an_image_depends_on_seed_and_index_alone(tmp_path: Path) -> None:
+    few = contents(generate(tmp_path))
+    many = contents(ensure_shapes(small(tmp_path, train_images=5)).root)
+    other = contents(ensure_shapes(small(tmp_path, seed=1)).root)
+    images = [name for name in few if name.endswith(("jpg", "png"))]
+    assert len(images) == 10 and all(few[name] == many[name] for name in images)
+    assert all(few[name] != other[name] for name in images if name.endswith("jpg"))
+    assert len({few[name] for name in images}) == 10, "training and validation images differ"
+
+
+def test_generated_data_are_used_again_and_not_generated_anew(tmp_path: Path) -> None:
+    folder = generate(tmp_path)
+    ready = ensure_shapes(small(tmp_path))
+    assert ensure_shapes(ready) == ready, "a config that points to them is left alone"
+    stamps = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+    assert generate(tmp_path) == folder
+    assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")} == stamps
+
+
+def test_processes_that_generate_at_once_do_no_harm(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        folders = pool.map(generate, [tmp_path] * 4, chunksize=1)
+    assert len(set(folders)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [Path(folders[0]).name], "no leftovers beside it"
+    assert contents(folders[0]) == contents(generate(tmp_path / "alone"))
+
+
+def test_a_generation_that_breaks_off_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
+    with pytest.raises(UserError, match=r"cannot be written to data\.root"):
+        generate(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_without_meaning_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'train_images': 0"):
+        ensure_shapes(small(tmp_path, train_images=0))
+
+
+def test_annotations_are_valid_to_pycocotools_with_tight_boxes_and_areas(truth: COCO) -> None:
+    kinds = set()
+    for annotation in truth.dataset["annotations"]:
+        mask = truth.annToMask(annotation)
+        assert mask.sum() == annotation["area"] >= 24
+        assert list(cv2.boundingRect(mask)) == annotation["bbox"]
+        kinds.add((type(annotation["segmentation"]), annotation["iscrowd"]))
+    assert kinds == {(list, 0), (dict, 0), (dict, 1)}
+    assert [category["id"] for category in truth.dataset["categories"]] == [1, 2, 3, 5, 7, 8, 11, 13]
+
+
+def test_visible_masks_of_objects_never_overlap(truth: COCO) -> None:
+    for image_id in truth.getImgIds():
+        objects = [truth.annToMask(a) for a in truth.imgToAnns[image_id] if not a["iscrowd"]]
+        assert len(objects) <= 9
+        if objects:
+            assert np.sum(objects, axis=0).max() == 1
+
+
+def test_stuff_maps_show_things_by_label_and_grounds_after_them(truth: COCO, shapes: DataConfig) -> None:
+    labels = {category: label for label, category in enumerate(truth.getCatIds())}
+    seen: set[int] = set()
+    for image_id, image in truth.imgs.items():
+        stuff = stuff_map(shapes, image)
+        assert stuff.shape == (image["height"], image["width"])
+        shown = np.zeros_like(stuff)
+        for annotation in truth.imgToAnns[image_id]:
+            inside = truth.annToMask(annotation) > 0
+            shown[inside] = 1
+            if not annotation["iscrowd"]:
+                assert (stuff[inside] == labels[annotation["category_id"]]).all()
+        ground = stuff[shown == 0]
+        assert (ground >= len(THINGS)).all()
+        seen.update(np.unique(ground).tolist())
+    assert seen == {*range(len(THINGS), len(THINGS) + len(STUFF)), 255}
+    assert max(seen - {255}) < 16
+
+
+def test_discs_and_squares_are_things_off_their_own_texture_only(truth: COCO, shapes: DataConfig) -> None:
+    for image_id, image in truth.imgs.items():
+        stuff = stuff_map(shapes, image)
+        grounds = set(np.unique(stuff[stuff >= len(THINGS)]).tolist()) - {255}
+        names = {truth.cats[a["category_id"]]["name"] for a in truth.imgToAnns[image_id]}
+        if grounds == {len(THINGS) + STUFF.index("dots")}:
+            assert "disc" not in names
+        if grounds == {len(THINGS) + STUFF.index("checker")}:
+            assert "square" not in names
+
+
+def test_objects_come_in_all_classes_and_mostly_in_learnable_sizes(truth: COCO) -> None:
+    objects = [a for a in truth.dataset["annotations"] if not a["iscrowd"]]
+    assert 3 <= len(objects) / len(truth.imgs) <= 9
+    assert {a["category_id"] for a in objects} == set(truth.getCatIds())
+    sides = np.array([max(a["bbox"][2:]) for a in objects])
+    assert ((sides >= 20) & (sides <= 90)).mean() > 0.7
+    areas = np.array([a["area"] for a in objects])
+    assert (areas < 32**2).any() and ((areas > 32**2) & (areas < 96**2)).any()
+
+
+def test_build_dataset_generates_and_reads_them(tmp_path: Path) -> None:
+    config = dataclasses.replace(small(tmp_path), short_side=96, long_side=128)
+    data = build_dataset(config, train=True, semantic=True)
+    sample = data[0]
+    assert sample.targets is not None and sample.targets.semantic is not None
+    assert sample.targets.semantic.shape == sample.image.shape[1:]
+    assert len(build_dataset(config, train=False, semantic=False)) == 2
+    assert data.category_names == THINGS and torch.is_tensor(sample.image)
