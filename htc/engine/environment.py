@@ -1,0 +1,133 @@
+"""What a run was made with: code, versions, host, devices, Slurm jobs. Facts that are not to be had are None.
+
+The environment's variables are never recorded; `redact` takes secrets out of the text that is.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+GIT_TIMEOUT = 10.0
+"""Seconds; a repository on a slow file system must not hold up a run."""
+LONGEST_DIFF = 200_000
+"""Characters of a diff that are kept."""
+REDACTED = "<redacted>"
+
+_SECRET_NAME = r"(?:api[_-]?key|token|secret|password|passwd|credentials?)"
+_SECRET_ASSIGNMENT = re.compile(rf"({_SECRET_NAME}[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s\"',;}}]+)", re.IGNORECASE)
+_SECRET_OPTION = re.compile(rf"--?[\w.-]*{_SECRET_NAME}$", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(rf"{_SECRET_NAME}$", re.IGNORECASE)
+
+
+def git_facts(folder: Path) -> dict[str, Any] | None:
+    """Commit, whether anything differs from it, and the difference of the tracked files; None outside a repository.
+
+    A folder that merely lies inside someone's repository, as an installed package in a virtual environment does, is
+    not that repository's code: its files must be tracked.
+    """
+    if not _git(folder, "ls-files", "."):
+        return None
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--", ":/")
+    diff = _git(folder, "diff", "HEAD") if changes else ""
+    if diff is not None and len(diff) > LONGEST_DIFF:
+        diff = f"{diff[:LONGEST_DIFF]}\n[{len(diff) - LONGEST_DIFF} more characters]\n"
+    return {
+        "commit": commit.strip() if commit else None,
+        "dirty": None if changes is None else bool(changes),
+        "diff": None if diff is None else redact(diff),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What a git command prints; None where git or the repository is missing, or the answer takes too long."""
+    # A hook that starts a run leaves variables behind that point git to another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True, timeout=GIT_TIMEOUT, env=environment, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.decode(errors="replace") if answer.returncode == 0 else None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what computes the numbers."""
+    import torch
+
+    packages = ("torch", "torchvision", "numpy", "pycocotools", "opencv-python-headless")
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    found["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """`NVIDIA H200`, or the processor's model."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        models = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        models = []
+    return models[0].strip() if models else platform.processor() or platform.machine() or "CPU"
+
+
+def visible_devices(device: str) -> list[str]:
+    """Names of the devices that a run with this `device` key can use: GPUs, or the processor."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return [device_name(torch.device("cpu"))]
+    if device.startswith("cuda:"):
+        return [device_name(torch.device(device))]
+    return [device_name(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
+
+
+def slurm_job_id(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The job that this process runs in, as `squeue` writes it: `1234`, or `1234_5` in an array."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    if array and task:
+        return f"{array}_{task}"
+    return environment.get("SLURM_JOB_ID") or None
+
+
+def redact(text: str) -> str:
+    """Text without secrets: values assigned to names such as `api_key`, and values of such environment variables."""
+    for name, value in os.environ.items():
+        if _SECRET_VARIABLE.search(name) and len(value) >= 8:
+            text = text.replace(value, REDACTED)
+    return _SECRET_ASSIGNMENT.sub(rf"\1{REDACTED}", text)
+
+
+def redact_command(arguments: Sequence[str]) -> str:
+    """A command line as a shell reads it, without secrets (`api_key=...`, `--token ...`)."""
+    safe: list[str] = []
+    for argument in arguments:
+        if safe and _SECRET_OPTION.match(safe[-1]):
+            safe.append(REDACTED)
+            continue
+        name, equals, _ = argument.partition("=")
+        secret = bool(equals) and _SECRET_VARIABLE.search(name) is not None
+        safe.append(f"{name}={REDACTED}" if secret else redact(argument))
+    return shlex.join(safe)

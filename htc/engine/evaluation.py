@@ -1,0 +1,96 @@
+"""The evaluation of a model on a data set, shared out over the processes of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from htc.config import Config
+from htc.data.coco import CocoDataset
+from htc.data.loader import build_val_loader
+from htc.engine.coco_metrics import Metrics, coco_metrics
+from htc.engine.distributed import Processes
+from htc.engine.evaluate import (
+    ImagePrediction,
+    Predictions,
+    Predictor,
+    merge_predictions,
+    predict_dataset,
+    write_predictions,
+)
+from htc.engine.precision import autocast_of
+
+
+@dataclass
+class Evaluation:
+    """Predictions on a data set and what COCO's metrics say of them."""
+
+    predictions: Predictions
+    metrics: Metrics
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation's part of results.json."""
+        return {
+            **asdict(self.metrics),
+            "speed": self.predictions.speed.to_dict(),
+            "images_evaluated": len(self.predictions.image_ids),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The twelve metrics of boxes and of masks, for metrics.jsonl."""
+        return {"bbox": self.metrics.bbox, "segm": self.metrics.segm}
+
+    def write(self, folder: Path) -> None:
+        write_predictions(folder, self.predictions)
+
+
+class Evaluator:
+    """Evaluates on the images of a data set (the first `eval.limit` of them); every process takes its share."""
+
+    def __init__(self, config: Config, dataset: CocoDataset, processes: Processes) -> None:
+        self.config, self.dataset, self.processes = config, dataset, processes
+        self.indices = list(range(len(dataset)))[: config.eval.limit]
+
+    def evaluate(self, model: Predictor) -> Evaluation:
+        """Predict every image once, and compare with the annotations; the same result on every process."""
+        processes, dataset = self.processes, self.dataset
+        own = self.indices[processes.rank :: processes.world_size]
+        loader = build_val_loader(dataset, self.config.data, indices=own)
+        with tqdm(total=len(own), unit="image", desc="evaluate", disable=self._bar_disabled(), leave=False) as bar:
+            predictions = predict_dataset(
+                model,
+                loader,
+                self.config.eval,
+                category_ids=dataset.category_ids,
+                device=processes.device,
+                autocast=autocast_of(self.config.precision, processes.device),
+                progress=_advance(bar),
+            )
+        merged = merge_predictions(processes.gather(predictions))
+        metrics = None
+        if processes.is_main:
+            metrics = coco_metrics(dataset.annotation_file, merged.bbox, merged.segm, merged.image_ids)
+        metrics = processes.gather(metrics)[0]
+        assert metrics is not None
+        return Evaluation(merged, metrics)
+
+    def pictures(self, evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray, ImagePrediction]]:
+        """Caption, picture [h, w, 3] uint8 RGB at original size, and detections of each evaluated image, one by one."""
+        for index in self.indices:
+            image_id = self.dataset.image_ids[index]
+            picture = self.dataset.read_original(index)
+            found = evaluation.predictions.of_image(image_id, self.dataset.category_ids)
+            yield f"image {image_id}", picture, found
+
+    def _bar_disabled(self) -> bool | None:
+        """tqdm's `disable`: None shows the bar on a terminal alone."""
+        return None if self.config.progress and self.processes.is_main else True
+
+
+def _advance(bar: tqdm[Any]) -> Callable[[int], None]:
+    return lambda done: bar.update(done - bar.n) and None

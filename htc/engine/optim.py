@@ -1,0 +1,51 @@
+"""The optimiser, its learning rate over time, and the gradient's norm."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import torch
+from torch import nn
+
+from htc.config import Optimizer, ScheduleConfig
+
+
+def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
+    """The optimiser over every trained parameter, with one weight decay for all (the reference's setting)."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if schedule.optimizer is Optimizer.adamw:
+        return torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    return torch.optim.SGD(
+        trained, lr=schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+    )
+
+
+def total_steps(schedule: ScheduleConfig, steps_per_epoch: int) -> int:
+    """Optimiser steps of a whole run."""
+    if schedule.iterations is not None:
+        return schedule.iterations
+    assert schedule.epochs is not None
+    return schedule.epochs * steps_per_epoch
+
+
+def learning_rate(step: int, schedule: ScheduleConfig, steps_per_epoch: int) -> float:
+    """Rate of the step counted from 0: linear in the batch size (arXiv 1706.02677), warmed up, dropping in steps."""
+    base = schedule.learning_rate * schedule.batch_size / schedule.reference_batch
+    per_unit = steps_per_epoch if schedule.epochs is not None else total_steps(schedule, steps_per_epoch)
+    drops = sorted(round(milestone * per_unit) for milestone in schedule.milestones)
+    rate = base * schedule.gamma ** bisect_right(drops, step)
+    if step < schedule.warmup_iterations:
+        progress = step / max(schedule.warmup_iterations - 1, 1)
+        rate *= schedule.warmup_factor + (1 - schedule.warmup_factor) * progress
+    return rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def gradient_norm(model: nn.Module, clip_norm: float | None) -> torch.Tensor:
+    """Clip the gradients to `clip_norm` in place, where given -> their L2 norm before, a scalar tensor."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip_norm is None else clip_norm)

@@ -1,0 +1,219 @@
+"""A run's folder: its configuration, its state, its metrics, its results, its log.
+
+PyTorch is not imported until a run starts: whoever only reads folders (status, launching) stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+import htc
+from htc.config import Config, signature, to_plain
+from htc.engine import environment
+from htc.engine.files import atomic_write, plain_json, write_json
+
+STATUSES = ("queued", "running", "preempted", "failed", "done")
+
+
+class RunFolder:
+    """One run on disk. Only one process writes: the first of a distributed run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.run_file = self.path / "run.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.results_file = self.path / "results.json"
+        self.log_file = self.path / "log.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.predictions = self.path / "predictions"
+
+    def read(self) -> dict[str, Any]:
+        """What run.json says; empty where there is none, or none that can be read."""
+        return _read_object(self.run_file)
+
+    def update(self, **changes: Any) -> None:
+        """Change keys of run.json and keep all others, also those of which this class knows nothing."""
+        write_json(self.run_file, {**self.read(), **changes})
+
+    @property
+    def done(self) -> bool:
+        """Whether the run ended well and its results are here."""
+        return self.read().get("status") == "done" and self.results_file.is_file()
+
+    def start(self, command: Sequence[str], config: Config, *, resume: bool, step: int = 0) -> None:
+        """Record that the run starts, or goes on after `step` iterations.
+
+        A run that starts anew in a folder with an earlier attempt drops that attempt's metrics; one that goes on drops
+        the lines beyond `step`, which it is about to make again.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        before = self.read()
+        job = environment.slurm_job_id()
+        jobs = list(before.get("slurm_job_ids") or [])
+        changes: dict[str, Any] = {
+            "status": "running",
+            "slurm_job_ids": [*jobs, job] if job and job not in jobs else jobs,
+            "end": None,
+            "error": None,
+        }
+        if resume and before.get("start"):
+            self.truncate_after(step)
+            again = {"time": now(), "step": step, "host": socket.gethostname(), "slurm_job_id": job}
+            changes["resumes"] = [*(before.get("resumes") or []), again]
+        else:
+            self.metrics_file.unlink(missing_ok=True)
+            changes |= {
+                "name": config.name,
+                "sweep": config.sweep,
+                "signature": signature(config),
+                "command": environment.redact_command(command),
+                "git": environment.git_facts(Path(htc.__file__).parent),
+                "versions": environment.versions(),
+                "host": socket.gethostname(),
+                "devices": environment.visible_devices(config.device),
+                "start": now(),
+                "resumes": [],
+            }
+            with atomic_write(self.config_file) as file:
+                yaml.safe_dump(to_plain(config), file, sort_keys=False, allow_unicode=True)
+        self.update(**changes)
+
+    def set_status(self, status: str, error: str | None = None) -> None:
+        """Record how the run stands; anything but `queued` and `running` is an end, with its time."""
+        if status not in STATUSES:
+            raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
+        ended = status in ("preempted", "failed", "done")
+        safe = environment.redact(error) if error is not None else None
+        self.update(status=status, end=now() if ended else None, error=safe)
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl, whole and at once; numbers that are not finite become null."""
+        line = json.dumps(plain_json(dict(metrics)), allow_nan=False) + "\n"
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; what a crash left of a line is passed over."""
+        return [metrics for _, metrics in self._lines()]
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl beyond `step`, and what a crash left of a line."""
+        if not self.metrics_file.exists():
+            return
+        with atomic_write(self.metrics_file) as file:
+            for line, metrics in self._lines():
+                if metrics.get("step", 0) <= step:
+                    file.write(line.rstrip("\n") + "\n")
+
+    def read_results(self) -> dict[str, Any]:
+        """What results.json says; empty where there is none, or none that can be read."""
+        return _read_object(self.results_file)
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write results.json, atomically: it is there when the run is done."""
+        write_json(self.results_file, dict(results))
+
+    def setup_logging(self, *, main: bool = True) -> None:
+        """Send what the package logs to log.txt and, shorter, to the terminal.
+
+        A second call, for the next run of a sweep in one process, takes the first one's place. Other processes of a
+        distributed run (`main=False`) only warn, on the terminal.
+        """
+        logger = logging.getLogger("htc")
+        for handler in [handler for handler in logger.handlers if isinstance(handler, _Console | _LogFile)]:
+            logger.removeHandler(handler)
+            handler.close()
+        console = _Console()
+        console.setFormatter(_Redacting("%(asctime)s %(short_level)s%(message)s", "%H:%M:%S"))
+        console.setLevel(logging.INFO if main else logging.WARNING)
+        logger.addHandler(console)
+        if main:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = _LogFile(self.log_file, encoding="utf-8")
+            file.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+            logger.addHandler(file)
+        logger.setLevel(logging.INFO)
+        # Hydra gives the root logger handlers of its own, which would say everything twice.
+        logger.propagate = False
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self.metrics_file.exists():
+            return
+        with self.metrics_file.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    metrics = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(metrics, dict):
+                    yield line, metrics
+
+
+class _LogFile(logging.FileHandler):
+    """log.txt of a run."""
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the moment: a progress display puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+class _Redacting(logging.Formatter):
+    """Lines without secrets; `short_level` is empty for information and names what is worse."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.short_level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return environment.redact(super().format(record))
+
+
+def find_folder(config: Config) -> tuple[Path, bool]:
+    """The folder of a configuration, and whether its run is already done.
+
+    A folder with the same signature is the same run, also under another name. With `config.force`, a finished one is
+    left alone and the run has a folder beside it, the first of `-r2`, `-r3`, ... that is not finished: started again
+    after an interruption, a forced run goes on where it was.
+    """
+    parent = Path(config.runs) / config.sweep
+    mark = signature(config)
+    name = re.sub(r"[^\w.+=,@-]+", "_", config.name or "run")
+    path = _existing(parent, name, mark) or parent / f"{name}-{mark}"
+    done = RunFolder(path).done
+    if not (config.force and done):
+        return path, done
+    number = 2
+    while RunFolder(beside := path.with_name(f"{path.name}-r{number}")).done:
+        number += 1
+    return beside, False
+
+
+def _existing(parent: Path, name: str, mark: str) -> Path | None:
+    """The folder of this signature: under the name asked for, else a finished one, else any."""
+    found = sorted(path for path in parent.glob(f"*-{mark}") if path.is_dir())
+    return min(found, key=lambda path: (path.name != f"{name}-{mark}", not RunFolder(path).done), default=None)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,294 @@
+"""Tracking with the real wandb, offline: what is recorded, and that it never gets in the way of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from htc.config import Config, WandbMode, derive, signature
+from htc.engine.evaluate import ImagePrediction
+from htc.engine.tracking import Tracker, run_id
+from htc.ops.paste import encode_region
+
+FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def example_config(mode: WandbMode | None, **changes: Any) -> Config:
+    config = Config(sweep="components", name="a run", **changes)
+    config.model.name, config.backbone.name, config.data.name, config.data.root = "htc", "resnet18", "shapes", "here"
+    config.wandb.mode = mode
+    derive(config)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+
+
+def read_log(file: Path) -> Iterator[Any]:
+    """The records of a .wandb file: protocol buffers in the blocks of a LevelDB log, behind a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    record_type: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]
+    data = file.read_bytes()
+    assert data[:4] == b":W&B"
+    position, record, block = 7, b"", 32768
+    while position + 7 <= len(data):
+        left = block - position % block
+        if left < 7:
+            position += left
+            continue
+        length, part = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        if position + 7 + length > len(data):
+            return
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        # 1: a whole record; 2, 3, 4: its first, middle and last part.
+        if part in (1, 4):
+            message = record_type()
+            message.ParseFromString(record)
+            yield message
+            record = b""
+
+
+def finished_log(file: Path) -> list[Any]:
+    """The records of a run that has ended: wandb's own process may still be writing them for a moment."""
+    for _ in range(100):
+        records = list(read_log(file))
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
+
+
+def logged(folder: Path) -> list[Any]:
+    files = list(folder.glob("wandb/*/*.wandb"))
+    assert len(files) == 1, files
+    return finished_log(files[0])
+
+
+def key_of(item: Any) -> str:
+    return item.key or "/".join(item.nested_key)
+
+
+def history(records: list[Any]) -> list[dict[str, Any]]:
+    rows = [
+        {key_of(item): json.loads(item.value_json) for item in r.history.item} for r in records if r.HasField("history")
+    ]
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+def example_image(shade: int = 120) -> tuple[str, np.ndarray, ImagePrediction]:
+    image = np.full((48, 64, 3), shade, dtype=np.uint8)
+    mask = encode_region(np.ones((10, 20), dtype=bool), 5, 6, 48, 64)
+    boxes = np.array([[5.0, 6.0, 25.0, 16.0], [5.0, 6.0, 25.0, 16.0]])
+    return "000000000042.jpg", image, ImagePrediction(boxes, np.array([1, 0]), np.array([0.9, 0.1]), [mask, mask])
+
+
+def test_offline_run_records_configuration_metrics_pictures_and_results(tmp_path: Path) -> None:
+    config = example_config(WandbMode.offline)
+    folder = tmp_path / "components" / f"a_run-{signature(config)}"
+    tracker = Tracker.start(config, folder)
+    assert tracker.on
+    train = {
+        "kind": "train",
+        "step": 20,
+        "epoch": 1,
+        "lr": 0.02,
+        "loss": 1.5,
+        "losses": {"s0.loss_cls": 0.25, "s1.loss_cls": float("nan")},
+    }
+    tracker.log(train, 20)
+    tracker.images((example_image(shade) for shade in range(100, 109)), ["circle", "star"], 40)
+    tracker.log({"kind": "eval", "step": 40, "bbox": {"AP": 0.5, "APs": None}, "segm": {"AP": 0.25}}, 40)
+    tracker.finish({"bbox": {"AP": 0.5}, "parameters": 7})
+    assert not tracker.on
+
+    records = logged(folder)
+    run = next(record.run for record in records if record.HasField("run"))
+    assert run.run_id == f"components-{signature(config)}" and run.run_group == "components"
+    assert run.project == "htc" and run.display_name == "a run"
+    recorded = {key_of(item): json.loads(item.value_json) for item in run.config.update}
+    assert recorded["seed"] == 0 and recorded["model"]["name"] == "htc"
+
+    rows = history(records)
+    assert rows[0] == {
+        "step": 20,
+        "train/epoch": 1,
+        "train/lr": 0.02,
+        "train/loss": 1.5,
+        "train/losses/s0.loss_cls": 0.25,
+    }
+    assert rows[2] == {"step": 40, "eval/bbox/AP": 0.5, "eval/segm/AP": 0.25}
+    pictures = rows[1]
+    assert pictures["step"] == 40
+    assert pictures["predictions/captions"] == ["000000000042.jpg"] * 4
+    images = list(folder.glob("wandb/*/files/media/images/*.jpg"))
+    masks = list(folder.glob("wandb/*/files/media/images/mask/*.png"))
+    assert len(images) == 4 and masks
+
+    from PIL import Image
+
+    mask = np.asarray(Image.open(masks[0]))
+    assert mask[10, 10] == 2 and mask[40, 40] == 0
+    boxes = json.loads(next(folder.glob("wandb/*/files/media/metadata/boxes2D/*.json")).read_text())["box_data"]
+    assert [box["box_caption"] for box in boxes] == ["star 0.90"]
+    summary = {key_of(item): json.loads(item.value_json) for r in records for item in r.summary.update}
+    assert summary["bbox/AP"] == 0.5 and summary["parameters"] == 7
+    assert next(record.exit.exit_code for record in records if record.HasField("exit")) == 0
+
+
+def test_nothing_is_printed_and_nothing_lies_outside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = Tracker.start(example_config(WandbMode.offline), tmp_path / "run")
+    tracker.log({"kind": "train", "loss": 1.0}, 1)
+    tracker.finish()
+    captured = capfd.readouterr()
+    assert captured.out == "" and "wandb:" not in captured.err
+    assert {path.name for path in tmp_path.iterdir()} <= {"run", "home"}
+
+
+def test_runs_that_follow_each_other_in_one_process_are_two(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        tracker = Tracker.start(example_config(WandbMode.offline, seed=seed), folder)
+        tracker.log({"kind": "train", "loss": float(seed)}, 1)
+        tracker.finish()
+    assert [history(logged(tmp_path / str(seed)))[0]["train/loss"] for seed in (0, 1)] == [0.0, 1.0]
+
+
+def test_resumed_run_has_the_same_id_and_may_go_back(tmp_path: Path) -> None:
+    config = example_config(WandbMode.offline)
+    folder = tmp_path / f"name-{signature(config)}"
+    for steps in ((10, 20, 30), (20, 30)):
+        tracker = Tracker.start(config, folder)
+        for step in steps:
+            tracker.log({"kind": "train", "loss": 1.0}, step)
+        tracker.finish()
+        time.sleep(1.1)
+    files = sorted(folder.glob("wandb/*/*.wandb"))
+    assert len(files) == 2 and files[0].name == files[1].name
+    assert [row["step"] for row in history(finished_log(files[1]))] == [20, 30]
+
+
+def test_forced_run_is_another_run_on_the_dashboard() -> None:
+    config = example_config(None)
+    config.sweep = "my sweep: 50%?"
+    assert run_id(config, Path("a-1234")) == f"my_sweep_50_-{signature(config)}"
+    assert run_id(config, Path("a-1234-r2")) == f"my_sweep_50_-{signature(config)}-r2"
+
+
+def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
+    tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
+    tracker.finish(exit_code=1)
+    assert next(record.exit.exit_code for record in logged(tmp_path) if record.HasField("exit")) == 1
+
+
+def in_a_process_of_its_own(script: str, tmp_path: Path, *arguments: str, **environment: str) -> tuple[str, float]:
+    """Run a script after the imports that it needs; its output and its seconds, with no terminal to ask at."""
+    prelude = (
+        "import sys, logging\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "from pathlib import Path\n"
+        "from htc.config import WandbMode\n"
+        "from htc.engine.tracking import Tracker\n"
+        "from tests.engine.test_tracking import example_config\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + script, str(tmp_path / "run"), *arguments],
+        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr, time.monotonic() - start
+
+
+@pytest.mark.parametrize("how", ["key", "environment"])
+def test_disabled_tracking_does_not_import_wandb(tmp_path: Path, how: str) -> None:
+    mode = "WandbMode.disabled" if how == "key" else "None"
+    script = (
+        f"tracker = Tracker.start(example_config({mode}), Path(sys.argv[1]))\n"
+        "tracker.log({'loss': 1.0}, 1); tracker.images([], [], 1); tracker.finish({})\n"
+        "assert 'wandb' not in sys.modules and not Path(sys.argv[1]).exists()\n"
+    )
+    environment = {"WANDB_MODE": "disabled"} if how == "environment" else {}
+    in_a_process_of_its_own(script, tmp_path, **environment)
+
+
+def test_without_a_login_tracking_is_off_and_asks_nothing(tmp_path: Path) -> None:
+    for mode in ("None", "WandbMode.online"):
+        script = f"assert not Tracker.start(example_config({mode}), Path(sys.argv[1])).on\n"
+        output, seconds = in_a_process_of_its_own(script, tmp_path)
+        assert "not logged in" in output and seconds < 30
+
+
+def test_environment_can_ask_for_offline(tmp_path: Path) -> None:
+    script = "tracker = Tracker.start(example_config(None), Path(sys.argv[1]))\nassert tracker.on\ntracker.finish()\n"
+    in_a_process_of_its_own(script, tmp_path, WANDB_MODE="offline")
+    assert logged(tmp_path / "run")
+
+
+def test_failure_in_the_middle_turns_tracking_off_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
+    with caplog.at_level(logging.WARNING, logger="htc"):
+        tracker.images([("broken", np.zeros((2, 2, 7), np.uint8), example_image()[2])], ["a"], 1)
+        tracker.log({"kind": "train", "loss": 1.0}, 2)
+        tracker.finish({})
+    warnings = [record for record in caplog.records if record.name.startswith("htc")]
+    assert not tracker.on and len(warnings) == 1
+
+
+def test_missing_wandb_turns_tracking_off(tmp_path: Path) -> None:
+    script = (
+        "sys.modules['wandb'] = None\n"
+        "assert not Tracker.start(example_config(WandbMode.offline), Path(sys.argv[1])).on\n"
+    )
+    output, _ = in_a_process_of_its_own(script, tmp_path)
+    assert "Tracking by wandb is off" in output
+
+
+def test_no_secret_is_in_the_folder(tmp_path: Path) -> None:
+    script = (
+        "tracker = Tracker.start(example_config(WandbMode.offline), Path(sys.argv[1]))\n"
+        "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
+    )
+    in_a_process_of_its_own(script, tmp_path, "+api_key=hunter2hunter2", WANDB_API_KEY=FAKE_KEY)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) >= 2
+    for path in files:
+        content = path.read_bytes()
+        assert FAKE_KEY.encode() not in content and b"hunter2hunter2" not in content, path
+
+
+@pytest.mark.slow
+def test_unreachable_server_does_not_hold_up_a_run(tmp_path: Path) -> None:
+    script = (
+        "tracker = Tracker.start(example_config(WandbMode.online), Path(sys.argv[1]))\n"
+        "assert not tracker.on\n"
+        "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
+    )
+    output, seconds = in_a_process_of_its_own(
+        script, tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=FAKE_KEY
+    )
+    assert output.count("Tracking by wandb is off") == 1
+    assert seconds < 60

@@ -1,0 +1,76 @@
+"""Our RoIAlign for CPUs is torchvision's, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+
+from htc.ops.roi_align import roi_align
+
+ROIS = {
+    "inside": [0, 10.3, 5.7, 40.2, 30.9],
+    "other image": [1, 4.0, 8.0, 20.0, 24.0],
+    "off the upper left": [1, -30.0, -20.0, 12.0, 18.0],
+    "off the lower right": [0, 50.0, 40.0, 120.0, 90.0],
+    "larger than the map": [1, -50.0, -50.0, 200.0, 200.0],
+    "wholly outside": [0, 300.0, 300.0, 340.0, 340.0],
+    "on the border": [0, 56.0, 44.0, 64.0, 48.0],
+    "less than a cell": [1, 20.1, 20.1, 20.9, 20.8],
+    "no width": [0, 20.0, 10.0, 20.0, 30.0],
+    "inside out": [0, 30.0, 30.0, 20.0, 10.0],
+}
+
+
+def features(dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 3, 12, 16, dtype=dtype, generator=generator).requires_grad_()
+
+
+def pooled_and_gradient(rois: Tensor, size: int, sampling: int, *, ours: bool) -> tuple[Tensor, Tensor]:
+    inputs = features()
+    if ours:
+        pooled = roi_align(inputs, rois, size, 0.25, sampling)
+    else:
+        pooled = torchvision.ops.roi_align(inputs, rois.double(), (size, size), 0.25, sampling, aligned=True)
+    weights = torch.randn(pooled.shape, dtype=pooled.dtype, generator=torch.Generator().manual_seed(1))
+    (pooled * weights).sum().backward()
+    assert inputs.grad is not None
+    return pooled.detach(), inputs.grad
+
+
+@pytest.mark.parametrize("sampling", [1, 2, 3])
+@pytest.mark.parametrize("name", ROIS)
+def test_values_and_gradients_equal_torchvisions(name: str, sampling: int) -> None:
+    rois = torch.tensor([ROIS[name]])
+    mine, theirs = (pooled_and_gradient(rois, 7, sampling, ours=ours) for ours in (True, False))
+    torch.testing.assert_close(mine[0], theirs[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine[1], theirs[1], rtol=1e-5, atol=1e-4)
+
+
+def test_many_rois_keep_their_order() -> None:
+    rois = torch.tensor([ROIS[name] for name in sorted(ROIS)])
+    mine, theirs = (pooled_and_gradient(rois, 14, 2, ours=ours)[0] for ours in (True, False))
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [0, 1])
+def test_no_rois_give_nothing_and_a_zero_gradient(sampling: int) -> None:
+    inputs = features(torch.float32)
+    pooled = roi_align(inputs, torch.zeros(0, 5), 7, 0.25, sampling)
+    assert pooled.shape == (0, 3, 7, 7)
+    pooled.sum().backward()
+    assert inputs.grad is not None and not inputs.grad.any()
+
+
+def test_gradient_is_the_derivative() -> None:
+    rois = torch.tensor([ROIS["inside"], ROIS["off the upper left"]])
+    inputs = features()
+    assert torch.autograd.gradcheck(lambda x: roi_align(x, rois, 3, 0.25, 2), (inputs,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_result_has_the_features_format(dtype: torch.dtype) -> None:
+    inputs = features(torch.float32).to(dtype)
+    assert roi_align(inputs, torch.tensor([ROIS["inside"]]), 7, 0.25, 1).dtype == dtype
