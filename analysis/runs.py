@@ -30,7 +30,7 @@ METRICS = {
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """One file of a run cannot be used; the message names it and says why."""
 
 
@@ -72,7 +72,7 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
     for folder in run_folders(root, complaints):
         try:
             runs.append(read_run(folder, root))
-        except Unreadable as reason:
+        except UnreadableError as reason:
             complaints.append(f"skipped {reason}")
     return sorted(runs, key=lambda run: run.folder), complaints
 
@@ -94,7 +94,7 @@ def run_folders(root: Path, complaints: list[str]) -> Iterator[Path]:
             yield Path(path)
         folders[:] = sorted(
             (name for name in folders if not name.startswith(".")),
-            key=lambda name: (os.path.islink(os.path.join(path, name)), name),
+            key=lambda name: (Path(path, name).is_symlink(), name),
         )
 
 
@@ -109,12 +109,12 @@ def select_sweep(runs: list[Run], sweep: str, root: Path) -> list[Run]:
 
 
 def read_run(folder: Path, root: Path) -> Run:
-    """One run. Raises Unreadable for a torn, foreign or missing file; an unfinished run needs run.json only."""
+    """One run. Raises UnreadableError for a torn, foreign or missing file; an unfinished run needs run.json only."""
     record_path = folder / "run.json"
     record = read_json(record_path)
     status = record.get("status")
     if not isinstance(status, str):
-        raise Unreadable(f"{record_path}: it has no status, so it is not the record of a run.")
+        raise UnreadableError(f"{record_path}: it has no status, so it is not the record of a run.")
     sweep = record.get("sweep")
     name = folder.relative_to(root).as_posix()
     base = Run(
@@ -135,27 +135,27 @@ def read_run(folder: Path, root: Path) -> Run:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """config.yaml with dotted keys. Raises Unreadable."""
+    """config.yaml with dotted keys. Raises UnreadableError."""
     try:
         config = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Unreadable(f"{path}: it is not complete YAML.") from error
+        raise UnreadableError(f"{path}: it is not complete YAML.") from error
     settings = flatten(config) if isinstance(config, dict) else {}
     for key in ("model.name", "backbone.name", "data.name"):
         if not isinstance(settings.get(key), str):
-            raise Unreadable(f"{path}: it has no {key}, so it is not the configuration of a run.")
+            raise UnreadableError(f"{path}: it has no {key}, so it is not the configuration of a run.")
     if type(settings.get("seed")) is not int:
-        raise Unreadable(f"{path}: its seed is {settings.get('seed')!r}, not a whole number.")
+        raise UnreadableError(f"{path}: its seed is {settings.get('seed')!r}, not a whole number.")
     return settings
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The fields `metrics`, `fps`, `conditions` and `images` of a Run from results.json. Raises Unreadable."""
+    """The fields `metrics`, `fps`, `conditions` and `images` of a Run from results.json. Raises UnreadableError."""
     results = read_json(path)
     metrics = {}
     for metric, (section, key) in METRICS.items():
         if not isinstance(results.get(section), dict):
-            raise Unreadable(f"{path}: it has no {section} metrics.")
+            raise UnreadableError(f"{path}: it has no {section} metrics.")
         metrics[metric] = 100 * number(results[section].get(key), f"{section}.{key}", path, at_most=1.0)
     speed = results.get("speed")
     speed = speed if isinstance(speed, dict) else {}
@@ -173,7 +173,7 @@ def number(value: Any, name: str, path: Path, at_most: float = math.inf) -> floa
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or value > at_most:
-        raise Unreadable(f"{path}: its {name} is {value!r}, which is no such number.")
+        raise UnreadableError(f"{path}: its {name} is {value!r}, which is no such number.")
     return float(value) if math.isfinite(value) and value >= 0 else math.nan
 
 
@@ -215,19 +215,19 @@ def parse_time(text: Any) -> datetime:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises Unreadable."""
+    """A JSON object. Raises UnreadableError."""
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{path}: it is not complete JSON.") from error
+        raise UnreadableError(f"{path}: it is not complete JSON.") from error
     if not isinstance(content, dict):
-        raise Unreadable(f"{path}: it is not a JSON object.")
+        raise UnreadableError(f"{path}: it is not a JSON object.")
     return content
 
 
 def read_text(path: Path) -> str:
-    """The file as text. Raises Unreadable where there is none."""
+    """The file as text. Raises UnreadableError where there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror}.") from error
+        raise UnreadableError(f"{path}: {error.strerror}.") from error
