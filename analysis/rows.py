@@ -92,7 +92,7 @@ def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
     statistics = frame[newest].groupby("group")[[*METRICS, "fps"]].agg(["mean", "std", "count"])
     for group, members in frame[newest].groupby("group"):
         own = [finished[folder] for folder in members["folder"]]
-        stats = {}
+        stats: dict[str, Stat] = {}
         for key in [*METRICS, "fps"]:
             mean, std, n = (statistics.loc[group, (key, name)] for name in ("mean", "std", "count"))
             if n:

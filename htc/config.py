@@ -311,8 +311,8 @@ def schema_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
 
 def composed_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a composed configuration, nodes included."""
-    for name in node:
-        key = f"{prefix}{name}"
+    for name in map(str, node):
+        key = prefix + name
         yield key
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():

@@ -93,4 +93,7 @@ class Evaluator:
 
 
 def _advance(bar: tqdm[Any]) -> Callable[[int], None]:
-    return lambda done: bar.update(done - bar.n) and None
+    def advance(done: int) -> None:
+        bar.update(done - bar.n)
+
+    return advance

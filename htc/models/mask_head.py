@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,12 +53,15 @@ class MaskBranch(nn.Module):
 
     def forward(self, stage: int, roi_features: Tensor) -> Tensor:
         """Logits [k, classes, 28, 28] of one stage (counted from 0)."""
-        return self.heads[stage].predict(self._features(stage, roi_features)[-1])
+        return self._head(stage).predict(self._features(stage, roi_features)[-1])
 
     def all_stages(self, roi_features: Tensor) -> list[Tensor]:
         """Logits of every stage, on the same RoI features."""
         features = self._features(len(self.heads) - 1, roi_features, every=True)
-        return [head.predict(x) for head, x in zip(self.heads, features, strict=True)]
+        return [self._head(stage).predict(x) for stage, x in enumerate(features)]
+
+    def _head(self, stage: int) -> MaskHead:
+        return cast(MaskHead, self.heads[stage])
 
     def _features(self, last: int, roi_features: Tensor, every: bool = False) -> list[Tensor]:
         """Features of stages up to `last`; without flow the earlier ones only where `every` asks for them."""
@@ -66,5 +71,5 @@ class MaskBranch(nn.Module):
             x = roi_features
             if self.flow is not None and features:
                 x = self.flow(stage, x, features[-1])
-            features.append(self.heads[stage].convs(x))
+            features.append(self._head(stage).convs(x))
         return features

@@ -1,0 +1,59 @@
+"""Number formats."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from htc.config import Precision
+from htc.engine.precision import autocast_of, gradient_scaler
+from htc.errors import UserError
+from tests.tiny import tiny_batch, tiny_config, tiny_detector
+
+CPU = torch.device("cpu")
+
+
+def losses(precision: Precision) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Training losses and the gradient of their sum with respect to the stem, in a precision."""
+    model = tiny_detector(tiny_config(interleaved=True, mask_flow=True, semantic=True)).train()
+    with autocast_of(precision, CPU)():
+        found = model(*tiny_batch())
+    sum(found.values(), start=torch.zeros(())).backward()
+    gradient = model.backbone.body.conv1.weight.grad
+    assert gradient is not None and gradient.isfinite().all()
+    return found, gradient
+
+
+def test_bf16_losses_are_those_of_fp32_but_for_rounding() -> None:
+    exact, exact_gradient = losses(Precision.fp32)
+    rounded, gradient = losses(Precision.bf16)
+    assert rounded.keys() == exact.keys() and rounded != exact
+    for name, value in rounded.items():
+        assert value.item() == pytest.approx(exact[name].item(), rel=0.05, abs=0.02), name
+    assert gradient.dtype == torch.float32
+    assert torch.cosine_similarity(gradient.flatten(), exact_gradient.flatten(), dim=0) > 0.9
+
+
+def test_fp32_changes_nothing() -> None:
+    with autocast_of(Precision.fp32, CPU)():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_bf16_holds_inside_the_context_alone() -> None:
+    layer, inputs = torch.nn.Linear(2, 2), torch.zeros(1, 2)
+    autocast = autocast_of(Precision.bf16, CPU)
+    for _ in range(2):
+        with autocast():
+            assert layer(inputs).dtype == torch.bfloat16
+        assert layer(inputs).dtype == torch.float32
+
+
+def test_fp16_without_a_gpu_is_refused() -> None:
+    with pytest.raises(UserError, match="precision=fp16 needs a GPU"):
+        autocast_of(Precision.fp16, CPU)
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+def test_gradients_are_not_scaled_where_there_is_no_need(precision: Precision) -> None:
+    scaler = gradient_scaler(precision, CPU)
+    assert scaler.scale(torch.tensor(3.0)).item() == 3.0

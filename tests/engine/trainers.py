@@ -1,0 +1,39 @@
+"""A trainer of the tiny network on the tiny data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from htc.config import Config, DataConfig
+from htc.data.coco import build_dataset
+from htc.engine.distributed import Processes
+from htc.engine.records import RunFolder
+from htc.engine.train import Trainer
+from tests.tiny import tiny_config, tiny_detector
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def training_config(data: DataConfig) -> Config:
+    """Six steps of two images with everything that has a state: momentum, warm-up, a drop, flips."""
+    config = tiny_config(interleaved=True, mask_flow=True, semantic=True)
+    config.data = data
+    config.schedule.milestones = [0.5]
+    config.schedule.warmup_iterations = 4
+    config.log_every = 2
+    return config
+
+
+def make_trainer(
+    config: Config,
+    folder: Path,
+    processes: Processes = ALONE,
+    evaluate: Callable[[int, float], None] = lambda step, epoch: None,
+) -> Trainer:
+    dataset = build_dataset(config.data, train=True, semantic=config.model.semantic)
+    model = tiny_detector(config, config.seed, len(dataset.category_ids))
+    folder.mkdir(parents=True, exist_ok=True)
+    return Trainer(config, model, dataset, RunFolder(folder), processes, evaluate)
