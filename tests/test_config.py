@@ -75,7 +75,7 @@ MEANINGLESS = {
     "model.roi_sampling=-1": ["model.roi_sampling=-1"],
     "model.semantic_loss_weight=-1": ["model.semantic_loss_weight=-1"],
     "backbone.frozen_stages=5": ["backbone.frozen_stages=5"],
-    "schedule.epochs=3 and schedule.iterations=800": ["schedule.epochs=3"],
+    "schedule.epochs=3 and schedule.iterations=": ["schedule.epochs=3"],
     "schedule.epochs=None and schedule.iterations=None": ["schedule.iterations=null"],
     "is 0": ["schedule.iterations=0"],
     "schedule.milestones": ["schedule.milestones=[8,11]"],

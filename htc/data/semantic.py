@@ -39,7 +39,7 @@ class SemanticTargets:
             )
         self.folder = folder if found and config.semantic_source is not SemanticSource.instances else None
         if self.folder is not None:
-            logger.warning("Semantic targets are the stuff maps of %s.", self.folder)
+            logger.info("Semantic targets are the stuff maps of %s.", self.folder)
             return
         needed = len(annotations.category_ids) + 1
         if self.classes < needed:

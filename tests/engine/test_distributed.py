@@ -5,19 +5,37 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from htc.config import Config, DataConfig
+from htc.config import Config, DataConfig, EvalConfig
 from htc.data.coco import build_dataset
 from htc.engine.distributed import Processes, choose_device, start_processes
 from htc.engine.evaluation import Evaluator
 from htc.engine.tracking import Tracker
 from htc.errors import UserError
+from htc.structures import Detections
 from tests.engine.trainers import make_trainer, training_config
 
 IMAGES = 4
+
+
+class Counting:
+    """A network that counts the images it predicts."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval()
+        self.images = 0
+
+    def predict(
+        self, images: list[Tensor], original_sizes: list[tuple[int, int]], settings: EvalConfig
+    ) -> list[Detections]:
+        self.images += len(images)
+        detections: list[Detections] = self.model.predict(images, original_sizes, settings)
+        return detections
 
 
 def train_and_evaluate(rank: int, port: int, config: Config, folder: Path) -> None:
@@ -34,11 +52,11 @@ def train_and_evaluate(rank: int, port: int, config: Config, folder: Path) -> No
             trainer.raw_model.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
             trainer.train(Tracker(None))
             weights = {name: value.double().sum().item() for name, value in trainer.raw_model.state_dict().items()}
-            found = Evaluator(config, build_dataset(config.data, train=False, semantic=False), processes).evaluate(
-                trainer.raw_model  # type: ignore[arg-type]
-            )
+            model = Counting(trainer.raw_model)
+            data = build_dataset(config.data, train=False, semantic=False)
+            found = Evaluator(config, data, processes).evaluate(model)
             report = {
-                "main": processes.is_main, "images_of_pass": seen, "weights": weights,
+                "main": processes.is_main, "images_of_pass": seen, "predicted": model.images, "weights": weights,
                 "image_ids": found.predictions.image_ids, "metrics": found.metrics.bbox,
                 "boxes": len(found.predictions.bbox), "gathered": processes.gather(rank),
             }  # fmt: skip
@@ -64,6 +82,7 @@ def test_two_processes_have_one_model_and_evaluate_every_image_once(
     assert first["images_of_pass"] == second["images_of_pass"] == [2 // accumulate] * 3 * accumulate
     assert first["weights"] == second["weights"]
     assert sorted(first["image_ids"]) == sorted(set(second["image_ids"])) and len(first["image_ids"]) == IMAGES
+    assert first["predicted"] == second["predicted"] == IMAGES // 2
     assert first["metrics"] == second["metrics"] and first["boxes"] == second["boxes"] > 0
     assert first["gathered"] == second["gathered"] == [0, 1]
     untrained = make_trainer(config, tmp_path / "untrained").raw_model.state_dict()

@@ -1,0 +1,182 @@
+"""The commands end to end, as a user types them, on a tiny data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import yaml
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` from the project's root."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT, env={**clean, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def tiny(folder: Path) -> list[str]:
+    """Overrides of a run of seconds, writing below `folder`."""
+    return [
+        f"runs={folder / 'runs'}", f"data.root={folder / 'data'}", "data.workers=0", "data.shapes.image_size=64",
+        "data.shapes.train_images=16", "data.shapes.val_images=6", "data.short_side=64", "data.long_side=80",
+        "backbone.width=8", "model.channels=16", "model.fc_channels=32", "schedule.iterations=6", "log_every=2",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, tracked by wandb offline."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = command("htc.run", *tiny(folder), "wandb.mode=offline", "schedule.eval_every=4")
+    assert result.returncode == 0, result.stderr
+    (run,) = (folder / "runs" / "single").iterdir()
+    return run
+
+
+def test_a_run_leaves_every_file_that_the_readme_names(finished: Path) -> None:
+    record = json.loads((finished / "run.json").read_text())
+    assert record["status"] == "done"
+    assert finished.name == f"{record['name']}-{record['signature']}"
+    assert {"command", "git", "versions", "host", "devices", "start", "end", "resumes"} <= set(record)
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [
+        ("train", 2), ("train", 4), ("eval", 4), ("train", 6), ("eval", 6),
+    ]  # fmt: skip
+    stages = {f"s{t}.loss_{task}" for t in range(3) for task in ("cls", "bbox", "mask")}
+    assert set(lines[0]["losses"]) == {"loss_rpn_cls", "loss_rpn_bbox", "loss_semantic_seg"} | stages
+    assert lines[0]["loss"] == pytest.approx(sum(lines[0]["losses"].values()))
+    assert yaml.safe_load((finished / "config.yaml").read_text())["schedule"]["iterations"] == 6
+    assert (finished / "checkpoints" / "step_00000006.pt").is_file()
+    assert "step 6/6" in (finished / "log.txt").read_text()
+    results = json.loads((finished / "results.json").read_text())
+    assert results["images_evaluated"] == 6
+    assert results["training_seconds"] > 0
+    assert results["speed"]["fps"] > 0
+    assert len(results["bbox"]) == len(results["segm"]) == 12
+
+
+def test_results_are_what_pycocotools_says_of_the_written_predictions(finished: Path) -> None:
+    (annotations,) = (finished.parents[2] / "data").glob("*/annotations/instances_val2017.json")
+    results = json.loads((finished / "results.json").read_text())
+    truth = COCO(str(annotations))
+    for kind in ("bbox", "segm"):
+        found = json.loads((finished / "predictions" / f"{kind}.json").read_text())
+        if not found:
+            assert results[kind]["AP"] == 0
+            continue
+        evaluation = COCOeval(truth, truth.loadRes(found), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        by_hand = [None if value < 0 else pytest.approx(value) for value in evaluation.stats]
+        assert list(results[kind].values()) == by_hand
+
+
+def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(finished: Path) -> None:
+    folder = finished.parents[2]
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    result = command("htc.run", *tiny(folder), "schedule.eval_every=4")
+    assert result.returncode == 0
+    assert "done already" in result.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+def test_force_runs_a_finished_run_anew_beside_it_with_the_same_result(finished: Path) -> None:
+    result = command("htc.run", *tiny(finished.parents[2]), "force=true")
+    assert result.returncode == 0, result.stderr
+    beside = finished.with_name(finished.name + "-r2")
+    old, new = (json.loads((run / "results.json").read_text()) for run in (finished, beside))
+    assert new["segm"] == old["segm"]
+    assert new["bbox"] == old["bbox"]
+
+
+def test_wandb_offline_leaves_its_files_in_the_run_folder(finished: Path) -> None:
+    assert list(finished.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_evaluate_again_agrees_with_the_run_and_leaves_its_results_alone(finished: Path) -> None:
+    before = (finished / "results.json").read_bytes()
+    result = command("htc.evaluate", f"run={finished}", f"out={finished / 'again'}")
+    assert result.returncode == 0, result.stderr
+    again = json.loads((finished / "again" / "results.json").read_text())
+    assert again["segm"] == json.loads(before)["segm"]
+    assert (finished / "results.json").read_bytes() == before
+    assert "| masks |" in result.stdout
+
+
+def test_evaluate_takes_other_test_settings(finished: Path) -> None:
+    result = command(
+        "htc.evaluate", f"run={finished}", f"out={finished / 'paper'}", "eval=paper", "eval.max_detections=3"
+    )
+    assert result.returncode == 0, result.stderr
+    used = json.loads((finished / "paper" / "results.json").read_text())["config"]["eval"]
+    assert (used["score_threshold"], used["max_detections"]) == (0.001, 3)
+    found = json.loads((finished / "paper" / "predictions" / "bbox.json").read_text())
+    images = [detection["image_id"] for detection in found]
+    assert max(images.count(image) for image in set(images)) == 3
+
+
+def test_predict_draws_every_image_and_writes_coco_results(finished: Path, tmp_path: Path) -> None:
+    (images,) = (finished.parents[2] / "data").glob("*/val2017")
+    checkpoint = finished / "checkpoints" / "step_00000006.pt"
+    result = command(
+        "htc.predict", f"checkpoint={checkpoint}", f"images={images}", f"out={tmp_path}", "eval.score_threshold=0.01"
+    )
+    assert result.returncode == 0, result.stderr
+    for image in images.iterdir():
+        drawn = cv2.imread(str(tmp_path / f"{image.stem}.png"))
+        assert drawn.shape == cv2.imread(str(image)).shape
+    masks = json.loads((tmp_path / "segm.json").read_text())
+    assert masks
+    assert set(masks[0]) == {"image_id", "category_id", "segmentation", "score"}
+    assert len(json.loads((tmp_path / "images.json").read_text())) == 6
+
+
+def test_a_sweep_by_hydra_makes_a_run_of_each_row_and_the_table_compares_them(tmp_path: Path) -> None:
+    result = command("htc.run", "-m", *tiny(tmp_path), "schedule.iterations=2", "model.mask_flow=true,false")
+    assert result.returncode == 0, result.stderr
+    runs = [path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir()]
+    assert len(runs) == 2
+    table = subprocess.run(
+        [sys.executable, "analysis/make_tables.py", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'tables'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert table.returncode == 0, table.stderr
+    assert all(run.name in table.stdout for run in runs)
+    assert (tmp_path / "tables" / "components.tex").is_file()
+
+
+def test_a_failed_run_says_why_in_one_sentence_and_in_its_record(tmp_path: Path) -> None:
+    result = command("htc.run", *tiny(tmp_path), "schedule.learning_rate=1e30", "schedule.clip_norm=null",
+                     "schedule.optimizer=sgd", "schedule.warmup_iterations=0")  # fmt: skip
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "not finite at step" in result.stderr
+    (run,) = (tmp_path / "runs" / "single").iterdir()
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "not finite at step" in record["error"]
+
+
+def test_real_coco_trains_and_evaluates(tmp_path: Path) -> None:
+    root = Path(os.environ.get("HTC_COCO_TINY", ROOT.parent / "shared" / "data" / "coco_tiny"))
+    if not root.is_dir():
+        pytest.skip("coco_tiny is not here (HTC_COCO_TINY)")
+    result = command("htc.run", "experiment=overfit_coco", f"data.root={root.resolve()}", f"runs={tmp_path}",
+                     "schedule.iterations=2", "data.short_side=128", "data.workers=0")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "drawn from the instance masks" in result.stderr
+    (run,) = (tmp_path / "single").iterdir()
+    assert json.loads((run / "results.json").read_text())["images_evaluated"] == 8
