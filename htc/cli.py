@@ -31,7 +31,7 @@ def run_command(main: Callable[[], Any]) -> None:
     try:
         main()
     except UserError as error:
-        fail(str(error))
+        fail(error.sentence)
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:

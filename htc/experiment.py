@@ -48,7 +48,8 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
         sys.exit(128 + signal.SIGTERM)
     except BaseException as error:
         if processes.is_main and folder.run_file.is_file():
-            folder.set_status("failed", f"{type(error).__name__}: {error}")
+            reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            folder.set_status("failed", reason)
         if not isinstance(error, UserError):
             log.exception("the run failed")
         raise

@@ -28,7 +28,7 @@ def main(composed: DictConfig) -> None:
         # The other runs of a sweep go on: Hydra reports the failed ones at its end.
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
-        fail(str(error))
+        fail(error.sentence)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ class Targets:
 
         return Targets(move(self.boxes), move(self.labels), move(self.masks), move(self.semantic), self.seed)  # type: ignore[arg-type]
 
+    def pin_memory(self) -> Targets:
+        """A copy in page-locked memory, from which GPUs are fed without waiting; loaders call it."""
+        semantic = None if self.semantic is None else self.semantic.pin_memory()
+        return Targets(self.boxes.pin_memory(), self.labels.pin_memory(), self.masks.pin_memory(), semantic, self.seed)
+
 
 @dataclass
 class Sample:
@@ -44,6 +49,11 @@ class Sample:
     """(height, width) of the image file as decoded; detections are reported in that frame."""
     targets: Targets | None = None
     """Ground truth; None for evaluation."""
+
+    def pin_memory(self) -> Sample:
+        """As `Targets.pin_memory`."""
+        targets = None if self.targets is None else self.targets.pin_memory()
+        return Sample(self.image.pin_memory(), self.image_id, self.original_size, targets)
 
 
 @dataclass
