@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.config import Config, finalize, schema_keys
+from htc.composition import finalize, schema_keys
+from htc.config import Config
 from htc.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
@@ -57,7 +58,7 @@ def explain(error: Exception, arguments: list[str]) -> str:
     valid = {*schema_keys(), *config_groups(), *hydra_groups()}
     for key in override_keys(arguments):
         if key not in valid and not key.startswith("hydra"):
-            return f"{key} is not a key of the configuration{nearest(key, valid)}; --cfg job shows all keys."
+            return f"{key} is not a key of the configuration{nearest(key, valid)}; --cfg job shows all of them."
     root = causes[-1]
     if isinstance(root, OmegaConfBaseException) and root.full_key:
         reason = str(root.msg or root).split("\n")[0].rstrip(".")
@@ -72,7 +73,7 @@ def nearest(word: str, options: set[str] | list[str]) -> str:
         leaf = word.rsplit(".", 1)[-1]
         leaves = {option.rsplit(".", 1)[-1]: option for option in sorted(options)}
         close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, 1, cutoff=0.75)]
-    return f": did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}" if close else ""
 
 
 def config_groups() -> list[str]:

@@ -1,7 +1,8 @@
-"""The typed schema of everything in conf/, and the checks of combinations.
+"""The typed schema of everything in conf/, and the signature of a run.
 
 Nothing heavy is imported here: `--help` and `--cfg` read this file and must stay quick. Every field of the schema is
-a key that a user may set; one that is not here is refused by name. `None` (null) means "derive it": `finalize` does.
+a key that a user may set; one that is not here is refused by name. `None` (null) means "derive it":
+`htc.composition.finalize` does.
 """
 
 from __future__ import annotations
@@ -9,15 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-
-from htc.errors import UserError
+from omegaconf import MISSING
 
 
 class Norm(Enum):
@@ -140,7 +138,8 @@ class ModelConfig:
     box_loss: BoxLoss = BoxLoss.smooth_l1
     """Loss of box regression, in the RPN (beta 1/9) and in the box heads (beta 1)."""
     low_quality_matches: bool = False
-    """Give each object its best proposals even below the IoU threshold (Mask R-CNN's RoIs)."""
+    """A proposal that overlaps an object most of all, by the IoU threshold at least, goes to that object even where it
+    overlaps another one more (Mask R-CNN's RoIs in the reference)."""
     roi_sampling: int = 0
     """Sampling points a side of each RoIAlign cell; 0: as many as the cell has pixels (the reference's)."""
     rois_per_image: int = 512
@@ -296,148 +295,6 @@ NOT_IN_SIGNATURE = (
 def register() -> None:
     """Make the schema known to Hydra under the name that conf/config.yaml starts from."""
     ConfigStore.instance().store(name="schema", node=Config)
-
-
-def schema_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the schema, nodes included."""
-    hints = get_type_hints(kind)
-    for item in dataclasses.fields(kind):
-        key = prefix + item.name
-        yield key
-        for candidate in (hints[item.name], *get_args(hints[item.name])):
-            if isinstance(candidate, type) and dataclasses.is_dataclass(candidate):
-                yield from schema_keys(candidate, key + ".")
-
-
-def composed_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a composed configuration, nodes included."""
-    for name in map(str, node):
-        key = prefix + name
-        yield key
-        child = node._get_node(name)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            yield from composed_keys(child, key + ".")
-
-
-def finalize(composed: DictConfig) -> Config:
-    """Turn a composed configuration into typed objects, with derived values filled in and combinations checked.
-
-    Raises UserError, naming the keys, for a missing value or a combination without meaning.
-    """
-    unknown = sorted(set(composed_keys(composed)) - set(schema_keys()))
-    if unknown:
-        raise UserError(f"{unknown[0]} is not a key of the configuration; --cfg job shows all keys.")
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UserError(f"{missing[0]} has no value: set it on the command line, as in {missing[0]}=VALUE.")
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
-    check(config)
-    derive(config)
-    return config
-
-
-def check(config: Config) -> None:
-    """Refuse combinations without meaning, before anything starts. Raises UserError."""
-    model, schedule = config.model, config.schedule
-
-    def refuse(condition: bool, sentence: str) -> None:
-        if condition:
-            raise UserError(sentence)
-
-    refuse(not 1 <= model.num_stages <= 5, f"model.num_stages={model.num_stages} must be between 1 and 5.")
-    refuse(
-        model.mask_flow and model.num_stages == 1,
-        "model.mask_flow=true has no meaning with model.num_stages=1: mask features flow from one stage to the next; "
-        "set model.mask_flow=false or model.num_stages=2 or more.",
-    )
-    refuse(
-        model.semantic_fusion is not None and not model.semantic,
-        f"model.semantic_fusion={model.semantic_fusion and model.semantic_fusion.value} has no meaning with "
-        "model.semantic=false: there are no semantic features to fuse; set model.semantic=true or "
-        "model.semantic_fusion=null.",
-    )
-    for key in ("stage_loss_weights", "stage_ious", "stage_stds"):
-        values = getattr(model, key)
-        refuse(
-            values is not None and len(values) != model.num_stages,
-            f"model.{key} has {len(values or [])} entries but model.num_stages={model.num_stages}: give one a stage, "
-            "or null for the defaults.",
-        )
-    refuse(
-        any(len(stds) != 4 or min(stds) <= 0 for stds in model.stage_stds or []),
-        f"model.stage_stds={model.stage_stds} must hold four positive numbers a stage.",
-    )
-    refuse(
-        any(not 0 < iou < 1 for iou in model.stage_ious or []),
-        f"model.stage_ious={model.stage_ious} must lie between 0 and 1.",
-    )
-    refuse(
-        model.roi_sampling < 0,
-        f"model.roi_sampling={model.roi_sampling} must be 0 (adaptive) or a number of points.",
-    )
-    refuse(
-        model.semantic and model.semantic_loss_weight < 0,
-        f"model.semantic_loss_weight={model.semantic_loss_weight} must not be negative.",
-    )
-    refuse(
-        not -1 <= config.backbone.frozen_stages <= 4,
-        f"backbone.frozen_stages={config.backbone.frozen_stages} must be between -1 and 4.",
-    )
-    refuse(
-        (schedule.epochs is None) == (schedule.iterations is None),
-        f"schedule.epochs={schedule.epochs} and schedule.iterations={schedule.iterations}: set exactly one of them "
-        "and the other to null.",
-    )
-    length = schedule.epochs if schedule.epochs is not None else schedule.iterations
-    refuse(
-        length is not None and length < 1, f"schedule.epochs or schedule.iterations is {length}: it must be 1 or more."
-    )
-    refuse(
-        schedule.epochs is None and any(not 0 < m < 1 for m in schedule.milestones),
-        f"schedule.milestones={schedule.milestones} must be fractions between 0 and 1 with schedule.iterations.",
-    )
-    refuse(
-        schedule.accumulate < 1 or schedule.batch_size < 1 or schedule.batch_size % schedule.accumulate != 0,
-        f"schedule.batch_size={schedule.batch_size} must be a positive multiple of "
-        f"schedule.accumulate={schedule.accumulate}.",
-    )
-    refuse(
-        config.data.semantic_source is SemanticSource.stuff and config.data.train.stuff is None and model.semantic,
-        "data.semantic_source=stuff but data.train.stuff is null: name the folder of stuff maps or use "
-        "data.semantic_source=instances.",
-    )
-    refuse(
-        config.precision is Precision.fp16 and config.device == "cpu",
-        "precision=fp16 needs a GPU: use precision=bf16 or precision=fp32 with device=cpu.",
-    )
-
-
-def derive(config: Config) -> None:
-    """Fill in what null stands for, so that a spelled-out default and a derived one are the same run."""
-    model = config.model
-    stages = range(model.num_stages)
-    if model.stage_loss_weights is None:
-        model.stage_loss_weights = [0.5**t for t in stages]
-    if model.stage_ious is None:
-        model.stage_ious = [round(0.5 + 0.1 * t, 6) for t in stages]
-    if model.stage_stds is None:
-        model.stage_stds = [[round(s / (t + 1), 3) for s in (0.1, 0.1, 0.2, 0.2)] for t in stages]
-    if model.semantic and model.semantic_fusion is None:
-        model.semantic_fusion = SemanticFusion.both
-    if config.name is None:
-        config.name = default_name(config)
-
-
-def default_name(config: Config) -> str:
-    """`htc-no_mask_flow-resnet50-coco-seed0`: what a person tells runs apart by; the signature does the rest."""
-    model = config.model
-    parts = [model.name]
-    if model.name == "htc":
-        parts += [f"no_{key}" for key in ("interleaved", "mask_flow", "semantic") if not getattr(model, key)]
-        if model.semantic_fusion not in (None, SemanticFusion.both):
-            parts.append(f"fusion_{model.semantic_fusion.value}")
-    return "-".join([*parts, config.backbone.name, config.data.name, f"seed{config.seed}"])
 
 
 def to_plain(config: Config) -> dict[str, Any]:

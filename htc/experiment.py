@@ -12,7 +12,7 @@ import torch
 from htc.config import BnMode, Config, Norm
 from htc.data.coco import CocoDataset, build_dataset
 from htc.engine.distributed import Processes, start_processes
-from htc.engine.evaluation import Evaluator
+from htc.engine.evaluation import Evaluation, Evaluator
 from htc.engine.meters import clock, peak_memory_mb
 from htc.engine.records import RunFolder, find_folder
 from htc.engine.tracking import Tracker
@@ -40,7 +40,7 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
         return results
     folder.setup_logging(main=processes.is_main)
     try:
-        results = _run(config, command, folder, processes)
+        results = Experiment(config, folder, processes).run(command)
     except Stopped:
         if processes.is_main:
             folder.set_status("preempted")
@@ -59,50 +59,67 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     return results
 
 
-def _run(config: Config, command: list[str], folder: RunFolder, processes: Processes) -> dict[str, Any]:
-    train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
-    val_data = build_dataset(config.data, train=False, semantic=False)
-    model = build_model(config, train_data, processes)
-    evaluator = Evaluator(config, val_data, processes)
+class Experiment:
+    """The parts of one run: data, model, trainer, evaluator, and the records that they fill."""
 
-    def evaluate_midway(step: int, epoch: float) -> None:
-        result = evaluator.evaluate(model)
-        if processes.is_main:
-            metrics = {"kind": "eval", "step": step, "epoch": epoch, **result.summary()}
-            folder.append_metrics(metrics)
-            tracker.log(metrics, step)
+    def __init__(self, config: Config, folder: RunFolder, processes: Processes) -> None:
+        self.config, self.folder, self.processes = config, folder, processes
+        train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
+        self.val_data = build_dataset(config.data, train=False, semantic=False)
+        self.model = build_model(config, train_data, processes)
+        self.evaluator = Evaluator(config, self.val_data, processes)
+        self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate)
+        self.tracker = Tracker(None)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        log.info(
+            "%s: %d training and %d validation images, %.1f M parameters, %d steps, device %s",
+            folder.path, len(train_data), len(self.val_data), self.parameters / 1e6, self.trainer.total_steps,
+            processes.device,
+        )  # fmt: skip
 
-    trainer = Trainer(config, model, train_data, folder, processes, evaluate_midway)
-    if processes.is_main:
-        folder.start(command, config, resume=trainer.resumed, step=trainer.step)
-    tracker = Tracker.start(config, folder.path) if processes.is_main else Tracker(None)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    log.info(
-        "%s: %d training and %d validation images, %.1f M parameters, %d steps, device %s",
-        folder.path, len(train_data), len(val_data), parameters / 1e6, trainer.total_steps, processes.device,
-    )  # fmt: skip
-    if trainer.resumed:
-        log.info("going on after step %d", trainer.step)
-    trainer.train(tracker)
-    log.info("trained in %s; evaluating %d images", clock(trainer.training_seconds), len(evaluator.indices))
-    result = evaluator.evaluate(model)
-    results = {
-        **result.to_dict(),
-        "parameters": parameters,
-        "training_seconds": trainer.training_seconds,
-        "iterations": trainer.step,
-        "peak_memory_mb": peak_memory_mb(processes.device),
-    }
-    if processes.is_main:
-        metrics = {"kind": "eval", "step": trainer.step, "epoch": trainer.epoch, **result.summary()}
-        folder.append_metrics(metrics)
-        tracker.log(metrics, trainer.step)
-        result.write(folder.predictions)
-        tracker.images(evaluator.pictures(result), val_data.category_names, trainer.step)
-        folder.write_results(results)
-        folder.set_status("done")
-        tracker.finish(results)
-    return results
+    def run(self, command: list[str]) -> dict[str, Any]:
+        """Train, evaluate and record -> the results."""
+        if self.trainer.resumed:
+            log.info("going on after step %d", self.trainer.step)
+        if self.processes.is_main:
+            self.folder.start(command, self.config, resume=self.trainer.resumed, step=self.trainer.step)
+            self.tracker = Tracker.start(self.config, self.folder.path)
+        try:
+            self.trainer.train(self.tracker)
+            log.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
+            return self._conclude(self.evaluate())
+        except BaseException:
+            self.tracker.finish(exit_code=1)
+            raise
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the model as it is, and record its metrics at the trainer's step."""
+        evaluation = self.evaluator.evaluate(self.model)
+        if self.processes.is_main:
+            step = self.trainer.step
+            metrics = {"kind": "eval", "step": step, "epoch": self.trainer.epoch, **evaluation.summary()}
+            self.folder.append_metrics(metrics)
+            self.tracker.log(metrics, step)
+            log.info("step %d: %s", step, summary(metrics))
+        return evaluation
+
+    def _conclude(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Write the predictions and the results; only then is the run done."""
+        results = {
+            **evaluation.to_dict(),
+            "parameters": self.parameters,
+            "training_seconds": self.trainer.training_seconds,
+            "iterations": self.trainer.step,
+            "peak_memory_mb": peak_memory_mb(self.processes.device),
+        }
+        if self.processes.is_main:
+            evaluation.write(self.folder.predictions)
+            self.folder.write_results(results)
+            self.folder.set_status("done")
+            pictures = self.evaluator.pictures(evaluation)
+            self.tracker.images(pictures, self.val_data.category_names, self.trainer.step)
+            self.tracker.finish(results)
+        return results
 
 
 def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> Detector:
@@ -110,10 +127,12 @@ def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> D
     torch.manual_seed(config.seed)
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=processes.device.type == "cuda")
-    if config.backbone.weights is None and config.backbone.norm is Norm.bn and config.backbone.bn_mode is BnMode.stored:
+    stored = config.backbone.norm is Norm.frozen_bn or config.backbone.bn_mode is BnMode.stored
+    if config.backbone.weights is None and stored and config.backbone.norm is not Norm.gn:
         log.warning(
-            "backbone.norm=bn with stored statistics and backbone.weights=null normalises nothing: use "
-            "backbone.bn_mode=batch or backbone.norm=gn to train from scratch."
+            "backbone.norm=%s with stored statistics and backbone.weights=null normalises nothing: use "
+            "backbone.norm=bn backbone.bn_mode=batch or backbone.norm=gn to train from scratch.",
+            config.backbone.norm.value,
         )
     model = build_detector(config, len(dataset.category_ids)).to(processes.device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]

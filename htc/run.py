@@ -10,7 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from htc.cli import fail, run_command
-from htc.config import finalize, register
+from htc.composition import finalize
+from htc.config import register
 from htc.errors import UserError
 
 register()

@@ -11,13 +11,14 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from htc.cli import CONFIG_FOLDER, group_options, recorded_config
-from htc.config import Config, finalize, register, signature, to_plain
+from htc.composition import RANGES, finalize, schema_keys
+from htc.config import Config, register, signature, to_plain
 from htc.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 REFUSED = {
-    "unknown key": (["model.mask_flw=true"], ["model.mask_flw is not a key", "did you mean model.mask_flow?"]),
-    "unknown group": (["modle=htc"], ["modle is not a key", "did you mean model?"]),
+    "unknown key": (["model.mask_flw=true"], ["model.mask_flw is not a key", "did you mean model.mask_flow"]),
+    "unknown group": (["modle=htc"], ["modle is not a key", "did you mean model"]),
     "key added with a plus": (["+foo=1"], ["foo is not a key of the configuration"]),
     "key forced with two pluses": (["++model.foo=1"], ["model.foo is not a key of the configuration"]),
     "unknown option of a group": (["model=hct"], ["model=hct is not one of cascade_mask_rcnn, htc, mask_rcnn"]),
@@ -77,7 +78,7 @@ MEANINGLESS = {
     "backbone.frozen_stages=5": ["backbone.frozen_stages=5"],
     "schedule.epochs=3 and schedule.iterations=": ["schedule.epochs=3"],
     "schedule.epochs=None and schedule.iterations=None": ["schedule.iterations=null"],
-    "is 0": ["schedule.iterations=0"],
+    "schedule.iterations=0 is out of range": ["schedule.iterations=0"],
     "schedule.milestones": ["schedule.milestones=[8,11]"],
     "schedule.accumulate=3": ["schedule.batch_size=8", "schedule.accumulate=3"],
     "precision=fp16": ["precision=fp16", "device=cpu"],
@@ -162,7 +163,7 @@ def test_recorded_configuration_takes_changes() -> None:
     recorded = to_plain(configuration())
     changed = recorded_config(recorded, ["eval=paper", "eval.nms_iou=0.4", "device=cpu"])
     assert (changed.eval.score_threshold, changed.eval.nms_iou, changed.device) == (0.001, 0.4, "cpu")
-    with pytest.raises(UserError, match="eval=papr is not one of default, paper: did you mean paper"):
+    with pytest.raises(UserError, match="eval=papr is not one of default, paper; did you mean paper"):
         recorded_config(recorded, ["eval=papr"])
 
 
@@ -190,3 +191,20 @@ def test_help_lists_the_groups_and_cfg_the_keys(tmp_path: Path) -> None:
     shown = run("--cfg", "job", folder=tmp_path)
     assert shown.returncode == 0
     assert yaml.safe_load(shown.stdout)["model"]["interleaved"] is True
+
+
+@pytest.mark.parametrize(
+    "override", ["log_every=0", "save.every=0", "data.flip=2", "schedule.reference_batch=0", "seed=-1", "threads=0",
+                 "model.positive_fraction=3", "schedule.learning_rate=-1", "data.workers=-1", "model.num_stages=6"],
+)  # fmt: skip
+def test_number_out_of_range_is_refused_by_name(override: str) -> None:
+    register()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        composed = compose("config", [override])
+    key = override.split("=")[0]
+    with pytest.raises(UserError, match=f"{key}=.* is out of range"):
+        finalize(composed)
+
+
+def test_every_checked_range_is_of_a_key_that_exists() -> None:
+    assert set(RANGES) <= set(schema_keys())

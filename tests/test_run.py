@@ -137,7 +137,10 @@ def test_predict_draws_every_image_and_writes_coco_results(finished: Path, tmp_p
     assert result.returncode == 0, result.stderr
     for image in images.iterdir():
         drawn = cv2.imread(str(tmp_path / f"{image.stem}.png"))
-        assert drawn.shape == cv2.imread(str(image)).shape
+        original = cv2.imread(str(image))
+        assert drawn is not None
+        assert original is not None
+        assert drawn.shape == original.shape
     masks = json.loads((tmp_path / "segm.json").read_text())
     assert masks
     assert set(masks[0]) == {"image_id", "category_id", "segmentation", "score"}
@@ -180,3 +183,14 @@ def test_real_coco_trains_and_evaluates(tmp_path: Path) -> None:
     assert "drawn from the instance masks" in result.stderr
     (run,) = (tmp_path / "single").iterdir()
     assert json.loads((run / "results.json").read_text())["images_evaluated"] == 8
+
+
+def test_broken_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
+    first = command("htc.run", *tiny(tmp_path), "schedule.iterations=1")
+    assert first.returncode == 0, first.stderr
+    for image in (tmp_path / "data").glob("*/train2017/*"):
+        image.write_bytes(b"not an image")
+    result = command("htc.run", *tiny(tmp_path), "data.workers=1", "seed=1")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.rstrip().rsplit("\n", 1)[-1].startswith("error: ")

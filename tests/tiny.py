@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from htc.composition import check, derive
 from htc.config import (
     BackboneConfig,
     Config,
@@ -18,8 +19,6 @@ from htc.config import (
     ScheduleConfig,
     WandbConfig,
     WandbMode,
-    check,
-    derive,
 )
 from htc.models.detector import Detector, build_detector
 from htc.structures import Targets

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int
     temporary = path.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left_behind in set(folder.glob("step_*.tmp")) - {temporary}:
+            left_behind.unlink()
         with temporary.open("wb") as file:
             torch.save(dict(state), file)
             file.flush()
@@ -41,7 +44,8 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int
         temporary.replace(path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(
             f"the checkpoint {path} could not be written ({error}): make room or make the folder writable and start "
             "the same command again; the last good checkpoint is kept."

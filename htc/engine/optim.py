@@ -32,7 +32,7 @@ def learning_rate(step: int, schedule: ScheduleConfig, steps_per_epoch: int) -> 
     """Rate of the step counted from 0: linear in the batch size (arXiv 1706.02677), warmed up, dropping in steps."""
     base = schedule.learning_rate * schedule.batch_size / schedule.reference_batch
     per_unit = steps_per_epoch if schedule.epochs is not None else total_steps(schedule, steps_per_epoch)
-    drops = sorted(round(milestone * per_unit) for milestone in schedule.milestones)
+    drops = sorted(max(round(milestone * per_unit), 1) for milestone in schedule.milestones)
     rate = base * schedule.gamma ** bisect_right(drops, step)
     if step < schedule.warmup_iterations:
         progress = step / max(schedule.warmup_iterations - 1, 1)

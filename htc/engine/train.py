@@ -37,7 +37,7 @@ class Stopped(Exception):  # noqa: N818 - not an error
 class Trainer:
     """Trains a model on a data set, from the newest checkpoint in the run's folder or from the start.
 
-    `evaluate` is called with the step wherever the schedule asks for an evaluation before the end.
+    `evaluate` is called wherever the schedule asks for an evaluation before the end.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Trainer:
         dataset: CocoDataset,
         folder: RunFolder,
         processes: Processes,
-        evaluate: Callable[[int, float], None],
+        evaluate: Callable[[], object],
     ) -> None:
         schedule = config.schedule
         self.config, self.folder, self.processes, self.evaluate = config, folder, processes, evaluate
@@ -97,7 +97,7 @@ class Trainer:
                 if self._is_time_to_save():
                     self.save()
                 if self._is_time_to_evaluate():
-                    self.evaluate(self.step, self.epoch)
+                    self.evaluate()
                     self.model.train()
                     speed.reset()
         self.save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -131,7 +132,7 @@ def _norm_layer(norm: Norm) -> NormLayer:
     if norm is Norm.frozen_bn:
         return FrozenBatchNorm2d
     if norm is Norm.gn:
-        return lambda channels: nn.GroupNorm(min(32, channels // 2), channels)
+        return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
     return nn.BatchNorm2d if norm is Norm.bn else nn.SyncBatchNorm
 
 
@@ -191,7 +192,7 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign file provokes in the reader
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"backbone.weights={path} could not be read as a state dict of tensors: {reason}") from None
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]

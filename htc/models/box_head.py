@@ -39,4 +39,4 @@ def deltas_of_class(deltas: Tensor, labels: Tensor) -> Tensor:
     if deltas.shape[1] == 4:
         return deltas
     rows = torch.arange(len(deltas), device=deltas.device)
-    return deltas.view(len(deltas), -1, 4)[rows, labels]
+    return deltas.view(len(deltas), deltas.shape[1] // 4, 4)[rows, labels]

@@ -140,6 +140,18 @@ def test_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "nowhere.pt")
 
 
+def test_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(UserError, match="could not be written"):
+        save_checkpoint(tmp_path / "checkpoints", 1, state(1), 1)
+
+
+def test_what_a_kill_left_of_a_save_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "step_00000001.tmp").write_bytes(b"half")
+    save_steps(tmp_path, [2])
+    assert files(tmp_path) == {"step_00000002.pt", "step_00000002.sha256"}
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_full_disk_is_said_in_a_sentence_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     save_steps(tmp_path, [1])

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
-from htc.config import Config, derive, signature, to_plain
+from htc.composition import derive
+from htc.config import Config, signature, to_plain
 from htc.engine import environment
 from htc.engine.records import RunFolder, find_folder
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from htc.config import Config, WandbMode, derive, signature
+from htc.composition import derive
+from htc.config import Config, WandbMode, signature
 from htc.engine.evaluate import ImagePrediction
 from htc.engine.tracking import Tracker, run_id
 from htc.ops.paste import encode_region

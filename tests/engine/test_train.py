@@ -62,7 +62,7 @@ def test_resumed_run_equals_uninterrupted_run(tiny_shapes: DataConfig, tmp_path:
     whole = make_trainer(config, tmp_path / "whole")
     whole.train(Tracker(None))
 
-    def kill(step: int, epoch: float) -> None:
+    def kill() -> None:
         raise Killed
 
     config.save.every = 3
@@ -141,7 +141,7 @@ def test_evaluation_midway_comes_when_it_is_asked_for(tiny_shapes: DataConfig, t
     config = training_config(tiny_shapes)
     config.schedule.eval_every = 2
     seen: list[tuple[int, float]] = []
-    trainer = make_trainer(config, tmp_path, evaluate=lambda step, epoch: seen.append((step, epoch)))
+    trainer = make_trainer(config, tmp_path, evaluate=lambda: seen.append((trainer.step, trainer.epoch)))
     trainer.train(Tracker(None))
     assert seen == [(2, 0.5), (4, 1.0)], "the one at the end is not the trainer's"
 

@@ -31,7 +31,7 @@ def make_trainer(
     config: Config,
     folder: Path,
     processes: Processes = ALONE,
-    evaluate: Callable[[int, float], None] = lambda step, epoch: None,
+    evaluate: Callable[[], object] = lambda: None,
 ) -> Trainer:
     dataset = build_dataset(config.data, train=True, semantic=config.model.semantic)
     model = tiny_detector(config, config.seed, len(dataset.category_ids))

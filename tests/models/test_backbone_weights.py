@@ -79,7 +79,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert "not a file" in refuse(tmp_path / "nowhere.pth")
 
 
-@pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short"])
 def test_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.pth"
     path.write_bytes(content)

@@ -99,7 +99,7 @@ def test_image_without_objects_is_learnt_from(variant: dict[str, Any]) -> None:
     assert losses_and_gradients(model, images, targets)["s0.loss_cls"] > 0
 
 
-@pytest.mark.parametrize("variant", [HTC, CASCADE])
+@pytest.mark.parametrize("variant", [HTC, CASCADE, MASK_RCNN])
 def test_batch_without_any_object_teaches_background_alone(variant: dict[str, Any]) -> None:
     model = tiny_detector(tiny_config(**variant)).train()
     images, targets = tiny_batch()
@@ -135,7 +135,7 @@ def test_no_proposals_give_no_detections_and_do_not_stop_training(variant: dict[
     assert [len(detections) for detections in found] == [0, 0]
 
 
-@pytest.mark.parametrize("variant", [HTC, CASCADE])
+@pytest.mark.parametrize("variant", [HTC, CASCADE, MASK_RCNN])
 def test_neither_proposals_nor_objects_do_not_stop_training(variant: dict[str, Any]) -> None:
     model = without_proposals(variant).train()
     images, targets = tiny_batch()

@@ -20,18 +20,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from htc.config import (
-    BackboneConfig,
-    BoxLoss,
-    Config,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    RPNConfig,
-    ScheduleConfig,
-    check,
-    derive,
-)
+from htc.composition import check, derive
+from htc.config import BackboneConfig, BoxLoss, Config, DataConfig, EvalConfig, ModelConfig, RPNConfig, ScheduleConfig
 from htc.models.cascade import Scene
 from htc.models.detector import Detector, build_detector
 from htc.models.rpn import Proposals
