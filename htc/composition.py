@@ -45,7 +45,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "data.workers": (0, None),
     "data.shapes.train_images": (1, None),
     "data.shapes.val_images": (1, None),
-    "data.shapes.image_size": (32, 1024),
+    "data.shapes.image_size": (64, 1024),
     "data.shapes.seed": (0, None),
     "schedule.epochs": (1, None),
     "schedule.iterations": (1, None),

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from htc.engine.files import atomic_write
+from htc.engine.logs import Console
 from htc.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -129,5 +130,6 @@ def _printed_to_log() -> Iterator[None]:
     with redirect_stdout(printed):
         yield
     for line in printed.getvalue().splitlines():
-        # The table of results is of interest to everyone, the progress of reading and indexing is not.
-        logger.log(logging.INFO if line.startswith(" Average") else logging.DEBUG, line.strip())
+        # The table of results is worth keeping, the progress of reading and indexing is not.
+        level = logging.INFO if line.startswith(" Average") else logging.DEBUG
+        logger.log(level, line.strip(), extra={"console": Console.never})

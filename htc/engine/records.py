@@ -6,14 +6,12 @@ PyTorch is not imported until a run starts: whoever only reads folders (status, 
 from __future__ import annotations
 
 import json
-import logging
 import re
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
@@ -21,6 +19,7 @@ import htc
 from htc.config import Config, signature, to_plain
 from htc.engine import environment
 from htc.engine.files import atomic_write, plain_json, write_json
+from htc.engine.logs import send_logs
 
 STATUSES = ("queued", "running", "preempted", "failed", "done")
 
@@ -125,27 +124,10 @@ class RunFolder:
         write_json(self.results_file, dict(results))
 
     def setup_logging(self, *, main: bool = True) -> None:
-        """Send what the package logs to log.txt and, shorter, to the terminal.
-
-        A second call, for the next run of a sweep in one process, takes the first one's place. Other processes of a
-        distributed run (`main=False`) only warn, on the terminal.
-        """
-        logger = logging.getLogger("htc")
-        for handler in [handler for handler in logger.handlers if isinstance(handler, _Console | _LogFile)]:
-            logger.removeHandler(handler)
-            handler.close()
-        console = _Console()
-        console.setFormatter(_Redacting("%(asctime)s %(short_level)s%(message)s", "%H:%M:%S"))
-        console.setLevel(logging.INFO if main else logging.WARNING)
-        logger.addHandler(console)
+        """Send what the package logs to log.txt and to the terminal; other processes than the main one only warn."""
         if main:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = _LogFile(self.log_file, encoding="utf-8")
-            file.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
-            logger.addHandler(file)
-        logger.setLevel(logging.INFO)
-        # Hydra gives the root logger handlers of its own, which would say everything twice.
-        logger.propagate = False
+        send_logs(self.log_file if main else None)
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         if not self.metrics_file.exists():
@@ -158,26 +140,6 @@ class RunFolder:
                     continue
                 if isinstance(metrics, dict):
                     yield line, metrics
-
-
-class _LogFile(logging.FileHandler):
-    """log.txt of a run."""
-
-
-class _Console(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is at the moment: a progress display puts itself in its place."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
-
-class _Redacting(logging.Formatter):
-    """Lines without secrets; `short_level` is empty for information and names what is worse."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        record.short_level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return environment.redact(super().format(record))
 
 
 def find_folder(config: Config) -> tuple[Path, bool]:

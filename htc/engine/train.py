@@ -18,6 +18,7 @@ from htc.data.coco import CocoDataset
 from htc.data.loader import build_train_loader
 from htc.engine.checkpoint import load_newest, save_checkpoint
 from htc.engine.distributed import Processes
+from htc.engine.logs import Console
 from htc.engine.meters import LossMeter, SpeedMeter, clock, peak_memory_mb
 from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
 from htc.engine.precision import autocast_of, gradient_scaler
@@ -193,9 +194,10 @@ class Trainer:
         self.folder.append_metrics(line)
         tracker.log(line, self.step)
         bar.set_postfix_str(f"loss {total:.3f}, lr {lr:.2g}, {rate:.1f} images/s")
+        console = Console.without_bar if self.config.progress else Console.always
         log.info(
             "step %d/%d  loss %.3f  lr %.3g  %.1f images/s  ETA %s",
-            self.step, self.total_steps, total, lr, rate, clock(remaining),
+            self.step, self.total_steps, total, lr, rate, clock(remaining), extra={"console": console},
         )  # fmt: skip
 
     def _is_time_to_save(self) -> bool:
