@@ -14,9 +14,9 @@ def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.O
     """The optimiser over every trained parameter, with one weight decay for all (the reference's setting)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if schedule.optimizer is Optimizer.adamw:
-        return torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+        return torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     return torch.optim.SGD(
-        trained, lr=schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+        trained, lr=schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay, fused=True
     )
 
 

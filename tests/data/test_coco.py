@@ -202,6 +202,7 @@ def write_stuff_maps(folder: Folder, value: int = 9) -> None:
 
 def test_stuff_maps_are_used_as_they_are_where_there_are_any(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     write_stuff_maps(folder)
+    caplog.set_level(logging.INFO)
     semantic = targets_of(dataset(folder, semantic=True)[0]).semantic
     assert "stuff maps of" in caplog.text
     assert semantic is not None and semantic[74, 0] == 255 and semantic[75, 0] == 9
