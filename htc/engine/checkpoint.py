@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from htc.errors import UserError
+from htc.loading import load_tensors
 
 log = logging.getLogger(__name__)
 FILE_NAME = re.compile(r"step_(\d+)\.pt")
@@ -69,11 +70,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a checkpoint file, on the CPU. Raises UserError where it cannot be read."""
     if not path.is_file():
         raise UserError(f"checkpoint={path} is not a file: give a file such as RUN_DIR/checkpoints/step_00001000.pt.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign file provokes in the reader
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"checkpoint={path} could not be read as a checkpoint: {reason}") from None
+    state = load_tensors(path, "checkpoint")
     if not isinstance(state, dict) or not {"model", "config", "categories"} <= set(state):
         raise UserError(f"checkpoint={path} is not a checkpoint of this project: model, config or categories missing.")
     return state

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -16,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from htc.config import BackboneConfig, BnMode, Norm
 from htc.errors import UserError
+from htc.loading import load_tensors
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -189,11 +189,7 @@ def _imagenet_weights(config: BackboneConfig) -> Mapping[str, Tensor]:
 def _read_weights(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise UserError(f"backbone.weights={path} is not a file: give a torchvision state dict, imagenet or null.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign file provokes in the reader
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"backbone.weights={path} could not be read as a state dict of tensors: {reason}") from None
+    state = load_tensors(path, "backbone.weights")
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

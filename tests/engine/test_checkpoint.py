@@ -112,7 +112,7 @@ class Malicious:
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     path, trace = tmp_path / "evil.pt", tmp_path / "executed"
     torch.save({**state(1), "config": Malicious(trace)}, path)
-    with pytest.raises(UserError, match=r"evil\.pt could not be read as a checkpoint"):
+    with pytest.raises(UserError, match=r"evil\.pt could not be read as a file of tensors"):
         read_checkpoint(path)
     assert not trace.exists()
     torch.load(path, weights_only=False)
