@@ -59,10 +59,11 @@ def explain(error: Exception, arguments: list[str]) -> str:
     for key in override_keys(arguments):
         if key not in valid and not key.startswith("hydra"):
             return f"{key} is not a key of the configuration{nearest(key, valid)}; --cfg job shows all of them."
-    root = causes[-1]
-    if isinstance(root, OmegaConfBaseException) and root.full_key:
-        reason = str(root.msg or root).split("\n")[0].rstrip(".")
-        return f"{root.full_key}: {reason}."
+    # The innermost that names a key: under a debugger OmegaConf adds causes of its own below it.
+    for cause in reversed(causes):
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            reason = str(cause.msg or cause).split("\n")[0].rstrip(".")
+            return f"{cause.full_key}: {reason}."
     return message.removesuffix(".") + "."
 
 

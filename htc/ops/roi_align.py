@@ -23,7 +23,7 @@ def _roi_align_by_rows(features: Tensor, rois: Tensor, size: int, scale: float, 
     """The same values as weighted sums of rows of a table, one row a feature cell.
 
     For training on a CPU: there torchvision's backward pass runs on one thread and strides over the channels; this
-    one's is 5 to 8 times as quick (benchmarks/roi_align.py).
+    one's is 3 to 6 times as quick (benchmarks/roi_align.py).
     """
     batch, channels, height, width = features.shape
     if len(rois) == 0:
