@@ -55,7 +55,7 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if group:
         options = group_options(group[1])
         return f"{group[1]}={group[2]} is not one of {', '.join(options)}{nearest(group[2], options)}."
-    valid = {*schema_keys(), *config_groups(), *hydra_groups()}
+    valid = {*schema_keys(), *config_groups()}
     for key in override_keys(arguments):
         if key not in valid and not key.startswith("hydra"):
             return f"{key} is not a key of the configuration{nearest(key, valid)}; --cfg job shows all of them."
@@ -68,7 +68,7 @@ def explain(error: Exception, arguments: list[str]) -> str:
 
 
 def nearest(word: str, options: set[str] | list[str]) -> str:
-    """`, did you mean X?` where one of the options is close, else nothing. A leaf name alone counts as close, too."""
+    """`; did you mean X` where one of the options is close, else nothing. A leaf name alone counts as close, too."""
     close = difflib.get_close_matches(word, sorted(options), 1, cutoff=0.6)
     if not close:
         leaf = word.rsplit(".", 1)[-1]
@@ -79,10 +79,6 @@ def nearest(word: str, options: set[str] | list[str]) -> str:
 
 def config_groups() -> list[str]:
     return sorted(str(path.relative_to(CONFIG_FOLDER)) for path in CONFIG_FOLDER.rglob("*") if path.is_dir())
-
-
-def hydra_groups() -> list[str]:
-    return ["sweep"]
 
 
 def group_options(group: str) -> list[str]:

@@ -113,10 +113,12 @@ class Trainer:
             with self._without_sync(i < passes - 1), self.autocast():
                 losses = self._forward(samples)
                 loss = sum(losses.values(), start=torch.zeros((), device=self.device)) / passes
-            self._check_finite(losses, samples)
+            # One transfer for all terms: each one waits for the device.
+            values = dict(zip(losses, torch.stack([x.detach().float() for x in losses.values()]).tolist(), strict=True))
+            self._check_finite(values, samples)
             self.scaler.scale(loss).backward()
-            for name, value in losses.items():
-                step_losses[name] = step_losses.get(name, 0.0) + value.item() / passes
+            for name, value in values.items():
+                step_losses[name] = step_losses.get(name, 0.0) + value / passes
         self.scaler.unscale_(self.optimizer)
         gradient_norm(self.raw_model, self.config.schedule.clip_norm)
         self.scaler.step(self.optimizer)
@@ -167,10 +169,10 @@ class Trainer:
         targets = [sample.targets.to(self.device, non_blocking=True) for sample in samples if sample.targets]
         return self.model(images, targets)
 
-    def _check_finite(self, losses: dict[str, Tensor], samples: list[Sample]) -> None:
-        if all(math.isfinite(value.item()) for value in losses.values()):
+    def _check_finite(self, losses: dict[str, float], samples: list[Sample]) -> None:
+        if all(math.isfinite(value) for value in losses.values()):
             return
-        terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         images = ", ".join(str(sample.image_id) for sample in samples)
         raise UserError(
             f"the loss is not finite at step {self.step} (images {images}): {terms}; lower schedule.learning_rate, "
