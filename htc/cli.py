@@ -6,19 +6,22 @@ Nothing heavy is imported here: `--help` reads this file.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from htc.composition import finalize, schema_keys
-from htc.config import Config
+from htc.config import Config, register
 from htc.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
@@ -37,6 +40,22 @@ def run_command(main: Callable[[], Any]) -> None:
         fail(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not while_composing(error):
+            raise
+        fail(explain(error, sys.argv[1:]))
+
+
+def while_composing(error: Exception) -> bool:
+    """Whether Hydra raised it over a configuration: `backbone=null`, for one, ends there in a plain ValueError."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_filename.endswith("config_loader_impl.py") for frame, _ in frames)
+
+
+def log_to_console() -> None:
+    """Show what a command has to say on standard error, one plain line each."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("htc.trained").setLevel(logging.INFO)
 
 
 def fail(sentence: str) -> None:
@@ -47,6 +66,10 @@ def fail(sentence: str) -> None:
 
 def explain(error: Exception, arguments: list[str]) -> str:
     """One sentence for what Hydra or OmegaConf refused, with the nearest valid key where a key is unknown."""
+    return " ".join(_explanation(error, arguments).split())
+
+
+def _explanation(error: Exception, arguments: list[str]) -> str:
     causes = [error]
     while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
         causes.append(causes[-1].__cause__)
@@ -54,11 +77,17 @@ def explain(error: Exception, arguments: list[str]) -> str:
     group = re.search(r"Could not find '([\w./]+)/([^/']+)'", message)
     if group:
         options = group_options(group[1])
-        return f"{group[1]}={group[2]} is not one of {', '.join(options)}{nearest(group[2], options)}."
+        name = "+sweep" if group[1] == "sweeps" else group[1]
+        return f"{name}={group[2]} is not one of {', '.join(options)}{nearest(group[2], options)}."
     valid = {*schema_keys(), *config_groups()}
     for key in override_keys(arguments):
         if key not in valid and not key.startswith("hydra"):
             return f"{key} is not a key of the configuration{nearest(key, valid)}; --cfg job shows all of them."
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        options = group_options(key) if key in config_groups() else []
+        if options and value not in options:
+            return f"{argument} is not one of {', '.join(options)}{nearest(value, options)}."
     # The innermost that names a key: under a debugger OmegaConf adds causes of its own below it.
     for cause in reversed(causes):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
@@ -103,7 +132,7 @@ def read_arguments(arguments: list[str], known: dict[str, str], usage: str) -> t
         sys.exit(0)
     own: dict[str, str] = {}
     overrides: list[str] = []
-    valid = {*schema_keys(), "eval"}
+    valid = set(schema_keys())
     for argument in arguments:
         key, separator, value = argument.partition("=")
         if not separator:
@@ -115,6 +144,24 @@ def read_arguments(arguments: list[str], known: dict[str, str], usage: str) -> t
         else:
             raise UserError(f"{key} is not a key of this command{nearest(key, {*valid, *known})}; usage: {usage}.")
     return own, overrides
+
+
+def read_flag(arguments: dict[str, str], key: str, default: bool) -> bool:
+    """A command's own key that is true or false. Raises UserError for anything else."""
+    value = arguments.get(key, str(default)).lower()
+    if value not in ("true", "false"):
+        raise UserError(f"{key}={arguments[key]} must be true or false.")
+    return value == "true"
+
+
+def composed_config(overrides: list[str]) -> Config:
+    """The configuration that `python -m htc.run` would compose from these arguments.
+
+    Raises UserError for values that are refused, and Hydra's errors for what cannot be composed.
+    """
+    register()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return finalize(compose("config", overrides))
 
 
 def recorded_config(recorded: Any, overrides: list[str]) -> Config:

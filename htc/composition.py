@@ -20,6 +20,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "model.positive_fraction": (0, 1),
     "model.channels": (1, None),
     "model.fc_channels": (1, None),
+    "model.logit_std": (0, None),
     "model.mask_convs": (1, None),
     "model.semantic_convs": (0, None),
     "model.rpn.anchor_scale": (0.01, None),
@@ -34,6 +35,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "model.rpn.test_pre_nms": (1, None),
     "model.rpn.test_proposals": (1, None),
     "backbone.width": (1, None),
+    "backbone.norm_eps": (0, None),
     "backbone.frozen_stages": (-1, 4),
     "data.train.limit": (1, None),
     "data.val.limit": (1, None),
@@ -59,6 +61,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "schedule.warmup_iterations": (0, None),
     "schedule.warmup_factor": (0, 1),
     "schedule.clip_norm": (0, None),
+    "schedule.ema": (0, 1),
     "schedule.eval_every": (1, None),
     "eval.score_threshold": (0, 1),
     "eval.nms_iou": (0, 1),
@@ -100,6 +103,14 @@ def finalize(composed: DictConfig) -> Config:
 
     Raises UserError, naming the keys, for a missing value or a combination without meaning.
     """
+    config = typed(composed)
+    check(config)
+    derive(config)
+    return config
+
+
+def typed(composed: DictConfig) -> Config:
+    """A composed configuration as typed objects, as it stands. Raises UserError for unknown keys, missing values."""
     unknown = sorted(set(composed_keys(composed)) - set(schema_keys()))
     if unknown:
         raise UserError(f"{unknown[0]} is not a key of the configuration; --cfg job shows all keys.")
@@ -109,8 +120,6 @@ def finalize(composed: DictConfig) -> Config:
     # Merged anew, so that a recorded config.yaml is typed and checked like a composed one.
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), composed))
     assert isinstance(config, Config)
-    check(config)
-    derive(config)
     return config
 
 
@@ -179,6 +188,22 @@ def check(config: Config) -> None:
         "data.semantic_source=stuff but data.train.stuff is null: name the folder of stuff maps or use "
         "data.semantic_source=instances.",
     )
+    backbone = config.backbone
+    refuse(
+        sorted(set(backbone.deformable_stages)) != backbone.deformable_stages
+        or not set(backbone.deformable_stages) <= {1, 2, 3, 4},
+        f"backbone.deformable_stages={backbone.deformable_stages} must be stages from 1 to 4 in rising order, such as "
+        "[2,3,4] for C3 to C5.",
+    )
+    refuse(
+        len(backbone.pixel_mean) != 3 or len(backbone.pixel_std) != 3 or min(backbone.pixel_std) <= 0,
+        f"backbone.pixel_mean={backbone.pixel_mean} and backbone.pixel_std={backbone.pixel_std} must be three numbers "
+        "each, of red, green and blue, the second ones positive.",
+    )
+    refuse(
+        config.checkpoint.partial and config.checkpoint.file is None,
+        "checkpoint.partial=true has no meaning without a checkpoint: give checkpoint=FILE.",
+    )
     refuse(
         config.precision is Precision.fp16 and config.device == "cpu",
         "precision=fp16 needs a GPU: use precision=bf16 or precision=fp32 with device=cpu.",
@@ -206,6 +231,8 @@ def derive(config: Config) -> None:
         model.stage_stds = [[round(s / (t + 1), 3) for s in (0.1, 0.1, 0.2, 0.2)] for t in stages]
     if model.semantic and model.semantic_fusion is None:
         model.semantic_fusion = SemanticFusion.both
+    if config.checkpoint.file is not None:
+        config.backbone.weights = None
     if config.name is None:
         config.name = default_name(config)
 

@@ -27,6 +27,13 @@ class Norm(Enum):
     gn = "gn"
 
 
+class Style(Enum):
+    """Where a bottleneck halves the resolution: in its 3x3 convolution (torchvision), or in its first 1x1 (Caffe)."""
+
+    pytorch = "pytorch"
+    caffe = "caffe"
+
+
 class BnMode(Enum):
     """Which statistics a batch norm uses while training: the batch's, or the stored ones (the paper's setting)."""
 
@@ -53,6 +60,13 @@ class SemanticSource(Enum):
     auto = "auto"
     stuff = "stuff"
     instances = "instances"
+
+
+class OnBadImage(Enum):
+    """What an image that cannot be read in the middle of training does: stop the run, or be replaced by another."""
+
+    error = "error"
+    skip = "skip"
 
 
 class MaskStages(Enum):
@@ -89,11 +103,22 @@ class BackboneConfig:
     width: int = 64
     """Channels of the stem; the stages have width x 1, 2, 4, 8 (x 4 for bottlenecks)."""
     norm: Norm = Norm.bn
+    norm_eps: float = 1e-5
+    """Added to the variance before its root."""
     bn_mode: BnMode = BnMode.stored
     frozen_stages: int = 1
     """The stem and this many stages (0..4) are not trained; -1 trains everything, the stem included."""
     weights: str | None = "imagenet"
-    """`imagenet` (torchvision's weights API), a file of a torchvision state dict, or null for random weights."""
+    """`imagenet` (torchvision's weights API), a file of a torchvision state dict, or null for random weights; not read
+    where `checkpoint.file` brings the weights."""
+    style: Style = Style.pytorch
+    deformable_stages: list[int] = field(default_factory=list)
+    """Stages (1..4) whose 3x3 convolutions are deformable (arXiv 1703.06211); C3 to C5 are [2, 3, 4]."""
+    pixel_mean: list[float] = field(default_factory=lambda: [123.675, 116.28, 103.53])
+    """Of red, green and blue, 0..255."""
+    pixel_std: list[float] = field(default_factory=lambda: [58.395, 57.12, 57.375])
+    bgr: bool = False
+    """The body's first convolution takes blue first (weights that come from Caffe)."""
 
 
 @dataclass
@@ -102,6 +127,8 @@ class RPNConfig:
 
     anchor_scale: float = 8.0
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    round_anchors: bool = False
+    """Round anchors to whole pixels (torchvision)."""
     anchors_per_image: int = 256
     positive_fraction: float = 0.5
     positive_iou: float = 0.7
@@ -142,11 +169,16 @@ class ModelConfig:
     overlaps another one more (Mask R-CNN's RoIs in the reference)."""
     roi_sampling: int = 0
     """Sampling points a side of each RoIAlign cell; 0: as many as the cell has pixels (the reference's)."""
+    roi_aligned: bool = True
+    """Shift RoIAlign by half a pixel (the reference); torchvision's Mask R-CNN does not."""
     rois_per_image: int = 512
     positive_fraction: float = 0.25
     channels: int = 256
     """Width of the pyramid and of every convolution of the heads."""
     fc_channels: int = 1024
+    logit_std: float | None = None
+    """Standard deviation of the first weights of mask and semantic logits; null: He by fan-out (the reference), which
+    starts far from ln(classes) where channels or classes are few."""
     mask_convs: int = 4
     semantic_convs: int = 4
     rpn: RPNConfig = field(default_factory=RPNConfig)
@@ -198,6 +230,9 @@ class DataConfig:
     semantic_classes: int = 183
     """Semantic logits. COCO: 183 as the reference; targets of instances alone use 1 + number of categories."""
     workers: int = 2
+    on_bad_image: OnBadImage = OnBadImage.error
+    """`skip` replaces an unreadable training image by one that follows from the draw, and counts it in the log. Not in
+    the signature: a run that stopped at such an image goes on with `skip`, and without one both are the same."""
     shapes: ShapesConfig | None = None
 
 
@@ -224,6 +259,8 @@ class ScheduleConfig:
     warmup_iterations: int = 500
     warmup_factor: float = 0.001
     clip_norm: float | None = None
+    ema: float | None = None
+    """Decay of a moving average of the weights, which is evaluated in their place; null: the weights themselves."""
     eval_every: int | None = None
     """Evaluate every so many epochs (or iterations); null: once, at the end."""
 
@@ -241,6 +278,16 @@ class EvalConfig:
 
 @dataclass
 class CheckpointConfig:
+    """Weights to start from. `checkpoint=FILE` is short for `checkpoint.file=FILE`."""
+
+    file: str | None = None
+    """A checkpoint of this project, of MMDetection 2.x or 3.x, or torchvision's Mask R-CNN."""
+    partial: bool = False
+    """Load what fits by name and shape and leave the rest as initialised: fine-tuning with other classes."""
+
+
+@dataclass
+class SaveConfig:
     every: int = 1000
     """Save every so many iterations, and at each epoch's end."""
     keep: int = 2
@@ -265,7 +312,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    save: CheckpointConfig = field(default_factory=CheckpointConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0
     name: str | None = None
@@ -288,7 +336,7 @@ class Config:
 # What cannot change a result, as dotted prefixes: left out of the signature.
 NOT_IN_SIGNATURE = (
     "name", "sweep", "runs", "force", "device", "threads", "log_every", "progress", "wandb", "save", "data.workers",
-    "schedule.eval_every",
+    "data.on_bad_image", "schedule.eval_every",
 )  # fmt: skip
 
 
@@ -310,6 +358,13 @@ def to_plain(config: Config) -> dict[str, Any]:
         return value
 
     return plain(dataclasses.asdict(config))
+
+
+def value_at(plain: Any, key: str) -> Any:
+    """The value of a dotted key in a plain configuration. Raises KeyError where there is none."""
+    for name in key.split("."):
+        plain = plain[name]
+    return plain
 
 
 def signature(config: Config) -> str:

@@ -11,4 +11,4 @@ class UserError(Exception):
     def sentence(self) -> str:
         """The message alone: PyTorch wraps what a data loader's worker raises into the worker's trace."""
         last = str(self).rstrip().rsplit("\n", 1)[-1]
-        return last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+        return last.removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")

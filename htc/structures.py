@@ -5,7 +5,7 @@ Boxes are `xyxy` in pixels; `h, w` is the size of the network input of one image
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -49,11 +49,13 @@ class Sample:
     """(height, width) of the image file as decoded; detections are reported in that frame."""
     targets: Targets | None = None
     """Ground truth; None for evaluation."""
+    replaces: tuple[str, ...] = ()
+    """What was wrong with the images that could not be read and that this one stands in for, a sentence each."""
 
     def pin_memory(self) -> Sample:
         """As `Targets.pin_memory`."""
         targets = None if self.targets is None else self.targets.pin_memory()
-        return Sample(self.image.pin_memory(), self.image_id, self.original_size, targets)
+        return replace(self, image=self.image.pin_memory(), targets=targets)
 
 
 @dataclass

@@ -5,25 +5,51 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[TextIO]:
-    """Open a text file that takes `path`'s place when the block ends, and leaves it alone if the block fails."""
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary file's path to write in the block: it takes `path`'s place at the end, unless the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, where the file system lets folders be opened for that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Delete what a kill left of atomic writes in a folder, of which this process is known to be the only writer."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[TextIO]:
+    """Open a text file that takes `path`'s place when the block ends, and leaves it alone if the block fails."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def plain_json(value: Any) -> Any:
