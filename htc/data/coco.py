@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from htc.config import DataConfig, SplitConfig
-from htc.data.annotations import Annotations
-from htc.data.semantic import SemanticTargets
+from htc.config import DataConfig, OnBadImage, SplitConfig
+from htc.data.reader import load_annotations
+from htc.data.semantic import SemanticTargets, stuff_map_path
 from htc.data.shapes import ensure_shapes
 from htc.data.transforms import (
+    UnreadableImageError,
     flip,
     network_size,
     read_image,
@@ -27,6 +29,8 @@ from htc.errors import UserError
 from htc.structures import Sample, Targets
 
 logger = logging.getLogger(__name__)
+MOST_BAD_DRAWS = 10
+"""So many images in a row that cannot be read mean a broken data set, not a few broken files."""
 
 
 class Draw(NamedTuple):
@@ -50,7 +54,7 @@ class CocoDataset(Dataset[Sample]):
         self.train = train
         root = Path(config.root)
         self.annotation_file = root / split.annotations
-        self.annotations = Annotations.load(self.annotation_file, root / split.images)
+        self.annotations = load_annotations(self.annotation_file, root / split.images)
         self.category_ids = self.annotations.category_ids
         self.category_names = self.annotations.category_names
         self.images = self._select(split.limit)
@@ -58,8 +62,9 @@ class CocoDataset(Dataset[Sample]):
         self.image_ids: list[int] = self.annotations.image_ids[self.images].tolist()
         self.aspect_ratios = self.annotations.widths[self.images] / self.annotations.heights[self.images]
         """[len(self)] float64, width / height."""
-        self._check_files()
         self.semantic_targets = SemanticTargets(config, split, self.annotations) if train and semantic else None
+        self.skip_bad_images = train and config.on_bad_image is OnBadImage.skip
+        self._check_files()
 
     @property
     def semantic_classes(self) -> int:
@@ -69,11 +74,27 @@ class CocoDataset(Dataset[Sample]):
         return len(self.images)
 
     def __getitem__(self, key: int | Draw) -> Sample:
+        if not self.skip_bad_images or not isinstance(key, Draw):
+            return self._read(key)
+        faults: list[str] = []
+        # Which image stands in follows from the draw alone, so that resumed runs and any number of processes agree.
+        others = np.random.default_rng([key.seed, 1]).integers(len(self), size=MOST_BAD_DRAWS).tolist()
+        for index in (key.index, *others):
+            try:
+                return replace(self._read(Draw(index, key.seed)), replaces=tuple(faults))
+            except UnreadableImageError as error:
+                faults.append(error.sentence)
+        raise UserError(
+            f"{MOST_BAD_DRAWS + 1} images in a row cannot be used, the last one because {faults[-1].rstrip('.')}; "
+            "python -m htc.data.check lists them all."
+        )
+
+    def _read(self, key: int | Draw) -> Sample:
         image = int(self.images[key.index if isinstance(key, Draw) else key])
         annotations = self.annotations
         original_size = int(annotations.heights[image]), int(annotations.widths[image])
         size = network_size(*original_size, self.config.short_side, self.config.long_side)
-        pixels = resize_image(read_image(self._image_path(image), original_size), size)
+        pixels = resize_image(read_image(annotations.image_path(image), original_size), size)
         sample = Sample(
             image=torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
             image_id=int(annotations.image_ids[image]),
@@ -115,7 +136,7 @@ class CocoDataset(Dataset[Sample]):
         """The image at a position of the data set as it is in its file -> [height, width, 3] uint8, RGB."""
         image = int(self.images[index])
         size = int(self.annotations.heights[image]), int(self.annotations.widths[image])
-        return read_image(self._image_path(image), size)
+        return read_image(self.annotations.image_path(image), size)
 
     def _select(self, limit: int | None) -> np.ndarray:
         """Positions in `annotations` of the images that belong to this data set."""
@@ -123,12 +144,8 @@ class CocoDataset(Dataset[Sample]):
         annotated = np.diff(annotations.first) > 0
         usable = annotations.usable_per_image() > 0
         if self.train:
-            dropped = int((~annotations.usable & ~annotations.crowd).sum())
-            if dropped:
-                logger.info(
-                    "%s: %d annotations have no area, no outline or lie outside their image; not used in training.",
-                    annotations.path, dropped,
-                )  # fmt: skip
+            for flaw, count in annotations.flaw_counts().items():
+                logger.info("%s: %s.", annotations.path, flaw.counted(count))
         chosen = np.arange(len(annotations))
         if self.train and self.config.skip_empty:
             chosen = chosen[usable]
@@ -140,24 +157,42 @@ class CocoDataset(Dataset[Sample]):
             )
         return chosen
 
-    def _image_path(self, image: int) -> Path:
-        return self.annotations.images_dir / str(self.annotations.file_names[image])
-
     def _check_files(self) -> None:
-        """Refuse a data set with missing image files now, not hours into training. Lists each folder once."""
-        names = self.annotations.file_names[self.images].tolist()
-        present: set[str] = set()
-        for parent in {PurePath(name).parent for name in names}:
-            folder = self.annotations.images_dir / parent
-            if not folder.is_dir():
-                raise UserError(f"{folder} is not a folder: check data.root and the data's `images` path.")
-            present.update(str(parent / file) for file in os.listdir(folder))
-        missing = [name for name in names if str(PurePath(name)) not in present]
+        """Refuse a data set with missing files now, not hours into training."""
+        annotations = self.annotations
+        names = [annotations.file_name(image) for image in self.images.tolist()]
+        missing = missing_files(annotations.images_dir, names)
         if missing:
             raise UserError(
-                f"{self.annotations.images_dir / missing[0]} does not exist, nor do {len(missing) - 1} other images of "
+                f"{annotations.images_dir / missing[0]} does not exist, nor do {len(missing) - 1} other images of "
                 f"{self.annotation_file}: complete the folder or correct data.root."
             )
+        stuff = self.semantic_targets.folder if self.semantic_targets is not None else None
+        if stuff is None:
+            return
+        missing = missing_files(stuff, [stuff_map_path(stuff, name).name for name in names])
+        if missing:
+            raise UserError(
+                f"{stuff / missing[0]} is missing, as are {len(missing) - 1} other stuff maps of the images of "
+                f"{self.annotation_file}: complete the folder or use data.semantic_source=instances."
+            )
+
+
+def missing_files(folder: Path, names: list[str]) -> list[str]:
+    """Which of the files, named relative to `folder`, are not there. Lists each folder once, for 100,000 files.
+
+    Raises UserError where a folder is none or cannot be listed.
+    """
+    present: set[str] = set()
+    for parent in {PurePath(name).parent for name in names}:
+        try:
+            present.update(str(parent / file) for file in os.listdir(folder / parent))
+        except OSError as error:
+            raise UserError(
+                f"{folder / parent} is not a folder that can be listed ({error.strerror}): check data.root and the "
+                "data's `images` path."
+            ) from error
+    return [name for name in names if str(PurePath(name)) not in present]
 
 
 def build_dataset(config: DataConfig, *, train: bool, semantic: bool) -> CocoDataset:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
 import cv2
 import torch
 from torch.utils.data import DataLoader
@@ -10,6 +17,27 @@ from htc.config import DataConfig
 from htc.data.coco import CocoDataset
 from htc.data.samplers import TrainBatches
 from htc.structures import Sample
+
+logger = logging.getLogger(__name__)
+
+
+class TrainLoader(DataLoader[list[Sample]]):
+    """A loader that says in the log which images could not be read and how often others stood in for them."""
+
+    def __iter__(self) -> Iterator[list[Sample]]:  # type: ignore[override]
+        known: set[str] = set()
+        count = 0
+        for batch in super().__iter__():
+            for fault in itertools.chain.from_iterable(sample.replaces for sample in batch):
+                count += 1
+                # Each file once; then at 1, 2, 4, 8, ... only, for an image comes again every epoch.
+                if fault not in known or count & (count - 1) == 0:
+                    known.add(fault)
+                    logger.warning(
+                        "data.on_bad_image=skip: %s Another image stands in for it (%d times so far, %d files).",
+                        fault, count, len(known),
+                    )  # fmt: skip
+            yield batch
 
 
 def build_train_loader(
@@ -32,14 +60,16 @@ def build_train_loader(
         start=start,
         group_by_aspect=config.group_by_aspect,
     )
-    return DataLoader(
+    return TrainLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=batches,
         num_workers=config.workers,
         collate_fn=_as_list,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
         persistent_workers=config.workers > 0,
         pin_memory=torch.cuda.is_available(),
+        # Its own: a draw from the global one, at whatever moment, would tell a resumed run from an uninterrupted one.
+        generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -53,8 +83,9 @@ def build_val_loader(
         sampler=range(len(dataset)) if indices is None else indices,
         num_workers=config.workers,
         collate_fn=_as_list,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(0),
     )
 
 
@@ -62,6 +93,18 @@ def _as_list(samples: list[Sample]) -> list[Sample]:
     return samples
 
 
-def _one_thread(worker: int) -> None:
-    """Workers are the parallelism; OpenCV's own threads in each would fight over the cores, and do not survive fork."""
+def _prepare_worker(worker: int) -> None:
+    # Workers are the parallelism; OpenCV's own threads in each would fight over the cores, and do not survive fork.
     cv2.setNumThreads(0)
+    # A terminal and Slurm tell every process to stop; the run saves its state first, and then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process at a SIGTERM from its parent, and at no other."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 
 from htc.config import DataConfig, SemanticSource, SplitConfig
 from htc.data.annotations import Annotations
-from htc.data.transforms import resize_labels
+from htc.data.transforms import UnreadableImageError, decode, is_cut_off, resize_labels
 from htc.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -56,16 +56,9 @@ class SemanticTargets:
         return self._from_instances(image, objects, masks, size)
 
     def _from_stuff_map(self, folder: Path, image: int, size: tuple[int, int]) -> np.ndarray:
-        path = folder / f"{Path(str(self.annotations.file_names[image])).stem}.png"
-        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if labels is None:
-            raise UserError(f"{path} is missing or is no image: each training image needs its stuff map.")
         expected = int(self.annotations.heights[image]), int(self.annotations.widths[image])
-        if labels.shape != expected or labels.dtype != np.uint8:
-            raise UserError(
-                f"{path} has shape {labels.shape} and type {labels.dtype}: a stuff map is an 8-bit grey PNG of its "
-                f"image's height and width, here {expected}."
-            )
+        path = stuff_map_path(folder, self.annotations.file_name(image))
+        labels = read_stuff_map(path, expected)
         resized = resize_labels(labels, size)
         unknown = (resized >= self.classes) & (resized != IGNORE)
         if unknown.any():
@@ -85,3 +78,22 @@ class SemanticTargets:
         for k in np.argsort(-annotations.areas[objects], kind="stable"):
             np.putmask(semantic, masks[k] > 0, annotations.labels[objects[k]] + 1)
         return semantic
+
+
+def stuff_map_path(folder: Path, file_name: str) -> Path:
+    """Where the stuff map of an image is."""
+    return folder / f"{PurePath(file_name).stem}.png"
+
+
+def read_stuff_map(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The classes of each pixel, [h, w] uint8. Raises UnreadableImageError where it is missing or not of `size`."""
+    data = path.read_bytes() if path.is_file() else b""
+    labels = decode(data, cv2.IMREAD_UNCHANGED)
+    if labels is None or is_cut_off(data):
+        raise UnreadableImageError(f"{path} is missing or is no image: each training image needs its stuff map.")
+    if labels.shape != size or labels.dtype != np.uint8:
+        raise UnreadableImageError(
+            f"{path} has shape {labels.shape} and type {labels.dtype}: a stuff map is an 8-bit grey PNG of its "
+            f"image's height and width, here {size}."
+        )
+    return labels

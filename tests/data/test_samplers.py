@@ -21,8 +21,8 @@ def passes(count: int, *, batch_size: int = 8, **options: Any) -> list[list[Draw
     return list(islice(TrainBatches(RATIOS, batch_size, seed=options.pop("seed", 3), **options), count))
 
 
-@settings(max_examples=60, deadline=None)  # type: ignore[untyped-decorator]
-@given(images=st.integers(1, 40), batch_size=st.integers(1, 12), seed=st.integers(0, 99), grouped=st.booleans())  # type: ignore[untyped-decorator]
+@settings(max_examples=60, deadline=None)
+@given(images=st.integers(1, 40), batch_size=st.integers(1, 12), seed=st.integers(0, 99), grouped=st.booleans())
 def test_every_epoch_shows_every_image_at_least_once(images: int, batch_size: int, seed: int, grouped: bool) -> None:
     ratios = np.random.default_rng(seed).uniform(0.5, 1.5, images)
     batches = TrainBatches(ratios, batch_size, seed=seed, group_by_aspect=grouped)
