@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import random
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from htc.config import BnMode, Config, Norm
 from htc.data.coco import CocoDataset, build_dataset
+from htc.data.splits import check_splits
 from htc.engine.distributed import Processes, start_processes
 from htc.engine.evaluation import Evaluation, Evaluator
+from htc.engine.lock import RunLock
 from htc.engine.meters import clock, peak_memory_mb
 from htc.engine.records import RunFolder, find_folder
+from htc.engine.stopping import Stopped
 from htc.engine.tracking import Tracker
-from htc.engine.train import Stopped, Trainer
+from htc.engine.train import Trainer
 from htc.errors import UserError
 from htc.models.detector import Detector, build_detector
+from htc.trained import start_from
 
 log = logging.getLogger(__name__)
+
+UNWRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+)  # fmt: skip
 
 
 def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
@@ -32,31 +46,59 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     processes = start_processes(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    path, done = processes.gather(find_folder(config))[0]
+    path, done = processes.on_main(lambda: find_folder(config))
     folder = RunFolder(path)
     if done:
         results = folder.read_results()
         say(f"{path} is done already ({summary(results)}); force=true runs it anew beside it.", processes)
         return results
-    folder.setup_logging(main=processes.is_main)
+    lock = RunLock(path)
+    with unwritable_is_said(path):
+        processes.on_main(lock.acquire)
     try:
-        results = Experiment(config, folder, processes).run(command)
-    except Stopped:
-        if processes.is_main:
-            folder.set_status("preempted")
-        say(f"Stopped after saving a checkpoint in {path}; the same command goes on from there.", processes)
-        sys.exit(128 + signal.SIGTERM)
-    except BaseException as error:
-        if processes.is_main and folder.run_file.is_file():
-            reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            folder.set_status("failed", reason)
-        if not isinstance(error, UserError):
-            log.exception("the run failed")
-        raise
+        with unwritable_is_said(path):
+            results = attempt(config, folder, processes, command)
     finally:
+        lock.release()
         processes.close()
     say(f"{path}: {summary(results)}", processes)
     return results
+
+
+def attempt(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
+    """Run in a folder that is this process's alone, and record in run.json how it ends."""
+    folder.setup_logging(main=processes.is_main)
+    try:
+        return Experiment(config, folder, processes).run(command)
+    except Stopped:
+        if processes.is_main:
+            folder.set_status("preempted")
+        say(f"Stopped after saving a checkpoint in {folder.path}; the same command goes on from there.", processes)
+        sys.exit(128 + signal.SIGTERM)
+    except BaseException as error:
+        if not isinstance(error, UserError | OSError):
+            log.exception("the run failed")
+        if processes.is_main and folder.run_file.is_file():
+            reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            # On a full disk the record cannot be written either; what went wrong is said all the same.
+            with suppress(OSError):
+                folder.set_status("failed", reason)
+        raise
+
+
+@contextmanager
+def unwritable_is_said(path: Path) -> Iterator[None]:
+    """Turn what a full disk or a read-only folder raises into a UserError; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = error.filename or path
+        raise UserError(
+            f"{place} could not be written ({error.strerror}): make room or make the folder writable and start the "
+            "same command again, which goes on from the last good checkpoint."
+        ) from None
 
 
 class Experiment:
@@ -66,6 +108,7 @@ class Experiment:
         self.config, self.folder, self.processes = config, folder, processes
         train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
         self.val_data = build_dataset(config.data, train=False, semantic=False)
+        check_splits(train_data, self.val_data)
         self.model = build_model(config, train_data, processes)
         self.evaluator = Evaluator(config, self.val_data, processes)
         self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate)
@@ -79,22 +122,35 @@ class Experiment:
 
     def run(self, command: list[str]) -> dict[str, Any]:
         """Train, evaluate and record -> the results."""
-        if self.trainer.resumed:
-            log.info("going on after step %d", self.trainer.step)
-        if self.processes.is_main:
-            self.folder.start(command, self.config, resume=self.trainer.resumed, step=self.trainer.step)
-            self.tracker = Tracker.start(self.config, self.folder.path)
-        try:
-            self.trainer.train(self.tracker)
-            log.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
-            return self._conclude(self.evaluate())
-        except BaseException:
-            self.tracker.finish(exit_code=1)
-            raise
+        with self.trainer.stop:
+            self.processes.on_main(lambda: self._start(command))
+            try:
+                self.trainer.train(self.tracker)
+                log.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
+                return self._conclude(self.evaluate())
+            except BaseException as error:
+                self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped))
+                raise
+
+    def _start(self, command: list[str]) -> None:
+        trainer = self.trainer
+        if trainer.resumed:
+            log.info("going on after step %d", trainer.step)
+        self.folder.start(
+            command,
+            self.config,
+            resume=trainer.resumed,
+            step=trainer.step,
+            length=trainer.metrics_length,
+            # The last one is made in any case: it writes the results.
+            keep_evaluation=trainer.step < trainer.total_steps,
+        )
+        self.tracker = Tracker.start(self.config, self.folder.path, self.folder.read_metrics())
 
     def evaluate(self) -> Evaluation:
         """Evaluate the model as it is, and record its metrics at the trainer's step."""
-        evaluation = self.evaluator.evaluate(self.model)
+        model: Any = self.trainer.evaluated_model
+        evaluation = self.evaluator.evaluate(model, self.trainer.stop)
         if self.processes.is_main:
             step = self.trainer.step
             metrics = {"kind": "eval", "step": step, "epoch": self.trainer.epoch, **evaluation.summary()}
@@ -104,37 +160,44 @@ class Experiment:
         return evaluation
 
     def _conclude(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Write the predictions and the results; only then is the run done."""
+        """Write the predictions, the results and what is tracked; only then is the run done."""
         results = {
             **evaluation.to_dict(),
             "parameters": self.parameters,
             "training_seconds": self.trainer.training_seconds,
             "iterations": self.trainer.step,
             "peak_memory_mb": peak_memory_mb(self.processes.device),
+            "overflows": self.trainer.overflows,
         }
         if self.processes.is_main:
             evaluation.write(self.folder.predictions)
             self.folder.write_results(results)
-            self.folder.set_status("done")
             pictures = self.evaluator.pictures(evaluation)
             self.tracker.images(pictures, self.val_data.category_names, self.trainer.step)
             self.tracker.finish(results)
+            self.folder.set_status("done")
         return results
 
 
 def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> Detector:
     """The network with its initial weights, the same for a seed on every process, on its device."""
+    random.seed(config.seed)
+    np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=processes.device.type == "cuda")
     stored = config.backbone.norm is Norm.frozen_bn or config.backbone.bn_mode is BnMode.stored
-    if config.backbone.weights is None and stored and config.backbone.norm is not Norm.gn:
+    from_scratch = config.backbone.weights is None and config.checkpoint.file is None
+    if from_scratch and stored and config.backbone.norm is not Norm.gn:
         log.warning(
             "backbone.norm=%s with stored statistics and backbone.weights=null normalises nothing: use "
             "backbone.norm=bn backbone.bn_mode=batch or backbone.norm=gn to train from scratch.",
             config.backbone.norm.value,
         )
-    model = build_detector(config, len(dataset.category_ids)).to(processes.device)
+    model = build_detector(config, len(dataset.category_ids))
+    if config.checkpoint.file is not None:
+        start_from(model, config, dataset)
+    model = model.to(processes.device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]
 
 

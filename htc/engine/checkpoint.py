@@ -8,11 +8,13 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from htc.engine.files import sync_folder
 from htc.errors import UserError
 from htc.loading import load_tensors
 
@@ -29,7 +31,8 @@ def checkpoint_steps(folder: Path) -> list[tuple[int, Path]]:
 def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
     """Write `step_NNNNNNNN.pt` with its checksum beside it, then drop all but the newest `keep`.
 
-    The file appears under its name only when it is whole and on the disk. Raises UserError where it cannot be written.
+    The file appears under its name only when it is whole and on the disk. Checkpoints beyond `step` go, too: they are
+    damaged ones that training has fallen back from. Raises UserError where the file cannot be written.
     """
     path = folder / f"step_{step:08d}.pt"
     temporary = path.with_suffix(".tmp")
@@ -43,7 +46,7 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int
             os.fsync(file.fileno())
         _write_durably(checksum_file(path), checksum(temporary))
         temporary.replace(path)
-        _sync_folder(folder)
+        sync_folder(folder)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -51,29 +54,67 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep: int
             f"the checkpoint {path} could not be written ({error}): make room or make the folder writable and start "
             "the same command again; the last good checkpoint is kept."
         ) from None
-    for _, old in checkpoint_steps(folder)[: -max(keep, 1)]:
-        old.unlink(missing_ok=True)
-        checksum_file(old).unlink(missing_ok=True)
+    _prune(folder, step, keep)
     return path
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    """Drop what is not among the newest `keep` up to `step`; a file that cannot be dropped does no harm."""
+    found = checkpoint_steps(folder)
+    kept = [path for number, path in found if number <= step][-max(keep, 1) :]
+    with suppress(OSError):
+        for _, old in found:
+            if old not in kept:
+                old.unlink(missing_ok=True)
+        for sums in folder.glob("step_*.sha256"):
+            if FILE_NAME.fullmatch(f"{sums.stem}.pt") and not sums.with_suffix(".pt").exists():
+                sums.unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint of a folder; None if there is none. Damage is logged."""
+    paths = [path for _, path in reversed(checkpoint_steps(folder))]
+    for path, before in zip_longest(paths, paths[1:]):
+        if checksum_file(path).is_file() and checksum_file(path).read_text().strip() == checksum(path):
+            return path
+        then = f"{before.name}, the one before it, is tried" if before else "there is none before it to go back to"
+        log.warning("checkpoint %s is damaged (its checksum differs): %s", path, then)
+    return None
 
 
 def load_newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
     """Step and state of the newest undamaged checkpoint of a folder; None if there is none. Damage is logged."""
-    for step, path in reversed(checkpoint_steps(folder)):
-        if checksum_file(path).is_file() and checksum_file(path).read_text().strip() == checksum(path):
-            return step, read_checkpoint(path)
-        log.warning("checkpoint %s is damaged (its checksum differs): the one before it is used", path)
-    return None
+    path = newest_checkpoint(folder)
+    if path is None:
+        return None
+    match = FILE_NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), read_checkpoint(path)
+
+
+def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint that are evaluated: their moving average where the run keeps one."""
+    return dict(state.get("ema") or state["model"])
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint file, on the CPU. Raises UserError where it cannot be read."""
+    """The state of a checkpoint of this project, on the CPU. Raises UserError where it cannot be read."""
+    state = read_content(path)
+    if not is_checkpoint(state):
+        raise UserError(f"checkpoint={path} is not a checkpoint of this project: model, config or categories missing.")
+    return dict(state)
+
+
+def read_content(path: Path) -> Any:
+    """What a checkpoint file of whatever origin holds, on the CPU. Raises UserError where it cannot be read."""
     if not path.is_file():
         raise UserError(f"checkpoint={path} is not a file: give a file such as RUN_DIR/checkpoints/step_00001000.pt.")
-    state = load_tensors(path, "checkpoint")
-    if not isinstance(state, dict) or not {"model", "config", "categories"} <= set(state):
-        raise UserError(f"checkpoint={path} is not a checkpoint of this project: model, config or categories missing.")
-    return state
+    return load_tensors(path, "checkpoint")
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Whether a file's content is a checkpoint of this project."""
+    return isinstance(content, dict) and {"model", "config", "categories"} <= set(content)
 
 
 def checksum(path: Path) -> str:
@@ -91,11 +132,3 @@ def _write_durably(path: Path, text: str) -> None:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,6 +16,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from htc.data.truth import mend_truth
 from htc.engine.files import atomic_write
 from htc.engine.logs import Console
 from htc.errors import UserError
@@ -55,6 +56,8 @@ def coco_metrics(
         raise UserError(f"{annotation_file} does not exist: set data.root and data.val.annotations to where it is.")
     with _printed_to_log():
         truth = COCO(str(annotation_file))
+        if mend_truth(truth.dataset, str(annotation_file)):
+            truth.createIndex()
         evaluations = {
             "bbox": _evaluate(truth, bbox_results, image_ids, "bbox"),
             "segm": _evaluate(truth, segm_results, image_ids, "segm"),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from htc.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,18 @@ class Processes:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over all processes; itself where there is only one."""
+        """The model in training mode, with gradients averaged over all processes; itself where there is only one."""
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        model.train()
+        # Each process's batch norms would gather statistics of their own, evaluated and saved as if they were all's.
+        own_statistics = any(type(module) is nn.BatchNorm2d and module.training for module in model.modules())
+        # PyTorch 2.15 has a new name for it.
+        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {option: own_statistics}
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, **options)
 
     def gather(self, value: Any) -> list[Any]:
         """The picklable values of all processes, by rank; on every process."""
@@ -41,6 +52,44 @@ class Processes:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """What `action` returns on the main process; on every process. Where it raises, all of them do.
+
+        Raises UserError on every process where the main one did, and RuntimeError elsewhere for other exceptions.
+        """
+        if self.world_size == 1:
+            return action()
+        result: T | None = None
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                result = action()
+            except Exception as caught:  # noqa: BLE001 - raised again, when the others know
+                error = caught
+        told = (error.sentence, True) if isinstance(error, UserError) else (repr(error), False) if error else None
+        result, failure = self.gather((result, told))[0]
+        if error is not None:
+            raise error
+        if failure is not None:
+            sentence, for_user = failure
+            raise UserError(sentence) if for_user else RuntimeError(f"the main process failed: {sentence}")
+        return result  # type: ignore[return-value]
+
+    def mean(self, value: float) -> torch.Tensor:
+        """The mean of a number over all processes, a scalar on the device; on every process."""
+        shared = torch.tensor(float(value), device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(shared)
+        return shared / self.world_size
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether any process has it set; on every process."""
+        if self.world_size == 1:
+            return list(flags)
+        shared = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in shared.tolist()]
 
     def close(self) -> None:
         if self.world_size > 1 and dist.is_initialized():

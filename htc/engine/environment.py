@@ -6,12 +6,14 @@ The environment's variables are never recorded; `redact` takes secrets out of th
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ GIT_TIMEOUT = 10.0
 LONGEST_DIFF = 200_000
 """Characters of a diff that are kept."""
 REDACTED = "<redacted>"
+SNAPSHOT_FILE = "snapshot.json"
+"""Beside a copy of the package: the facts of the repository that it was copied from."""
 
 _SECRET_NAME = r"(?:api[_-]?key|token|secret|password|passwd|credentials?)"
 _SECRET_ASSIGNMENT = re.compile(rf"({_SECRET_NAME}[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s\"',;}}]+)", re.IGNORECASE)
@@ -34,8 +38,11 @@ def git_facts(folder: Path) -> dict[str, Any] | None:
     """Commit, whether anything differs from it, and the difference of the tracked files; None outside a repository.
 
     A folder that merely lies inside someone's repository, as an installed package in a virtual environment does, is
-    not that repository's code: its files must be tracked.
+    not that repository's code: its files must be tracked. A copy that jobs run has its repository's facts beside it.
     """
+    with suppress(OSError, ValueError):
+        recorded: dict[str, Any] | None = json.loads((folder.parent / SNAPSHOT_FILE).read_text(encoding="utf-8"))
+        return recorded
     if not _git(folder, "ls-files", "."):
         return None
     commit = _git(folder, "rev-parse", "--verify", "HEAD")

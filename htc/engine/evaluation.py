@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from htc.engine.evaluate import (
     write_predictions,
 )
 from htc.engine.precision import autocast_of
+from htc.engine.stopping import Stopped, StopRequest
+from htc.structures import Sample
 
 
 @dataclass
@@ -56,27 +58,30 @@ class Evaluator:
         self.config, self.dataset, self.processes = config, dataset, processes
         self.indices = list(range(len(dataset)))[: config.eval.limit]
 
-    def evaluate(self, model: Predictor) -> Evaluation:
-        """Predict every image once, and compare with the annotations; the same result on every process."""
+    def evaluate(self, model: Predictor, stop: StopRequest | None = None) -> Evaluation:
+        """Predict every image once, and compare with the annotations; the same result on every process.
+
+        Raises Stopped, on all processes, where `stop` was requested of one of them; its share ends there.
+        """
         processes, dataset = self.processes, self.dataset
         own = self.indices[processes.rank :: processes.world_size]
         loader = build_val_loader(dataset, self.config.data, indices=own)
         with tqdm(total=len(own), unit="image", desc="evaluate", disable=self._bar_disabled(), leave=False) as bar:
             predictions = predict_dataset(
                 model,
-                loader,
+                _until(stop, loader),
                 self.config.eval,
                 category_ids=dataset.category_ids,
                 device=processes.device,
                 autocast=autocast_of(self.config.precision, processes.device),
                 progress=_advance(bar),
             )
+        if any(processes.any(stop is not None and stop.received is not None)):
+            raise Stopped
         merged = merge_predictions(processes.gather(predictions))
-        metrics = None
-        if processes.is_main:
-            metrics = coco_metrics(dataset.annotation_file, merged.bbox, merged.segm, merged.image_ids)
-        metrics = processes.gather(metrics)[0]
-        assert metrics is not None
+        metrics = processes.on_main(
+            lambda: coco_metrics(dataset.annotation_file, merged.bbox, merged.segm, merged.image_ids)
+        )
         return Evaluation(merged, metrics)
 
     def pictures(self, evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray, ImagePrediction]]:
@@ -90,6 +95,13 @@ class Evaluator:
     def _bar_disabled(self) -> bool | None:
         """tqdm's `disable`: None shows the bar on a terminal alone."""
         return None if self.config.progress and self.processes.is_main else True
+
+
+def _until(stop: StopRequest | None, loader: Iterable[list[Sample]]) -> Iterator[list[Sample]]:
+    for samples in loader:
+        if stop is not None and stop.received is not None:
+            return
+        yield samples
 
 
 def _advance(bar: tqdm[Any]) -> Callable[[int], None]:

@@ -43,7 +43,14 @@ def send_logs(file: Path | None) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """log.txt of a run."""
+    """log.txt of a run. Where it cannot be written, on a full disk, that is said once; the console shows the rest."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
+        if not self.told:
+            self.told = True
+            tqdm.write(f"{self.baseFilename} could not be written: {sys.exc_info()[1]}", file=sys.stderr)
 
 
 class _Console(logging.Handler):

@@ -6,7 +6,9 @@ import resource
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -29,6 +31,20 @@ class LossMeter:
     def reset(self) -> None:
         self.totals.clear()
         self.steps = 0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint between two lines of metrics.jsonl carries, so that the next line is the same."""
+        return {"totals": dict(self.totals), "steps": self.steps}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.reset()
+        self.totals.update(state["totals"])
+        self.steps = state["steps"]
+
+
+def mean_of(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The means over several processes of the same names."""
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
 
 class SpeedMeter:

@@ -6,6 +6,8 @@ PyTorch is not imported until a run starts: whoever only reads folders (status, 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +20,10 @@ import yaml
 import htc
 from htc.config import Config, signature, to_plain
 from htc.engine import environment
-from htc.engine.files import atomic_write, plain_json, write_json
+from htc.engine.files import atomic_path, atomic_write, plain_json, remove_left_behind, write_json
 from htc.engine.logs import send_logs
+
+log = logging.getLogger(__name__)
 
 STATUSES = ("queued", "running", "preempted", "failed", "done")
 
@@ -50,13 +54,24 @@ class RunFolder:
         """Whether the run ended well and its results are here."""
         return self.read().get("status") == "done" and self.results_file.is_file()
 
-    def start(self, command: Sequence[str], config: Config, *, resume: bool, step: int = 0) -> None:
+    def start(
+        self,
+        command: Sequence[str],
+        config: Config,
+        *,
+        resume: bool,
+        step: int = 0,
+        length: int | None = None,
+        keep_evaluation: bool = True,
+    ) -> None:
         """Record that the run starts, or goes on after `step` iterations.
 
         A run that starts anew in a folder with an earlier attempt drops that attempt's metrics; one that goes on drops
-        the lines beyond `step`, which it is about to make again.
+        the lines that it is about to make again, as `rewind` says.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.predictions):
+            remove_left_behind(folder)
         before = self.read()
         job = environment.slurm_job_id()
         jobs = list(before.get("slurm_job_ids") or [])
@@ -67,7 +82,7 @@ class RunFolder:
             "error": None,
         }
         if resume and before.get("start"):
-            self.truncate_after(step)
+            self.rewind(step, length, keep_evaluation=keep_evaluation)
             again = {"time": now(), "step": step, "host": socket.gethostname(), "slurm_job_id": job}
             changes["resumes"] = [*(before.get("resumes") or []), again]
         else:
@@ -104,16 +119,43 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines of metrics.jsonl; what a crash left of a line is passed over."""
-        return [metrics for _, metrics in self._lines()]
+        if not self.metrics_file.exists():
+            return []
+        return [metrics for _, metrics in _whole_lines(self.metrics_file.read_bytes())]
 
-    def truncate_after(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl beyond `step`, and what a crash left of a line."""
+    def metrics_length(self) -> int:
+        """Bytes of metrics.jsonl, all of them on the disk when this returns."""
+        if not self.metrics_file.exists():
+            return 0
+        with self.metrics_file.open("rb") as file:
+            os.fsync(file.fileno())
+            return file.seek(0, os.SEEK_END)
+
+    def rewind(self, step: int, length: int | None = None, *, keep_evaluation: bool = True) -> None:
+        """Bring metrics.jsonl back to where it was `length` bytes long, when `step` iterations were done.
+
+        The evaluation that came after the checkpoint of that step stays, unless not `keep_evaluation`; nothing else
+        beyond does, nor what a crash left of a line. Without a length, or where the file is shorter, lines go by their
+        step alone.
+        """
         if not self.metrics_file.exists():
             return
-        with atomic_write(self.metrics_file) as file:
-            for line, metrics in self._lines():
-                if metrics.get("step", 0) <= step:
-                    file.write(line.rstrip("\n") + "\n")
+        content = self.metrics_file.read_bytes()
+        if length is not None and len(content) < length:
+            log.warning("%s is shorter than at the last checkpoint: lines of it are lost", self.metrics_file)
+            length = None
+        kept = b"" if length is None else content[:length]
+        for line, metrics in _whole_lines(content[len(kept) :]):
+            at, evaluation = metrics.get("step", 0), metrics.get("kind") == "eval"
+            beyond = at > step or (at == step and length is not None and not evaluation)
+            if not beyond and not (evaluation and at == step and not keep_evaluation):
+                kept += line
+        with atomic_path(self.metrics_file) as temporary:
+            temporary.write_bytes(kept)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether metrics.jsonl has an evaluation at a step."""
+        return any(line.get("kind") == "eval" and line.get("step") == step for line in self.read_metrics())
 
     def read_results(self) -> dict[str, Any]:
         """What results.json says; empty where there is none, or none that can be read."""
@@ -129,18 +171,6 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         send_logs(self.log_file if main else None)
 
-    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        if not self.metrics_file.exists():
-            return
-        with self.metrics_file.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    metrics = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(metrics, dict):
-                    yield line, metrics
-
 
 def find_folder(config: Config) -> tuple[Path, bool]:
     """The folder of a configuration, and whether its run is already done.
@@ -151,8 +181,8 @@ def find_folder(config: Config) -> tuple[Path, bool]:
     """
     parent = Path(config.runs) / config.sweep
     mark = signature(config)
-    name = re.sub(r"[^\w.+=,@-]+", "_", config.name or "run")
-    path = _existing(parent, name, mark) or parent / f"{name}-{mark}"
+    own = folder_name(config, mark)
+    path = _existing(parent, own, mark) or parent / own
     done = RunFolder(path).done
     if not (config.force and done):
         return path, done
@@ -162,10 +192,26 @@ def find_folder(config: Config) -> tuple[Path, bool]:
     return beside, False
 
 
-def _existing(parent: Path, name: str, mark: str) -> Path | None:
+def folder_name(config: Config, mark: str) -> str:
+    """The name of the folder that a run of this signature has, where there is none for it yet."""
+    return re.sub(r"[^\w.+=,@-]+", "_", config.name or "run") + f"-{mark}"
+
+
+def _existing(parent: Path, own: str, mark: str) -> Path | None:
     """The folder of this signature: under the name asked for, else a finished one, else any."""
     found = sorted(path for path in parent.glob(f"*-{mark}") if path.is_dir())
-    return min(found, key=lambda path: (path.name != f"{name}-{mark}", not RunFolder(path).done), default=None)
+    return min(found, key=lambda path: (path.name != own, not RunFolder(path).done), default=None)
+
+
+def _whole_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line that is a JSON object, as it stands (with a line's end) and as it reads."""
+    for line in content.splitlines():
+        try:
+            metrics = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(metrics, dict):
+            yield line + b"\n", metrics
 
 
 def _read_object(path: Path) -> dict[str, Any]:

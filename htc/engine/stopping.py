@@ -6,21 +6,31 @@ import signal
 from types import FrameType, TracebackType
 
 
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The run was asked to stop and has saved its state."""
+
+
 class StopRequest:
-    """While entered, notes the first SIGINT or SIGTERM; a second SIGINT ends at once."""
+    """While entered, notes the first SIGINT or SIGTERM; a second SIGINT ends at once. Blocks may be nested."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._previous: dict[int, object] = {}
+        self._depth = 0
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        self._depth += 1
+        if self._depth == 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._depth -= 1
+        if self._depth > 0:
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

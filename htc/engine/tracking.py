@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from htc.config import Config, WandbMode, signature, to_plain
 from htc.engine.files import plain_json
+from htc.engine.wandb_files import offline_files, remove_offline_runs
 
 if TYPE_CHECKING:
     import wandb
@@ -36,38 +38,53 @@ SHOWN_SCORE = 0.3
 class Tracker:
     """Sends a run's configuration, metrics and pictures to wandb; does nothing where tracking is off.
 
-    Made by `Tracker.start`. Steps may be sent again after a resume: charts go by the `step` that is logged with every
-    value, not by wandb's own counter, which cannot go back.
+    Made by `Tracker.start`. A row of wandb's history is a line of metrics.jsonl, and wandb's own counter of rows is the
+    line's number: a resumed run sends what is missing there, and leaves out what it does again. Charts go by the `step`
+    that is logged with every value.
     """
 
     def __init__(self, run: wandb.Run | None, shown_images: int = 0) -> None:
         self._run = run
         self._shown_images = shown_images
+        self._row = 0
+        self._first_row = 0 if run is None else run.starting_step
+        """The server has all rows before."""
 
     @property
     def on(self) -> bool:
         return self._run is not None
 
     @classmethod
-    def start(cls, config: Config, folder: Path) -> Tracker:
-        """Start or resume the wandb run of a run folder, as `wandb.mode` says. Never asks for a login, never raises."""
+    def start(cls, config: Config, folder: Path, lines: Sequence[Mapping[str, Any]] = ()) -> Tracker:
+        """Start or resume the wandb run of a run folder, as `wandb.mode` says. Never asks for a login, never raises.
+
+        `lines` of metrics.jsonl are there already: those that the server lacks are sent, and an offline run begins with
+        all of them, and takes the place of the offline runs that are in the folder.
+        """
         mode = _wanted_mode(config)
         if mode == "disabled":
             return cls(None)
+        earlier = offline_files(folder)
         try:
+            _wait_for_another_second(earlier)
             run = _start_run(config, folder, mode)
         except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the run goes on
             logger.warning("Tracking by wandb is off, it could not start: %s", _first_line(error))
             return cls(None)
         if run is not None:
             logger.info("Tracked by wandb: %s", run.url or run.dir)
-        return cls(run, config.wandb.images)
+        tracker = cls(run, config.wandb.images)
+        for line in lines:
+            tracker.log(line, line.get("step", 0))
+        if tracker.on:
+            remove_offline_runs(earlier)
+        return tracker
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Log a line of metrics.jsonl: nested keys are joined by `/`, below the line's `kind` (train, eval)."""
         kind = metrics.get("kind")
         values = _flatten({k: v for k, v in metrics.items() if k not in ("kind", "step")}, kind or "")
-        self._attempt(lambda run: run.log({**values, "step": step}))
+        self._attempt(lambda run: self._send(run, {**values, "step": step}))
 
     def images(
         self,
@@ -87,20 +104,31 @@ class Tracker:
             pairs = zip(range(self._shown_images), images, strict=False)
             shown = [_picture(caption, image, found, names) for _, (caption, image, found) in pairs]
             if shown:
-                run.log({"predictions": shown, "step": step})
+                self._send(run, {"predictions": shown, "step": step})
 
         self._attempt(show)
 
-    def finish(self, results: Mapping[str, Any] | None = None, *, exit_code: int = 0) -> None:
+    def finish(self, results: Mapping[str, Any] | None = None, *, exit_code: int = 0, preempted: bool = False) -> None:
         """End the wandb run, with results.json as its summary; an exit code other than 0 marks it as failed."""
 
         def end(run: wandb.Run) -> None:
+            if preempted:
+                run.mark_preempting()
             if results is not None:
                 run.summary.update(_flatten(results, ""))
+            import wandb
+
             run.finish(exit_code=exit_code)
+            # Its service may still be writing, and ends with this process: what it holds would be lost with a kill.
+            wandb.teardown(exit_code=exit_code)
 
         self._attempt(end)
         self._run = None
+
+    def _send(self, run: wandb.Run, row: dict[str, Any]) -> None:
+        if self._row >= self._first_row:
+            run.log(row, step=self._row, commit=True)
+        self._row += 1
 
     def _attempt(self, action: Callable[[wandb.Run], None]) -> None:
         if self._run is None:
@@ -118,6 +146,12 @@ def run_id(config: Config, folder: Path) -> str:
     name = f"{config.sweep}-{signature(config)}{again.group() if again else ''}"
     # wandb takes at most 128 characters, and the end is what tells runs apart.
     return re.sub(r"[^\w-]+", "_", name)[-128:]
+
+
+def _wait_for_another_second(earlier: Sequence[Path]) -> None:
+    """wandb names folders by the second: one that is started at once again would write into the folder before."""
+    while any(time.strftime("%Y%m%d_%H%M%S") in file.parent.name for file in earlier):
+        time.sleep(0.05)
 
 
 def _wanted_mode(config: Config) -> str:

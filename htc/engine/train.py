@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -13,26 +12,27 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from htc.config import Config, to_plain
+from htc.config import Config
 from htc.data.coco import CocoDataset
 from htc.data.loader import build_train_loader
-from htc.engine.checkpoint import load_newest, save_checkpoint
+from htc.engine.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from htc.engine.distributed import Processes
+from htc.engine.ema import build_average
 from htc.engine.logs import Console
-from htc.engine.meters import LossMeter, SpeedMeter, clock, peak_memory_mb
+from htc.engine.meters import LossMeter, SpeedMeter, clock, mean_of, peak_memory_mb
+from htc.engine.nonfinite import StepFigures, sentence, write_replay
 from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
 from htc.engine.precision import autocast_of, gradient_scaler
+from htc.engine.randomness import undisturbed
 from htc.engine.records import RunFolder
-from htc.engine.stopping import StopRequest
+from htc.engine.snapshot import own_state, restore, restore_randomness, snapshot
+from htc.engine.stopping import Stopped, StopRequest
 from htc.engine.tracking import Tracker
 from htc.errors import UserError
+from htc.ops.counts import counts_shared
 from htc.structures import Sample
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(Exception):  # noqa: N818 - not an error
-    """The run was asked to stop and has saved its state."""
 
 
 class Trainer:
@@ -58,9 +58,15 @@ class Trainer:
         self.optimizer = build_optimizer(model, schedule)
         self.scaler = gradient_scaler(config.precision, self.device)
         self.autocast = autocast_of(config.precision, self.device)
+        self.average = build_average(model, schedule.ema)
+        self.losses = LossMeter()
+        self.stop = StopRequest()
         self.step = 0
+        self.overflows = 0
+        """Steps that were left out because fp16 could not hold their gradients."""
         self.training_seconds = 0.0
-        self.resumed = self._resume()
+        self._saved: int | None = None
+        self._resumed_from = self._resume()
         self.images_a_pass = schedule.batch_size // schedule.accumulate
         self.loader = build_train_loader(
             dataset,
@@ -76,55 +82,78 @@ class Trainer:
         self.total_steps = total_steps(schedule, self.steps_per_epoch)
         self.model = processes.wrap(model)
 
+    @property
+    def resumed(self) -> bool:
+        """Whether training goes on from a checkpoint."""
+        return self._resumed_from is not None
+
+    @property
+    def metrics_length(self) -> int | None:
+        """Bytes of metrics.jsonl at the checkpoint that training goes on from."""
+        return None if self._resumed_from is None else self._resumed_from["metrics_length"]
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network to evaluate: with the average of the weights where there is one."""
+        return self.raw_model if self.average is None else self.average.module
+
     def train(self, tracker: Tracker) -> None:
         """Train to the end. Raises Stopped after SIGINT or SIGTERM, UserError where a loss is not finite."""
         self.model.train()
-        losses, speed = LossMeter(), SpeedMeter()
-        start, seconds_before = time.perf_counter(), self.training_seconds
+        speed = SpeedMeter()
+        seconds_before = self.training_seconds
         show = self.config.progress and self.processes.is_main
         batches = iter(self.loader)
-        with StopRequest() as stop, _progress_bar(self.total_steps, self.step, show) as bar:
+        if self._resumed_from is not None:
+            restore_randomness(self, self._resumed_from)
+            # Held for that alone, and as large as the network.
+            self._resumed_from = {"metrics_length": self.metrics_length}
+            self._evaluate_if_due(pending=True)
+        start = time.perf_counter()
+        with self.stop, _progress_bar(self.total_steps, self.step, show) as bar:
             while self.step < self.total_steps:
-                losses.add(self.train_step(batches))
+                losses, stopped = self.train_step(batches)
+                self.losses.add(losses)
                 speed.add(self.config.schedule.batch_size)
                 self.step += 1
                 self.training_seconds = seconds_before + time.perf_counter() - start
                 bar.update()
                 if self.step % self.config.log_every == 0 or self.step == self.total_steps:
-                    self._report(losses, speed, tracker, bar)
-                if self._any_process_stopped(stop):
+                    self._report(speed, tracker, bar)
+                if stopped:
                     self.save()
                     raise Stopped
                 if self._is_time_to_save():
                     self.save()
-                if self._is_time_to_evaluate():
-                    self.evaluate()
-                    self.model.train()
+                if self._evaluate_if_due():
                     speed.reset()
         self.save()
 
-    def train_step(self, batches: Iterator[list[Sample]]) -> dict[str, float]:
-        """One update of the weights -> the losses by name, as means over the step's passes."""
-        passes = self.config.schedule.accumulate
+    def train_step(self, batches: Iterator[list[Sample]]) -> tuple[dict[str, float], bool]:
+        """One update of the weights -> the losses by name, as means over the step's passes, and whether to stop."""
         set_learning_rate(self.optimizer, self.learning_rate)
-        step_losses: dict[str, float] = {}
-        for i in range(passes):
-            samples = next(batches)
-            with self._without_sync(i < passes - 1), self.autocast():
+        passes = [next(batches) for _ in range(self.config.schedule.accumulate)]
+        terms: list[Tensor] = []
+        for i, samples in enumerate(passes):
+            with self._without_sync(i < len(passes) - 1), self.autocast():
                 losses = self._forward(samples)
-                loss = sum(losses.values(), start=torch.zeros((), device=self.device)) / passes
-            # One transfer for all terms: each one waits for the device.
-            values = dict(zip(losses, torch.stack([x.detach().float() for x in losses.values()]).tolist(), strict=True))
-            self._check_finite(values, samples)
+                loss = sum(losses.values(), start=torch.zeros((), device=self.device)) / len(passes)
             self.scaler.scale(loss).backward()
-            for name, value in values.items():
-                step_losses[name] = step_losses.get(name, 0.0) + value / passes
+            terms.append(torch.stack([value.detach().float() for value in losses.values()]))
         self.scaler.unscale_(self.optimizer)
-        gradient_norm(self.raw_model, self.config.schedule.clip_norm)
-        self.scaler.step(self.optimizer)
+        norm = gradient_norm(self.raw_model, self.config.schedule.clip_norm)
+        # One transfer for all figures of the step: each one waits for the device.
+        *means, norm_value = torch.cat([torch.stack(terms).mean(0), norm.float().view(1)]).tolist()
+        figures = StepFigures(dict(zip(losses, means, strict=True)), norm_value)
+        stopped = self._agree_to_go_on(figures, passes)
+        # Not left to the scaler: fused optimisers on the CPU do not heed it.
+        if figures.finite:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return step_losses
+        if self.average is not None and figures.finite:
+            self.average.update_parameters(self.raw_model)
+        return figures.losses, stopped
 
     @property
     def learning_rate(self) -> float:
@@ -136,55 +165,73 @@ class Trainer:
         return self.step / self.steps_per_epoch
 
     def save(self) -> None:
-        """Write a checkpoint of the current step; only the main process does."""
-        if not self.processes.is_main:
+        """Write a checkpoint of the current step, unless it is there; all processes take part, the main one writes."""
+        if self._saved == self.step:
             return
-        state = {
-            "model": self.raw_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "training_seconds": self.training_seconds,
-            "random": torch.get_rng_state(),
-            "config": to_plain(self.config),
-            "categories": {"ids": self.dataset.category_ids, "names": self.dataset.category_names},
-        }
-        save_checkpoint(self.folder.checkpoints, self.step, state, self.config.save.keep)
+        own_states = self.processes.gather(own_state(self))
+        self.processes.on_main(
+            lambda: save_checkpoint(
+                self.folder.checkpoints, self.step, snapshot(self, own_states), self.config.save.keep
+            )
+        )
+        self._saved = self.step
 
-    def _resume(self) -> bool:
-        """Take up the newest checkpoint, if there is one."""
-        found = load_newest(self.folder.checkpoints)
-        if found is None:
-            return False
-        self.step, state = found
-        self.raw_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
-        self.training_seconds = state["training_seconds"]
-        return True
+    def _resume(self) -> dict[str, Any] | None:
+        """Take up the newest checkpoint, if there is one, the same on every process -> its content."""
+        path = self.processes.on_main(lambda: newest_checkpoint(self.folder.checkpoints))
+        if path is None:
+            return None
+        state = read_checkpoint(path)
+        restore(self, state)
+        self._saved = self.step
+        return {key: state[key] for key in ("processes", "metrics_length")}
 
     def _forward(self, samples: list[Sample]) -> dict[str, Tensor]:
         images = [sample.image.to(self.device, non_blocking=True) for sample in samples]
         targets = [sample.targets.to(self.device, non_blocking=True) for sample in samples if sample.targets]
-        return self.model(images, targets)
+        with counts_shared(self.processes.mean if self.processes.world_size > 1 else None):
+            return self.model(images, targets)
 
-    def _check_finite(self, losses: dict[str, float], samples: list[Sample]) -> None:
-        if all(math.isfinite(value) for value in losses.values()):
-            return
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        images = ", ".join(str(sample.image_id) for sample in samples)
-        raise UserError(
-            f"the loss is not finite at step {self.step} (images {images}): {terms}; lower schedule.learning_rate, "
-            "lengthen schedule.warmup_iterations or set schedule.clip_norm."
-        )
+    def _agree_to_go_on(self, figures: StepFigures, passes: list[list[Sample]]) -> bool:
+        """Whether any process was signalled; all must know, since they save and stop together.
 
-    def _report(self, losses: LossMeter, speed: SpeedMeter, tracker: Tracker, bar: tqdm[Any]) -> None:
+        Raises UserError on all processes where the figures of one of them are not finite, but for a gradient that fp16
+        could not hold: that step is left out by the scaler.
+        """
+        broken = not figures.finite
+        if broken and figures.finite_losses and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
+            self.overflows += 1
+            broken = False
+        # A gradient is every process's; a loss tells whose images it was.
+        own_loss = broken and not figures.finite_losses
+        stopped, any_broken, any_loss = self.processes.any(self.stop.received is not None, broken, own_loss)
+        if any_broken:
+            is_source = own_loss or (broken and not any_loss)
+            own = sentence(self, figures, passes, write_replay(self, passes)) if is_source else None
+            raise UserError(next(found for found in self.processes.gather(own) if found is not None))
+        return stopped
+
+    def _evaluate_if_due(self, *, pending: bool = False) -> bool:
+        """Evaluate where the schedule asks for it; `pending`: only what a stop after the checkpoint has kept back."""
+        if not self._is_time_to_evaluate():
+            return False
+        if pending and self.processes.on_main(lambda: self.folder.has_evaluation(self.step)):
+            return False
+        try:
+            with undisturbed(self.device):
+                self.evaluate()
+        except Stopped:
+            self.save()
+            raise
+        self.model.train()
+        return True
+
+    def _report(self, speed: SpeedMeter, tracker: Tracker, bar: tqdm[Any]) -> None:
         """A line for metrics.jsonl, the tracker, the log and the progress bar, all of the same figures."""
-        means, rate = losses.means(), speed.images_per_second()
+        means, rate = mean_of(self.processes.gather(self.losses.means())), speed.images_per_second()
         total, lr = sum(means.values()), learning_rate(self.step - 1, self.config.schedule, self.steps_per_epoch)
         memory = peak_memory_mb(self.device)
-        losses.reset()
+        self.losses.reset()
         speed.reset()
         if not self.processes.is_main:
             return
@@ -193,6 +240,8 @@ class Trainer:
             "kind": "train", "step": self.step, "epoch": self.epoch, "lr": lr, "loss": total, "losses": means,
             "images_per_second": rate, "memory_mb": memory, "time": time.time(),
         }  # fmt: skip
+        if self.scaler.is_enabled():
+            line["overflows"] = self.overflows
         self.folder.append_metrics(line)
         tracker.log(line, self.step)
         bar.set_postfix_str(f"loss {total:.3f}, lr {lr:.2g}, {rate:.1f} images/s")
@@ -211,14 +260,6 @@ class Trainer:
         if every is None or self.step >= self.total_steps:
             return False
         return self.step % (every * self.steps_per_epoch if self.config.schedule.epochs is not None else every) == 0
-
-    def _any_process_stopped(self, stop: StopRequest) -> bool:
-        """Whether any process was signalled; all must know, since they save and stop together."""
-        if self.processes.world_size == 1:
-            return stop.received is not None
-        flag = torch.tensor(stop.received is not None, dtype=torch.int32, device=self.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
 
     def _without_sync(self, active: bool) -> Any:
         """Gradients are exchanged in a step's last pass only."""

@@ -37,8 +37,24 @@ def test_saved_state_comes_back(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_are_kept_and_no_other_file_is_left(tmp_path: Path) -> None:
-    save_steps(tmp_path, [5, 10, 100, 20])
+    save_steps(tmp_path, [5, 10, 20, 100])
     assert files(tmp_path) == {f"step_{step:08d}.{end}" for step in (20, 100) for end in ("pt", "sha256")}
+
+
+def test_damaged_checkpoint_does_not_take_the_place_of_those_that_follow_it(tmp_path: Path) -> None:
+    save_steps(tmp_path, [100], keep=1)
+    (tmp_path / "step_00000100.pt").write_bytes(b"damaged")
+    assert load_newest(tmp_path) is None
+    save_steps(tmp_path, [10], keep=1)
+    found = load_newest(tmp_path)
+    assert found is not None and found[0] == 10
+    assert files(tmp_path) == {"step_00000010.pt", "step_00000010.sha256"}
+
+
+def test_checksum_without_its_checkpoint_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "step_00000007.sha256").write_text("of a save that a kill ended")
+    save_steps(tmp_path, [8])
+    assert files(tmp_path) == {"step_00000008.pt", "step_00000008.sha256"}
 
 
 def test_files_of_the_user_are_not_taken_for_checkpoints(tmp_path: Path) -> None:
@@ -112,7 +128,7 @@ class Malicious:
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     path, trace = tmp_path / "evil.pt", tmp_path / "executed"
     torch.save({**state(1), "config": Malicious(trace)}, path)
-    with pytest.raises(UserError, match=r"evil\.pt could not be read as a file of tensors"):
+    with pytest.raises(UserError, match=r"evil\.pt was refused: unpickling it would run"):
         read_checkpoint(path)
     assert not trace.exists()
     torch.load(path, weights_only=False)

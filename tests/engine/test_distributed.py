@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +19,16 @@ from torch import Tensor
 
 from htc.config import Config, DataConfig, EvalConfig
 from htc.data.coco import build_dataset
+from htc.data.loader import build_train_loader
 from htc.engine.distributed import Processes, choose_device, start_processes
 from htc.engine.evaluation import Evaluator
+from htc.engine.records import RunFolder
 from htc.engine.tracking import Tracker
 from htc.errors import UserError
 from htc.structures import Detections
 from tests.engine.trainers import make_trainer, training_config
 
-IMAGES = 4
+IMAGES = 3
 
 
 class Counting:
@@ -40,6 +48,26 @@ class Counting:
 
 def train_and_evaluate(rank: int, port: int, config: Config, folder: Path) -> None:
     """One of two processes; writes what it saw to `folder`."""
+    with joined(rank, port) as processes:
+        seen: list[int] = []
+        trainer = make_trainer(config, folder, processes)
+        trainer.raw_model.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+        trainer.train(Tracker(None))
+        weights = {name: value.double().sum().item() for name, value in trainer.raw_model.state_dict().items()}
+        model = Counting(trainer.raw_model)
+        data = build_dataset(config.data, train=False, semantic=False)
+        found = Evaluator(config, data, processes).evaluate(model)
+        report = {
+            "main": processes.is_main, "images_of_pass": seen, "predicted": model.images, "weights": weights,
+            "image_ids": found.predictions.image_ids, "metrics": found.metrics.bbox,
+            "boxes": len(found.predictions.bbox), "gathered": processes.gather(rank),
+        }  # fmt: skip
+        (folder / f"rank{rank}.json").write_text(json.dumps(report))
+
+
+@contextmanager
+def joined(rank: int, port: int) -> Iterator[Processes]:
+    """One of two processes on this machine, as `torchrun` would start it."""
     with pytest.MonkeyPatch.context() as patch:
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         for name, value in variables.items():
@@ -47,22 +75,17 @@ def train_and_evaluate(rank: int, port: int, config: Config, folder: Path) -> No
         torch.set_num_threads(1)
         processes = start_processes("cpu")
         try:
-            seen: list[int] = []
-            trainer = make_trainer(config, folder, processes)
-            trainer.raw_model.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
-            trainer.train(Tracker(None))
-            weights = {name: value.double().sum().item() for name, value in trainer.raw_model.state_dict().items()}
-            model = Counting(trainer.raw_model)
-            data = build_dataset(config.data, train=False, semantic=False)
-            found = Evaluator(config, data, processes).evaluate(model)
-            report = {
-                "main": processes.is_main, "images_of_pass": seen, "predicted": model.images, "weights": weights,
-                "image_ids": found.predictions.image_ids, "metrics": found.metrics.bbox,
-                "boxes": len(found.predictions.bbox), "gathered": processes.gather(rank),
-            }  # fmt: skip
-            (folder / f"rank{rank}.json").write_text(json.dumps(report))
+            yield processes
         finally:
             processes.close()
+
+
+def spawn(function: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in two processes: rank, port of their meeting, arguments."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(function, (port, *arguments), nprocs=2)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -73,21 +96,78 @@ def test_two_processes_have_one_model_and_evaluate_every_image_once(
     config = training_config(tiny_shapes)
     config.schedule.iterations, config.schedule.batch_size, config.schedule.accumulate = 3, 4, accumulate
     config.eval.score_threshold = 0.0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(train_and_evaluate, (port, config, tmp_path), nprocs=2)  # type: ignore[attr-defined]
+    config.eval.limit = 3
+    spawn(train_and_evaluate, config, tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert (first["main"], second["main"]) == (True, False)
     assert first["images_of_pass"] == second["images_of_pass"] == [2 // accumulate] * 3 * accumulate
     assert first["weights"] == second["weights"]
     assert sorted(first["image_ids"]) == sorted(set(second["image_ids"])) and len(first["image_ids"]) == IMAGES
-    assert first["predicted"] == second["predicted"] == IMAGES // 2
+    assert (first["predicted"], second["predicted"]) == (2, 1), "the images do not divide evenly"
     assert first["metrics"] == second["metrics"] and first["boxes"] == second["boxes"] > 0
     assert first["gathered"] == second["gathered"] == [0, 1]
     untrained = make_trainer(config, tmp_path / "untrained").raw_model.state_dict()
     assert first["weights"] != {name: value.double().sum().item() for name, value in untrained.items()}
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step_00000003.pt"]
+
+
+def twenty_steps(rank: int, port: int, config: Config, folder: Path) -> None:
+    """One of two processes that train for twenty steps."""
+    with joined(rank, port) as processes:
+        make_trainer(config, folder, processes).train(Tracker(None))
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_with_all_their_images(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+    """Images are padded to one size: padding depends on what else is in the batch, and convolutions see it."""
+    config = training_config(tiny_shapes)
+    config.schedule.iterations, config.schedule.batch_size, config.log_every = 20, 4, 1
+    config.schedule.reference_batch = 4
+    # Sides of at most 64 are all padded to 64.
+    config.data.long_side = 64
+    make_trainer(config, tmp_path / "one").train(Tracker(None))
+    spawn(twenty_steps, config, tmp_path / "two")
+    one, two = (RunFolder(tmp_path / name).read_metrics() for name in ("one", "two"))
+    assert len(one) == len(two) == 20
+    for a, b in zip(one, two, strict=True):
+        assert b["losses"] == pytest.approx(a["losses"], abs=1e-5), f"step {a['step']}"
+    assert one[-1]["loss"] < one[0]["loss"]
+
+
+def stop_or_die(rank: int, port: int, config: Config, folder: Path, how: str) -> None:
+    """One of two processes, of which the second comes to grief in its third step; writes what the first then says."""
+    with joined(rank, port) as processes:
+        trainer = make_trainer(config, folder, processes)
+        steps: list[int] = []
+
+        def grieve(module: torch.nn.Module, arguments: Any) -> None:
+            steps.append(len(steps))
+            if rank == 1 and len(steps) == 3:
+                if how == "dies":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                torch.nn.init.constant_(trainer.raw_model.get_parameter("cascade.box_heads.1.logits.bias"), math.nan)
+
+        trainer.raw_model.register_forward_pre_hook(grieve)
+        try:
+            trainer.train(Tracker(None))
+        except Exception as error:  # noqa: BLE001 - what it is, is what is tested
+            (folder / f"rank{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dies", "loss"])
+def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, tmp_path: Path, how: str) -> None:
+    config = training_config(tiny_shapes)
+    config.schedule.batch_size = 4
+    start = time.monotonic()
+    with suppress(torch.multiprocessing.ProcessExitedException):  # type: ignore[attr-defined]
+        spawn(stop_or_die, config, tmp_path, how)
+    assert time.monotonic() - start < 60
+    said = {path.stem: path.read_text() for path in tmp_path.glob("rank*.txt")}
+    if how == "loss":
+        assert said["rank0"] == said["rank1"] and "is not finite at step 3" in said["rank0"]
+        assert [path.name for path in (tmp_path / "replay").glob("*.pt")] == ["step_00000003_process_1.pt"]
+    assert not list(tmp_path.glob("checkpoints/*.pt"))
 
 
 def test_process_on_its_own_needs_no_group() -> None:
@@ -117,8 +197,7 @@ def test_missing_gpu_is_refused() -> None:
     assert choose_device("auto") == torch.device("cpu")
 
 
-def test_batch_that_processes_cannot_share_is_refused(tiny_shapes: DataConfig, tmp_path: Path) -> None:
-    config = training_config(tiny_shapes)
-    config.schedule.batch_size = 3
+def test_batch_that_processes_cannot_share_is_refused(tiny_shapes: DataConfig) -> None:
+    dataset = build_dataset(tiny_shapes, train=True, semantic=False)
     with pytest.raises(UserError, match="3 images cannot be shared equally by 2 processes"):
-        make_trainer(config, tmp_path, Processes(0, 2, torch.device("cpu")))
+        build_train_loader(dataset, tiny_shapes, batch_size=3, seed=0, world_size=2)

@@ -185,9 +185,9 @@ def test_resumed_run_has_each_step_once(tmp_path: Path) -> None:
 def test_torn_line_goes_even_where_its_step_is_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics_file.write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
-    folder.truncate_after(100)
+    folder.rewind(100)
     assert folder.metrics_file.read_text() == '{"kind": "train", "step": 1}\n'
-    RunFolder(tmp_path / "without metrics").truncate_after(5)
+    RunFolder(tmp_path / "without metrics").rewind(5)
 
 
 def test_run_started_anew_drops_the_metrics_of_the_failed_attempt(tmp_path: Path) -> None:

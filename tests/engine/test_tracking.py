@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from htc.composition import derive
 from htc.config import Config, WandbMode, signature
 from htc.engine.evaluate import ImagePrediction
 from htc.engine.tracking import Tracker, run_id
+from htc.engine.wandb_files import offline_files, read_history, read_records
 from htc.ops.paste import encode_region
 
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -41,36 +43,10 @@ def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
 
 
-def read_log(file: Path) -> Iterator[Any]:
-    """The records of a .wandb file: protocol buffers in the blocks of a LevelDB log, behind a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    record_type: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]
-    data = file.read_bytes()
-    assert data[:4] == b":W&B"
-    position, record, block = 7, b"", 32768
-    while position + 7 <= len(data):
-        left = block - position % block
-        if left < 7:
-            position += left
-            continue
-        length, part = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
-        if position + 7 + length > len(data):
-            return
-        record += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        # 1: a whole record; 2, 3, 4: its first, middle and last part.
-        if part in (1, 4):
-            message = record_type()
-            message.ParseFromString(record)
-            yield message
-            record = b""
-
-
 def finished_log(file: Path) -> list[Any]:
     """The records of a run that has ended: wandb's own process may still be writing them for a moment."""
     for _ in range(100):
-        records = list(read_log(file))
+        records = list(read_records(file))
         if any(record.HasField("exit") for record in records):
             return records
         time.sleep(0.1)
@@ -175,18 +151,49 @@ def test_runs_that_follow_each_other_in_one_process_are_two(tmp_path: Path) -> N
     assert [history(logged(tmp_path / str(seed)))[0]["train/loss"] for seed in (0, 1)] == [0.0, 1.0]
 
 
-def test_resumed_run_has_the_same_id_and_may_go_back(tmp_path: Path) -> None:
-    config = example_config(WandbMode.offline)
-    folder = tmp_path / f"name-{signature(config)}"
-    for steps in ((10, 20, 30), (20, 30)):
-        tracker = Tracker.start(config, folder)
-        for step in steps:
-            tracker.log({"kind": "train", "loss": 1.0}, step)
-        tracker.finish()
-        time.sleep(1.1)
-    files = sorted(folder.glob("wandb/*/*.wandb"))
-    assert len(files) == 2 and files[0].name == files[1].name
-    assert [row["step"] for row in history(finished_log(files[1]))] == [20, 30]
+KILLED = """
+import json, os, signal
+config, folder = example_config(WandbMode.offline), Path(sys.argv[1])
+lines = [{"kind": "train", "step": step, "loss": 1.0 / step} for step in json.loads(sys.argv[2])]
+tracker = Tracker.start(config, folder, lines)
+for step in json.loads(sys.argv[3]):
+    tracker.log({"kind": "train", "step": step, "loss": 1.0 / step}, step)
+if sys.argv[4] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+tracker.finish({"AP": 0.5})
+"""
+
+
+def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_path: Path) -> None:
+    """What `wandb sync` of the run folder's wandb folder finds is one file with every step once."""
+    for before, now, end in (
+        ("[]", "[10, 20, 30]", "kill"),
+        ("[10]", "[20, 30]", "kill"),
+        ("[10, 20]", "[30, 40]", ""),
+    ):
+        in_a_process_of_its_own(KILLED, tmp_path, before, now, end)
+    files = offline_files(tmp_path / "run")
+    assert len(files) == 1
+    finished_log(files[0])
+    rows = read_history(files[0])
+    assert [(row["_step"], row["step"], row["train/loss"]) for row in rows] == [
+        (i, 10 * (i + 1), 0.1 / (i + 1)) for i in range(4)
+    ]
+    dry = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", "--dry-run", str(tmp_path / "run" / "wandb")],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "Would sync 1 run(s)" in dry.stdout + dry.stderr
+
+
+def test_resumed_run_leaves_out_what_the_server_has(tmp_path: Path) -> None:
+    """The rows that a run's server has are counted by wandb; here a run stands for it that has been told so."""
+    tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
+    tracker._first_row = 2
+    for step in (10, 20, 30):
+        tracker.log({"kind": "train", "loss": 1.0}, step)
+    tracker.finish()
+    assert [row["step"] for row in history(logged(tmp_path))] == [30]
 
 
 def test_forced_run_is_another_run_on_the_dashboard() -> None:
@@ -218,7 +225,7 @@ def in_a_process_of_its_own(script: str, tmp_path: Path, *arguments: str, **envi
         cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, -9), done.stderr
     return done.stdout + done.stderr, time.monotonic() - start
 
 
@@ -293,3 +300,38 @@ def test_unreachable_server_does_not_hold_up_a_run(tmp_path: Path) -> None:
     )
     assert output.count("Tracking by wandb is off") == 1
     assert seconds < 60
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A server that knows nobody, as wandb's is to a wrong key."""
+
+    def _refuse(self) -> None:
+        body = b'{"errors": [{"message": "user is not logged in"}], "error": "permission denied"}'
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = _refuse  # noqa: N815 - the library's names
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [FAKE_KEY, "short"])
+def test_wrong_key_turns_tracking_off_and_is_said_once_without_the_key(tmp_path: Path, key: str) -> None:
+    script = (
+        "tracker = Tracker.start(example_config(WandbMode.online), Path(sys.argv[1]))\n"
+        "assert not tracker.on\n"
+        "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        output, seconds = in_a_process_of_its_own(script, tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY=key)
+        server.shutdown()
+    assert output.count("Tracking by wandb is off") == 1
+    assert key not in output and seconds < 60

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from htc.config import DataConfig, Optimizer, Precision, ScheduleConfig
-from htc.engine.checkpoint import read_checkpoint
+from htc.engine.checkpoint import evaluated_weights, read_checkpoint
 from htc.engine.records import RunFolder
-from htc.engine.stopping import StopRequest
+from htc.engine.stopping import Stopped, StopRequest
 from htc.engine.tracking import Tracker
-from htc.engine.train import Stopped, Trainer
+from htc.engine.train import Trainer
 from htc.errors import UserError
 from tests.engine.trainers import make_trainer, training_config
 
@@ -52,6 +52,7 @@ SCHEDULES = {
     "AdamW": {"optimizer": Optimizer.adamw, "learning_rate": 1e-3},
     "accumulated passes": {"batch_size": 4, "accumulate": 2},
     "epochs": {"iterations": None, "epochs": 2, "milestones": [1]},
+    "average of the weights": {"ema": 0.9},
 }
 
 
@@ -79,11 +80,86 @@ def test_resumed_run_equals_uninterrupted_run(tiny_shapes: DataConfig, tmp_path:
 
     assert second.step == whole.step == whole.total_steps
     assert_same(second.raw_model.state_dict(), whole.raw_model.state_dict())
+    assert_same(second.evaluated_model.state_dict(), whole.evaluated_model.state_dict())
     assert_same(second.optimizer.state_dict(), whole.optimizer.state_dict())
     last = [RunFolder(tmp_path / name).read_metrics()[-1] for name in ("whole", "parts")]
     assert {key: last[0][key] for key in ("step", "lr", "losses")} == {
         key: last[1][key] for key in ("step", "lr", "losses")
     }
+
+
+def test_resumed_run_writes_the_same_lines_wherever_it_was_stopped(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+    """A line is a mean over several steps, some of them before the stop; and an evaluation may have been kept back."""
+
+    def train(folder: Path, *stops: int) -> list[dict[str, Any]]:
+        """Stopped by SIGTERM in these steps; an evaluation draws random numbers, as a network with dropout does."""
+        for stop in [*stops, None]:
+            config = training_config(tiny_shapes)
+            config.log_every, config.save.every, config.schedule.eval_every = 4, 100, 2
+            record = RunFolder(folder)
+            trainer = make_trainer(config, folder)
+
+            def evaluate(trainer: Trainer = trainer) -> None:
+                line = {"kind": "eval", "step": trainer.step, "random": torch.rand(()).item()}
+                trainer.folder.append_metrics(line)
+
+            trainer.evaluate = evaluate
+            if trainer.resumed:
+                record.rewind(trainer.step, trainer.metrics_length)
+            passes = [trainer.step]
+
+            def draw(*_: Any, passes: list[int] = passes, stop: int | None = stop) -> None:
+                passes.append(int(torch.randint(0, 2**31, ())))
+                if stop is not None and passes[0] + len(passes) - 1 == stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            trainer.raw_model.register_forward_pre_hook(draw)
+            try:
+                trainer.train(Tracker(None))
+            except Stopped:
+                assert trainer.step == stop
+        return [
+            {key: value for key, value in line.items() if key not in ("time", "images_per_second", "memory_mb")}
+            for line in RunFolder(folder).read_metrics()
+        ]
+
+    whole = train(tmp_path / "whole")
+    assert [(line["kind"], line["step"]) for line in whole] == [
+        ("eval", 2), ("train", 4), ("eval", 4), ("train", 6),
+    ]  # fmt: skip
+    assert train(tmp_path / "parts", 2, 3, 4) == whole
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.75])
+def test_average_is_evaluated_in_place_of_the_weights(tiny_shapes: DataConfig, tmp_path: Path, decay: float) -> None:
+    config = training_config(tiny_shapes)
+    config.schedule.ema, config.schedule.iterations = decay, 3
+    trainer = make_trainer(config, tmp_path)
+    name = "cascade.box_heads.0.fc1.weight"
+    weights: list[torch.Tensor] = []
+    trainer.optimizer.register_step_post_hook(
+        lambda *_: weights.append(trainer.raw_model.get_parameter(name).detach().clone())
+    )
+    trainer.train(Tracker(None))
+    expected = weights[0]
+    for after in weights[1:]:
+        expected = decay * expected + (1 - decay) * after
+    torch.testing.assert_close(trainer.evaluated_model.get_parameter(name).detach(), expected)
+    assert torch.equal(expected, weights[-1]) == (decay == 0)
+    saved = read_checkpoint(tmp_path / "checkpoints" / "step_00000003.pt")
+    assert_same(evaluated_weights(saved), trainer.evaluated_model.state_dict())
+    assert_same(saved["model"], trainer.raw_model.state_dict())
+
+
+def test_good_checkpoint_is_not_written_again(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+    """A kill in the middle would spoil the only one."""
+    config = training_config(tiny_shapes)
+    config.schedule.iterations = 1
+    make_trainer(config, tmp_path).train(Tracker(None))
+    file = tmp_path / "checkpoints" / "step_00000001.pt"
+    before = file.stat().st_mtime_ns
+    make_trainer(config, tmp_path).train(Tracker(None))
+    assert file.stat().st_mtime_ns == before
 
 
 def test_another_seed_is_another_run(tiny_shapes: DataConfig, tmp_path: Path) -> None:
@@ -209,7 +285,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(
     with pytest.raises(UserError) as caught:
         trainer.train(Tracker(None))
     sentence = str(caught.value)
-    images = re.search(r"not finite at step 2 \(images ([\d, ]+)\)", sentence)
+    images = re.search(r"not finite at step 3 \(images ([\d, ]+)\)", sentence)
     assert images is not None and images[1].split(", ") == expected
     assert "s1.loss_cls nan" in sentence and "schedule.learning_rate" in sentence and "\n" not in sentence
     assert checkpoints(tmp_path) == [], "spoilt weights must not be saved"

@@ -1,0 +1,63 @@
+"""One process at a time on a run's folder.
+
+A POSIX record lock: it belongs to the process, so that neither a crash nor `kill -9` leaves it behind, and neither a
+data loader's workers nor wandb's service inherit it. Network file systems share it between hosts where they know
+locks; where they do not, a warning says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from htc.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LOCK_NAME = ".lock"
+HELD = (errno.EACCES, errno.EAGAIN)
+
+
+class RunLock:
+    """Held from `acquire` to `release` or to the end of the process; at most one object a folder and process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK_NAME
+        self._file: TextIO | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises UserError, naming the other process, where it is held; OSError for a bad folder."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:
+            # Where even parents cannot be made, as below /proc.
+            raise UserError(f"{self.path.parent} cannot be made: choose another folder with runs=DIR.") from None
+        file = self.path.open("a+", encoding="utf-8")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            if error.errno in HELD:
+                raise UserError(
+                    f"{self.path.parent} is in use by {holder or 'another process'}: wait for that run or stop it; "
+                    f"if that host is gone for good, delete {self.path}."
+                ) from None
+            log.warning("%s has no locks (%s): do not start the same run twice at a time", self.path.parent, error)
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n")
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

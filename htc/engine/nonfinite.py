@@ -1,0 +1,90 @@
+"""When a loss or a gradient is not finite: the sentence that says so, and the file that `htc.replay` replays."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from htc.config import to_plain
+from htc.engine.files import atomic_path
+from htc.structures import Sample, Targets
+
+if TYPE_CHECKING:
+    from htc.engine.train import Trainer
+
+ADVICE = "lower schedule.learning_rate, lengthen schedule.warmup_iterations or set schedule.clip_norm"
+
+
+@dataclasses.dataclass
+class StepFigures:
+    """The figures of one step on one process, fetched from the device at once."""
+
+    losses: dict[str, float]
+    """Means over the step's passes."""
+    gradient_norm: float
+    """Before clipping; of the gradients averaged over all processes."""
+
+    @property
+    def finite_losses(self) -> bool:
+        return all(math.isfinite(value) for value in self.losses.values())
+
+    @property
+    def finite(self) -> bool:
+        return self.finite_losses and math.isfinite(self.gradient_norm)
+
+
+def sentence(trainer: Trainer, figures: StepFigures, passes: list[list[Sample]], replay: Path | None) -> str:
+    """What went wrong in the step in progress, in one sentence."""
+    what = "gradient" if figures.finite_losses else "loss"
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in figures.losses.items())
+    images = ", ".join(str(sample.image_id) for samples in passes for sample in samples)
+    again = f"; python -m htc.replay {replay} does this step again" if replay else ""
+    return f"the {what} is not finite at step {trainer.step + 1} (images {images}): {terms}; {ADVICE}{again}."
+
+
+def write_replay(trainer: Trainer, passes: list[list[Sample]]) -> Path | None:
+    """Write all that the step in progress was made of; None where the disk does not take it.
+
+    The weights have not been updated yet, and no random state has a part in a step beyond the samples' own seeds.
+    """
+    path = trainer.folder.path / "replay" / f"step_{trainer.step + 1:08d}_process_{trainer.processes.rank}.pt"
+    content = {
+        "replay": 1,
+        "config": to_plain(trainer.config),
+        "categories": {"ids": trainer.dataset.category_ids, "names": trainer.dataset.category_names},
+        "model": trainer.raw_model.state_dict(),
+        "step": trainer.step + 1,
+        "loss_scale": trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0,
+        "passes": [[plain_sample(sample) for sample in samples] for samples in passes],
+    }
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError):
+        return None
+    return path
+
+
+def plain_sample(sample: Sample) -> dict[str, Any]:
+    """A sample as nested dicts of tensors and plain values."""
+    targets = sample.targets
+    return {
+        **{field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)},
+        "original_size": list(sample.original_size),
+        "targets": None if targets is None else {f.name: getattr(targets, f.name) for f in dataclasses.fields(targets)},
+    }
+
+
+def sample_of(plain: dict[str, Any]) -> Sample:
+    """The sample that `plain_sample` took apart."""
+    targets = plain["targets"]
+    return Sample(
+        plain["image"],
+        plain["image_id"],
+        (plain["original_size"][0], plain["original_size"][1]),
+        None if targets is None else Targets(**targets),
+    )

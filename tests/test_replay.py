@@ -1,0 +1,114 @@
+"""A step that was not finite leaves a file, and the command does that step again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from htc.config import DataConfig
+from htc.engine.records import RunFolder
+from htc.engine.tracking import Tracker
+from htc.engine.train import Trainer
+from htc.errors import UserError
+from tests.engine.trainers import make_trainer, training_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "htc.replay", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def spoil_gradient(trainer: Trainer, step: int, value: float) -> None:
+    """From a step on, multiply one gradient; losses stay as they are."""
+    parameter = trainer.raw_model.get_parameter("cascade.box_heads.2.logits.bias")
+    passes: list[int] = []
+    trainer.raw_model.register_forward_pre_hook(lambda *_: passes.append(0))
+    parameter.register_hook(lambda gradient: gradient * (value if len(passes) >= step else 1.0))
+
+
+def test_step_with_a_huge_weight_is_done_again_and_its_place_is_named(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+    trainer = make_trainer(training_config(tiny_shapes), tmp_path)
+    passes: list[int] = []
+
+    def spoil(module: torch.nn.Module, arguments: Any) -> None:
+        passes.append(0)
+        if len(passes) == 2:
+            torch.nn.init.constant_(trainer.raw_model.get_parameter("cascade.box_heads.1.fc1.weight"), 1e38)
+
+    trainer.raw_model.register_forward_pre_hook(spoil)
+    with pytest.raises(
+        UserError, match=r"the loss is not finite at step 2 .*python -m htc.replay (\S+) does"
+    ) as caught:
+        trainer.train(Tracker(None))
+    (file,) = (tmp_path / "replay").glob("*.pt")
+    assert str(file) in str(caught.value)
+    done = command(str(file), "device=cpu")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("step 2, images ") and lines[-1] == "reproduced"
+    assert "in order of computation that are not finite: cascade.box_heads.1.fc1," in done.stdout
+    terms = dict(line.split() for line in lines if line.startswith("  "))
+    said = str(caught.value)
+    assert all(f"{name} {float(value):.4g}" in said for name, value in terms.items() if name.startswith("s0"))
+
+
+def test_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(
+    tiny_shapes: DataConfig, tmp_path: Path
+) -> None:
+    trainer = make_trainer(training_config(tiny_shapes), tmp_path)
+    spoil_gradient(trainer, 3, float("inf"))
+    with pytest.raises(UserError, match="the gradient is not finite at step 3 ") as caught:
+        trainer.train(Tracker(None))
+    assert "s2.loss_cls" in str(caught.value)
+    assert all(value.isfinite().all() for value in trainer.raw_model.state_dict().values() if value.is_floating_point())
+    (file,) = (tmp_path / "replay").glob("*.pt")
+    done = command(str(file))
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "all is finite here: not reproduced", (
+        "what spoilt the gradient in this test is not in the file"
+    )
+
+
+def test_overflow_of_scaled_gradients_leaves_the_step_out_and_is_counted(
+    tiny_shapes: DataConfig, tmp_path: Path
+) -> None:
+    """fp16 needs a GPU; its scaler works on any device, and overflows fp32 as well where the scale is high enough."""
+    trainer = make_trainer(training_config(tiny_shapes), tmp_path)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=1000)
+    updates: list[int] = []
+    trainer.optimizer.register_step_post_hook(lambda *_: updates.append(trainer.step))
+    trainer.train(Tracker(None))
+    assert trainer.overflows > 0 and trainer.overflows + len(updates) == 6
+    assert trainer.scaler.get_scale() == 2.0 ** (126 - trainer.overflows)
+    assert RunFolder(tmp_path).read_metrics()[-1]["overflows"] == trainer.overflows
+    assert all(value.isfinite().all() for value in trainer.raw_model.state_dict().values() if value.is_floating_point())
+
+
+def test_overflow_that_no_scale_prevents_stops_the_run(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+    trainer = make_trainer(training_config(tiny_shapes), tmp_path)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    spoil_gradient(trainer, 1, float("inf"))
+    with pytest.raises(UserError, match="the gradient is not finite at step 3 "):
+        trainer.train(Tracker(None))
+    assert trainer.overflows == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give one file of a run's replay folder"),
+        (["nowhere.pt"], "nowhere.pt is not a file"),
+        (["pyproject.toml"], "pyproject.toml could not be read"),
+        (["pyproject.toml", "devise=cpu"], "devise is not a key of this command; did you mean device"),
+    ],
+)
+def test_what_is_no_replay_file_is_refused_in_a_sentence(arguments: list[str], sentence: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and sentence in done.stderr
