@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
-from htc.cli import read_arguments, run_command
+from htc.cli import log_to_console, read_arguments, run_command
 from htc.errors import UserError
 
+log = logging.getLogger(__name__)
 USAGE = "python -m htc.evaluate run=RUN_DIR | checkpoint=FILE [out=DIR] [eval=NAME] [KEY=VALUE] ..."
 KEYS = {
     "run": "a run's folder: its newest checkpoint is used",
-    "checkpoint": "a checkpoint file",
+    "checkpoint": "a checkpoint file: ours, MMDetection's or torchvision's",
+    "checkpoint.partial": "true: leave what does not fit as it was initialised (default false)",
     "out": "folder of predictions and results (default: evaluations/ in the run's folder, or beside the checkpoint)",
 }
 
 
 def main() -> None:
     arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    log_to_console()
     evaluate(arguments, overrides)
 
 
@@ -36,13 +40,18 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
 
     trained = load_trained(arguments, overrides)
     config = trained.config
+    if trained.foreign and not any(override.startswith("data.root=") for override in overrides):
+        raise UserError("data.root has no value: name the folder of COCO's images and annotations, data.root=DIR.")
     processes = start_processes(config.device)
     dataset = build_dataset(config.data, train=False, semantic=False)
-    if dataset.category_ids != trained.category_ids:
+    same = len(trained.category_names) == len(dataset.category_ids)
+    if not same or trained.category_ids not in (None, dataset.category_ids):
         raise UserError(
             f"{dataset.annotation_file} has {len(dataset.category_ids)} categories, the model was trained on "
-            f"{len(trained.category_ids)}, or their ids differ: evaluate on data with the same categories."
+            f"{len(trained.category_names)}, or their ids differ: evaluate on data with the same categories."
         )
+    if trained.category_ids is None:
+        log.warning("the checkpoint does not tell its category ids: those of %s are taken", dataset.annotation_file)
     result = Evaluator(config, dataset, processes).evaluate(place(trained.model, config, processes.device))
     results = {**result.to_dict(), "iterations": trained.step, "overrides": overrides, "config": to_plain(config)}
     if processes.is_main:

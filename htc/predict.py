@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from htc.cli import read_arguments, run_command
+from htc.cli import log_to_console, read_arguments, run_command
 from htc.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 USAGE = "python -m htc.predict checkpoint=FILE | run=RUN_DIR images=DIR out=DIR [score=0.5] [KEY=VALUE] ..."
 KEYS = {
-    "checkpoint": "a checkpoint file",
+    "checkpoint": "a checkpoint file: ours, MMDetection's or torchvision's",
+    "checkpoint.partial": "true: leave what does not fit as it was initialised (default false)",
     "run": "a run's folder: its newest checkpoint is used",
     "images": "an image file, or a folder of images",
     "out": "folder for the pictures and the predictions",
@@ -28,6 +29,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 def main() -> None:
     arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    log_to_console()
     predict(arguments, overrides)
 
 
@@ -86,7 +88,8 @@ def predict_file(
     image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(device)
     with torch.inference_mode(), autocast_of(config.precision, device)():
         found = trained.model.predict([image], [size], config.eval)[0].cpu()
-    bbox, segm = to_results(image_id, found, size, trained.category_ids, config.eval.mask_threshold)
+    category_ids = trained.category_ids or list(range(1, len(trained.category_names) + 1))
+    bbox, segm = to_results(image_id, found, size, category_ids, config.eval.mask_threshold)
     shown = int((found.scores >= shown_score).sum())
     drawn = draw_detections(
         pixels,

@@ -1,18 +1,31 @@
-"""A trained model and what it was trained as, from a run folder or a checkpoint file."""
+"""A trained model and what it was trained as: from a run folder or a checkpoint file, ours or another framework's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from htc.cli import recorded_config
-from htc.config import Config
-from htc.engine.checkpoint import load_newest, read_checkpoint
+from htc.cli import composed_config, read_flag, recorded_config
+from htc.config import Config, to_plain, value_at
+from htc.data.coco import CocoDataset
+from htc.engine.checkpoint import evaluated_weights, is_checkpoint, load_newest, read_content
 from htc.errors import UserError
+from htc.fitting import load_weights
+from htc.interop.coco import coco_ids, coco_names
+from htc.interop.foreign import Foreign, override_value, read_foreign
 from htc.models.detector import Detector, build_detector
+
+log = logging.getLogger(__name__)
+
+INPUT_KEYS = (
+    "backbone.style", "backbone.bgr", "backbone.pixel_mean", "backbone.pixel_std", "backbone.norm_eps",
+    "model.stage_stds", "model.roi_aligned", "model.roi_sampling", "model.rpn.round_anchors",
+)  # fmt: skip
 
 
 @dataclass
@@ -21,30 +34,101 @@ class Trained:
 
     model: Detector
     config: Config
-    category_ids: list[int]
-    """COCO's category id of each class index."""
+    category_ids: list[int] | None
+    """The data set's category id of each class index; None where the checkpoint does not tell."""
     category_names: list[str]
     step: int
+    unused: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of an imported checkpoint that the network has no use for, under their names."""
+    foreign: bool = False
+    """Read from a checkpoint of another framework."""
 
 
 def load_trained(arguments: dict[str, str], overrides: list[str]) -> Trained:
     """The model that `run=RUN_DIR` or `checkpoint=FILE` names, its configuration changed by KEY=VALUE overrides.
 
-    Raises UserError unless exactly one of the two is given and can be read.
+    Raises UserError unless exactly one of the two is given, can be read and fits.
     """
     if ("run" in arguments) == ("checkpoint" in arguments):
         raise UserError("give one of run=RUN_DIR and checkpoint=FILE: the model to use.")
-    state = _newest(Path(arguments["run"])) if "run" in arguments else read_checkpoint(Path(arguments["checkpoint"]))
+    partial = read_flag(arguments, "checkpoint.partial", False)
+    if "run" in arguments:
+        run = Path(arguments["run"])
+        return _from_ours(_newest(run), f"run={run}", overrides, partial)
+    path = Path(arguments["checkpoint"])
+    content = read_content(path)
+    if is_checkpoint(content):
+        return _from_ours(content, f"checkpoint={path}", overrides, partial)
+    return trained_from_foreign(read_foreign(content, path), f"checkpoint={path}", overrides, partial)
+
+
+def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
+    """Load the weights of `checkpoint.file` into a model that is to be trained on `dataset`.
+
+    What the file tells of its training and `config` has otherwise is logged: a network fed with other pixels learns
+    all the same, only worse. Raises UserError where they do not fit and `checkpoint.partial` does not allow it.
+    """
+    assert config.checkpoint.file is not None
+    path, partial = Path(config.checkpoint.file), config.checkpoint.partial
+    source = f"checkpoint={path}"
+    content = read_content(path)
+    if is_checkpoint(content):
+        if not partial and content["categories"]["ids"] not in (None, dataset.category_ids):
+            raise UserError(
+                f"{source} was trained on other categories than those of {dataset.annotation_file}: "
+                "checkpoint.partial=true loads what fits all the same."
+            )
+        load_weights(model, evaluated_weights(content), source, partial=partial)
+    else:
+        foreign = read_foreign(content, path, partial=partial)
+        log.info("%s: %s", source, foreign.description())
+        if changed := _changed(foreign, config):
+            log.warning("%s was trained with %s, unlike this run", source, " ".join(changed))
+        _load_foreign(model, foreign, source, config, partial)
+
+
+def _changed(foreign: Foreign, config: Config) -> list[str]:
+    """What a network does with its input, KEY=VALUE as the checkpoint had it, where the configuration differs."""
+    plain = to_plain(config)
+    had = {key: foreign.overrides[key] for key in INPUT_KEYS if key in foreign.overrides}
+    return [f"{key}={override_value(value)}" for key, value in had.items() if value_at(plain, key) != value]
+
+
+def _from_ours(state: dict[str, Any], source: str, overrides: list[str], partial: bool) -> Trained:
     config = recorded_config(state["config"], overrides)
     config.backbone.weights = None
     categories = state["categories"]
-    model = build_detector(config, len(categories["ids"]))
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"the weights do not fit the configuration (overrides {overrides}): {reason}") from None
-    return Trained(model, config, list(categories["ids"]), list(categories["names"]), state["step"])
+    model = build_detector(config, len(categories["names"]))
+    load_weights(model, evaluated_weights(state), source, partial=partial)
+    return Trained(model, config, categories["ids"], categories["names"], state["step"], state.get("unused", {}))
+
+
+def trained_from_foreign(foreign: Foreign, source: str, overrides: list[str], partial: bool) -> Trained:
+    log.info("%s: %s", source, foreign.description())
+    for hint in foreign.hints:
+        log.warning("%s: %s", source, hint)
+    inferred = [f"{key}={override_value(value)}" for key, value in foreign.overrides.items()]
+    # A prediction reads no data set; an evaluation asks for its place.
+    config = composed_config(["data=coco", "data.root=.", "backbone.weights=null", *inferred, *overrides])
+    model = build_detector(config, foreign.num_classes)
+    _load_foreign(model, foreign, source, config, partial)
+    ids = None
+    names = foreign.class_names or [f"class {i}" for i in range(1, foreign.num_classes + 1)]
+    if foreign.num_classes == len(coco_ids()) and foreign.class_names in (None, coco_names()):
+        ids, names = coco_ids(), coco_names()
+    return Trained(model, config, ids, names, 0, foreign.unused, foreign=True)
+
+
+def _load_foreign(model: Detector, foreign: Foreign, source: str, config: Config, partial: bool) -> None:
+    foreign.leave_out_idle(config.model.mask_flow)
+    load_weights(
+        model,
+        foreign.state,
+        source,
+        partial=partial,
+        unexpected=foreign.unexpected,
+        name=foreign.their_name,
+    )
 
 
 def _newest(run: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def tiny_config(**model: Any) -> Config:
         anchor_scale=4, anchors_per_image=32, train_pre_nms=50, train_proposals=40, test_pre_nms=50, test_proposals=30
     )
     sizes: dict[str, Any] = {
-        "name": "htc", "channels": 8, "fc_channels": 16, "mask_convs": 1, "semantic_convs": 1,
+        "name": "htc", "channels": 8, "fc_channels": 16, "mask_convs": 1, "semantic_convs": 1, "logit_std": 0.01,
         "roi_sampling": 1, "rois_per_image": 16, "rpn": rpn,
     }  # fmt: skip
     config = Config(

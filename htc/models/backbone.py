@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops import DeformConv2d, FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from htc.config import BackboneConfig, BnMode, Norm
+from htc.config import BackboneConfig, BnMode, Norm, Style
 from htc.errors import UserError
-from htc.loading import load_tensors
+from htc.models.pretrained import load_body
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -25,10 +24,32 @@ BODIES: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int, int
     "resnet50": (Bottleneck, (3, 4, 6, 3), 1, 64),
     "resnet101": (Bottleneck, (3, 4, 23, 3), 1, 64),
     "resnext101_32x4d": (Bottleneck, (3, 4, 23, 3), 32, 4),
+    "resnext101_32x8d": (Bottleneck, (3, 4, 23, 3), 32, 8),
     "resnext101_64x4d": (Bottleneck, (3, 4, 23, 3), 64, 4),
 }
 
 PYRAMID_STRIDES = (4, 8, 16, 32, 64)
+
+
+class DeformableConv(DeformConv2d):
+    """A 3x3 convolution that samples where `conv_offset` says (arXiv 1703.06211); it starts as an ordinary one."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Takes the place of `conv`: its channels, groups, stride and padding."""
+        stride, padding = conv.stride[0], conv.padding[0]
+        super().__init__(
+            conv.in_channels, conv.out_channels, 3, stride=stride, padding=padding, groups=conv.groups, bias=False
+        )
+        # A vertical and a horizontal offset for each of the nine points, shared by all channels.
+        self.conv_offset = nn.Conv2d(conv.in_channels, 2 * 9, 3, stride=stride, padding=padding)
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Features [B, C, H, W] -> [B, C', H / stride, W / stride]; in the weights' precision, also under autocast."""
+        dtype = self.weight.dtype
+        return super().forward(input.to(dtype), self.conv_offset(input).to(dtype))
 
 
 class ResNet(nn.Module):
@@ -46,6 +67,8 @@ class ResNet(nn.Module):
         groups: int,
         group_width: int,
         norm: NormLayer,
+        style: Style = Style.pytorch,
+        deformable_stages: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -70,7 +93,23 @@ class ResNet(nn.Module):
                 )
                 channels = planes * block.expansion
             self.add_module(f"layer{i + 1}", nn.Sequential(*layers))
+        if style is Style.caffe:
+            self._stride_first()
         self._initialise()
+        for i in deformable_stages:
+            self._deform(self.get_submodule(f"layer{i}"))
+
+    def _stride_first(self) -> None:
+        """Move each bottleneck's stride from its 3x3 convolution to its first 1x1."""
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+
+    @staticmethod
+    def _deform(stage: nn.Module) -> None:
+        for module in stage.modules():
+            if isinstance(module, Bottleneck):
+                module.conv2 = DeformableConv(module.conv2)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -128,12 +167,11 @@ class Backbone(nn.Module):
         return list(self.fpn(named).values())
 
 
-def _norm_layer(norm: Norm) -> NormLayer:
-    if norm is Norm.frozen_bn:
-        return FrozenBatchNorm2d
+def _norm_layer(norm: Norm, eps: float) -> NormLayer:
     if norm is Norm.gn:
-        return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
-    return nn.BatchNorm2d if norm is Norm.bn else nn.SyncBatchNorm
+        return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels, eps)
+    layers = {Norm.frozen_bn: FrozenBatchNorm2d, Norm.bn: nn.BatchNorm2d, Norm.sync_bn: nn.SyncBatchNorm}
+    return functools.partial(layers[norm], eps=eps)
 
 
 def build_backbone(config: BackboneConfig, channels: int) -> Backbone:
@@ -141,57 +179,22 @@ def build_backbone(config: BackboneConfig, channels: int) -> Backbone:
     if config.name not in BODIES:
         raise UserError(f"backbone.name={config.name} is unknown: choose one of {', '.join(BODIES)}.")
     block, blocks, groups, group_width = BODIES[config.name]
-    norm = _norm_layer(config.norm)
-    body = ResNet(block, blocks, width=config.width, groups=groups, group_width=group_width, norm=norm)
+    norm = _norm_layer(config.norm, config.norm_eps)
+    if block is BasicBlock and (config.deformable_stages or config.style is Style.caffe):
+        raise UserError(
+            f"backbone.deformable_stages={config.deformable_stages} and backbone.style={config.style.value} are for "
+            f"bottlenecks, which backbone.name={config.name} has not: use resnet50 or a deeper one."
+        )
+    body = ResNet(
+        block,
+        blocks,
+        width=config.width,
+        groups=groups,
+        group_width=group_width,
+        norm=norm,
+        style=config.style,
+        deformable_stages=config.deformable_stages,
+    )
     if config.weights is not None:
         load_body(body, config)
     return Backbone(body, channels, frozen_stages=config.frozen_stages, bn_mode=config.bn_mode)
-
-
-def load_body(body: ResNet, config: BackboneConfig) -> None:
-    """Load a torchvision classification state dict into the body; its classifier `fc` is left out.
-
-    Raises UserError where weights cannot be had, or do not fit.
-    """
-    assert config.weights is not None
-    state = _imagenet_weights(config) if config.weights == "imagenet" else _read_weights(Path(config.weights))
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    own = body.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    wrong = sorted((set(own) - counters) ^ (set(state) - {k for k in state if k.endswith("num_batches_tracked")}))
-    wrong += sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
-    if wrong:
-        raise UserError(
-            f"backbone.weights={config.weights} does not fit backbone.name={config.name} with width {config.width} and "
-            f"norm {config.norm.value}: {len(wrong)} tensors are missing, unexpected or of another shape, first "
-            f"{', '.join(wrong[:3])}; choose matching weights or backbone.weights=null."
-        )
-    body.load_state_dict(state, strict=False)
-
-
-def _imagenet_weights(config: BackboneConfig) -> Mapping[str, Tensor]:
-    try:
-        weights = torchvision.models.get_model_weights(config.name)["IMAGENET1K_V1"]
-    except (ValueError, KeyError):
-        raise UserError(
-            f"torchvision has no ImageNet weights for backbone.name={config.name}: give a file, "
-            "backbone.weights=FILE, or train from scratch with backbone.weights=null."
-        ) from None
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"backbone.weights=imagenet could not be downloaded ({error}): fetch {weights.url} where there is a "
-            "network and give it as backbone.weights=FILE, or use backbone.weights=null."
-        ) from None
-
-
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"backbone.weights={path} is not a file: give a torchvision state dict, imagenet or null.")
-    state = load_tensors(path, "backbone.weights")
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"backbone.weights={path} does not hold a state dict of tensors.")
-    return state

@@ -21,6 +21,7 @@ from htc.models.roi_features import RoIFeatures
 from htc.models.rpn import box_regression_loss
 from htc.models.samples import RoISampler, RoISamples
 from htc.ops.boxes import clip_boxes, decode_deltas, encode_deltas
+from htc.ops.counts import batch_count
 from htc.ops.detections import select_detections
 from htc.ops.masks import crop_masks
 from htc.structures import Detections, Targets
@@ -59,15 +60,20 @@ class Cascade(nn.Module):
         self.num_classes = num_classes
         self.interleaved = config.interleaved
         boxes, masks = SemanticFusion.box, SemanticFusion.mask
-        both, sampling = SemanticFusion.both, config.roi_sampling
-        self.box_features = RoIFeatures(7, fuse_semantic=fusion in (boxes, both), sampling=sampling)
-        self.mask_features = RoIFeatures(14, fuse_semantic=fusion in (masks, both), sampling=sampling)
+        both, sampling, aligned = SemanticFusion.both, config.roi_sampling, config.roi_aligned
+        self.box_features = RoIFeatures(7, fuse_semantic=fusion in (boxes, both), sampling=sampling, aligned=aligned)
+        self.mask_features = RoIFeatures(14, fuse_semantic=fusion in (masks, both), sampling=sampling, aligned=aligned)
         self.box_heads = nn.ModuleList(
             BoxHead(config.channels, config.fc_channels, num_classes, class_agnostic=config.class_agnostic)
             for _ in range(config.num_stages)
         )
         self.mask_branch = MaskBranch(
-            config.channels, num_classes, config.num_stages, config.mask_convs, mask_flow=config.mask_flow
+            config.channels,
+            num_classes,
+            config.num_stages,
+            config.mask_convs,
+            mask_flow=config.mask_flow,
+            logit_std=config.logit_std,
         )
         self.stages = [
             Stage(
@@ -154,10 +160,12 @@ class Cascade(nn.Module):
         positives = samples.positives
         rois, labels = samples.rois[positives], samples.labels[positives]
         logits = self.mask_branch(t, self._mask_features(scene, rois))
+        number = batch_count(len(positives))
         if len(positives) == 0:
             return zero_loss(logits)
         own = logits[torch.arange(len(labels), device=labels.device), labels]
-        return F.binary_cross_entropy_with_logits(own, mask_targets(samples, positives, targets))
+        mean = F.binary_cross_entropy_with_logits(own, mask_targets(samples, positives, targets))
+        return mean * (len(positives) / number)
 
     def _predict_masks(self, scene: Scene, boxes: list[Tensor], labels: Tensor, settings: EvalConfig) -> list[Tensor]:
         """Mask probabilities [n, 28, 28] of each image's boxes, each of its own class."""
@@ -195,7 +203,7 @@ def to_rois(boxes: list[Tensor]) -> Tensor:
 
 def box_losses(stage: Stage, samples: RoISamples, logits: Tensor, deltas: Tensor) -> dict[str, Tensor]:
     """Class and box loss of one stage, both divided by the number of sampled RoIs."""
-    number = max(len(samples.labels), 1)
+    number = batch_count(len(samples.labels))
     positives = samples.positives
     targets = encode_deltas(samples.rois[positives, 1:], samples.objects[positives], stage.stds)
     own = deltas_of_class(deltas[positives], samples.labels[positives])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from htc.config import Config, EvalConfig, ModelConfig
+from htc.config import BackboneConfig, Config, EvalConfig, ModelConfig
 from htc.errors import UserError
 from htc.models.backbone import Backbone, build_backbone
 from htc.models.cascade import Cascade, ImageSizes, Scene
@@ -13,8 +13,6 @@ from htc.models.rpn import RPN
 from htc.models.semantic import IGNORED_LABEL, SemanticBranch, semantic_loss
 from htc.structures import Detections, Targets
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
 SIZE_DIVISOR = 32
 
 
@@ -24,17 +22,29 @@ class Detector(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, config: ModelConfig, backbone: Backbone, num_classes: int, num_semantic_classes: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        backbone: Backbone,
+        num_classes: int,
+        num_semantic_classes: int,
+        pixels: BackboneConfig,
+    ) -> None:
+        """`pixels` says how the backbone wants its input: mean, standard deviation and order of the channels."""
         super().__init__()
         self.backbone = backbone
         self.rpn = RPN(config.rpn, config.channels, config.box_loss)
         self.semantic = (
-            SemanticBranch(config.channels, num_semantic_classes, config.semantic_convs) if config.semantic else None
+            SemanticBranch(config.channels, num_semantic_classes, config.semantic_convs, logit_std=config.logit_std)
+            if config.semantic
+            else None
         )
         self.semantic_loss_weight = config.semantic_loss_weight
         self.cascade = Cascade(config, num_classes)
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+        self.channels = [2, 1, 0] if pixels.bgr else [0, 1, 2]
+        for name, values in (("pixel_mean", pixels.pixel_mean), ("pixel_std", pixels.pixel_std)):
+            buffer = torch.tensor(values, dtype=torch.float32)[self.channels].view(3, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, images: list[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
         """Training losses by name, already weighted: their sum is what is minimised.
@@ -81,7 +91,8 @@ class Detector(nn.Module):
         )
         batch = self.pixel_mean.new_zeros((len(images), 3, height, width))
         for slot, image in zip(batch, images, strict=True):
-            slot[:, : image.shape[1], : image.shape[2]] = (image - self.pixel_mean) / self.pixel_std
+            ordered = image[self.channels] if self.channels[0] else image
+            slot[:, : image.shape[1], : image.shape[2]] = (ordered - self.pixel_mean) / self.pixel_std
         return batch
 
 
@@ -108,4 +119,4 @@ def build_detector(config: Config, num_classes: int) -> Detector:
             "data set: things and at least one kind of background each need a value."
         )
     backbone = build_backbone(config.backbone, config.model.channels)
-    return Detector(config.model, backbone, num_classes, config.data.semantic_classes)
+    return Detector(config.model, backbone, num_classes, config.data.semantic_classes, config.backbone)

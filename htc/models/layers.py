@@ -19,6 +19,14 @@ def init_relu(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
         nn.init.zeros_(layer.bias)
 
 
+def init_logits(layer: nn.Conv2d, std: float | None) -> None:
+    """As `init_normal` with a given `std`, as `init_relu` (the reference's) without."""
+    if std is None:
+        init_relu(layer)
+    else:
+        init_normal(layer, std)
+
+
 def init_normal(layer: nn.Conv2d | nn.Linear, std: float) -> None:
     """Gaussian weights of standard deviation `std`, zero bias."""
     nn.init.normal_(layer.weight, std=std)

@@ -7,7 +7,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc.models.layers import conv_relu, init_normal, init_relu
+from htc.models.layers import conv_relu, init_logits, init_relu
 
 
 class MaskHead(nn.Module):
@@ -16,13 +16,13 @@ class MaskHead(nn.Module):
     RoI features [k, channels, 14, 14] -> features [k, channels, 14, 14] -> logits [k, classes, 28, 28].
     """
 
-    def __init__(self, channels: int, num_classes: int, num_convs: int) -> None:
+    def __init__(self, channels: int, num_classes: int, num_convs: int, logit_std: float | None) -> None:
         super().__init__()
         self.convs = nn.Sequential(*(conv_relu(channels, channels, 3) for _ in range(num_convs)))
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
         init_relu(self.upsample)
-        init_normal(self.logits, 0.01)
+        init_logits(self.logits, logit_std)
 
     def predict(self, features: Tensor) -> Tensor:
         """Features after the convolutions -> logits, float32."""
@@ -37,18 +37,27 @@ class MaskFlow(nn.Module):
 
     def __init__(self, channels: int, num_stages: int) -> None:
         super().__init__()
-        self.embeddings = nn.ModuleList(conv_relu(channels, channels, 1) for _ in range(num_stages - 1))
+        self.embeddings = nn.ModuleDict({str(t): conv_relu(channels, channels, 1) for t in range(1, num_stages)})
 
     def forward(self, stage: int, roi_features: Tensor, previous: Tensor) -> Tensor:
-        return roi_features + self.embeddings[stage - 1](previous)
+        return roi_features + self.embeddings[str(stage)](previous)
 
 
 class MaskBranch(nn.Module):
     """The mask heads of the cascade; with `flow`, each on top of all earlier ones, on the current RoI features."""
 
-    def __init__(self, channels: int, num_classes: int, num_stages: int, num_convs: int, *, mask_flow: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        num_stages: int,
+        num_convs: int,
+        *,
+        mask_flow: bool,
+        logit_std: float | None = None,
+    ) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(MaskHead(channels, num_classes, num_convs) for _ in range(num_stages))
+        self.heads = nn.ModuleList(MaskHead(channels, num_classes, num_convs, logit_std) for _ in range(num_stages))
         self.flow = MaskFlow(channels, num_stages) if mask_flow else None
 
     def forward(self, stage: int, roi_features: Tensor) -> Tensor:

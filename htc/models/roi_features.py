@@ -24,16 +24,17 @@ def pyramid_levels(rois: Tensor) -> Tensor:
 
 
 class RoIFeatures(nn.Module):
-    """Aligned RoIAlign (half-pixel) on each RoI's own level -> [k, channels, size, size].
+    """RoIAlign on each RoI's own level -> [k, channels, size, size], `aligned` by half a pixel.
 
     `sampling` points a side are averaged in each cell, 0 for as many as it has pixels. With `fuse_semantic`, the
     RoI's semantic features are pooled as well and added (HTC section 3.3).
     """
 
-    def __init__(self, size: int, *, fuse_semantic: bool, sampling: int = 0) -> None:
+    def __init__(self, size: int, *, fuse_semantic: bool, sampling: int = 0, aligned: bool = True) -> None:
         super().__init__()
         self.size = size
         self.sampling = sampling
+        self.aligned = aligned
         self.fuse_semantic = fuse_semantic
 
     def forward(self, pyramid: list[Tensor], rois: Tensor, semantic_features: Tensor | None) -> Tensor:
@@ -42,12 +43,12 @@ class RoIFeatures(nn.Module):
         features = pyramid[0].new_zeros((len(rois), pyramid[0].shape[1], self.size, self.size))
         for i in range(ROI_LEVELS):
             chosen = torch.nonzero(levels == i).squeeze(1)
-            pooled = roi_align(pyramid[i], rois[chosen], self.size, 1 / PYRAMID_STRIDES[i], self.sampling)
+            pooled = roi_align(pyramid[i], rois[chosen], self.size, 1 / PYRAMID_STRIDES[i], self.sampling, self.aligned)
             features = features.index_copy(0, chosen, pooled.to(features.dtype))
         if self.fuse_semantic and semantic_features is not None:
             features = features + self._semantic(semantic_features, rois).to(features.dtype)
         return features
 
     def _semantic(self, semantic_features: Tensor, rois: Tensor) -> Tensor:
-        pooled = roi_align(semantic_features, rois, SEMANTIC_SIZE, 1 / SEMANTIC_STRIDE, self.sampling)
+        pooled = roi_align(semantic_features, rois, SEMANTIC_SIZE, 1 / SEMANTIC_STRIDE, self.sampling, self.aligned)
         return pooled if self.size == SEMANTIC_SIZE else F.adaptive_avg_pool2d(pooled, self.size)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from htc.config import BoxLoss, RPNConfig
 from htc.models.backbone import PYRAMID_STRIDES
 from htc.models.layers import init_normal
 from htc.ops.anchors import base_anchors, grid_anchors, valid_anchors
 from htc.ops.boxes import box_sides, clip_boxes, decode_deltas, encode_deltas
+from htc.ops.counts import batch_count
 from htc.ops.matching import IGNORED, match_boxes, sample_matches
+from htc.ops.nms import grouped_nms
 from htc.structures import Targets
 
 STDS = (1.0, 1.0, 1.0, 1.0)
@@ -55,7 +56,7 @@ class RPN(nn.Module):
             init_normal(layer, 0.01)
         self.box_loss = box_loss
         for i, stride in enumerate(PYRAMID_STRIDES):
-            base = base_anchors(stride, config.anchor_scale, config.anchor_ratios)
+            base = base_anchors(stride, config.anchor_scale, config.anchor_ratios, config.round_anchors)
             self.register_buffer(f"base_anchors{i}", base, persistent=False)
 
     def forward(self, features: list[Tensor]) -> RPNOutput:
@@ -79,11 +80,14 @@ class RPN(nn.Module):
         boxes, scores, levels = [], [], []
         for i, (logits, deltas, anchors) in enumerate(zip(output.logits, output.deltas, output.anchors, strict=True)):
             level_scores = logits.float().sigmoid()
-            order = level_scores.sort(dim=1, descending=True).indices[:, :before]
-            scores.append(level_scores.gather(1, order))
-            chosen = deltas.gather(1, order[..., None].expand(-1, -1, 4))
-            boxes.append(decode_deltas(anchors[order].flatten(0, 1), chosen.flatten(0, 1), STDS).view_as(chosen))
-            levels.append(torch.full_like(order[0], i))
+            level_anchors = anchors.expand(len(logits), -1, -1)
+            if level_scores.shape[1] > before:
+                level_scores, order = level_scores.sort(dim=1, descending=True)
+                level_scores, order = level_scores[:, :before], order[:, :before]
+                deltas, level_anchors = deltas.gather(1, order[..., None].expand(-1, -1, 4)), anchors[order]
+            scores.append(level_scores)
+            boxes.append(decode_deltas(level_anchors.flatten(0, 1), deltas.flatten(0, 1), STDS).view_as(deltas))
+            levels.append(torch.full((level_scores.shape[1],), i, device=logits.device))
         all_boxes, all_scores, all_levels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels)
         proposals = []
         for image_boxes, image_scores, size in zip(all_boxes, all_scores, image_sizes, strict=True):
@@ -91,7 +95,7 @@ class RPN(nn.Module):
             width, height = box_sides(image_boxes)
             valid = torch.nonzero((width > 0) & (height > 0)).squeeze(1)
             image_boxes, image_scores = image_boxes[valid], image_scores[valid]
-            keep = batched_nms(image_boxes, image_scores, all_levels[valid], config.nms_iou)[:after]
+            keep = grouped_nms(image_boxes, image_scores, all_levels[valid], config.nms_iou)[:after]
             proposals.append(Proposals(image_boxes[keep], image_scores[keep]))
         return proposals
 
@@ -119,7 +123,8 @@ class RPN(nn.Module):
             torch.cat(chosen_logits), torch.cat(objectness), reduction="sum"
         )
         regression = box_regression_loss(torch.cat(chosen_deltas), torch.cat(delta_targets), self.box_loss, beta=1 / 9)
-        return {"loss_rpn_cls": classification / normaliser, "loss_rpn_bbox": regression / normaliser}
+        number = batch_count(normaliser)
+        return {"loss_rpn_cls": classification / number, "loss_rpn_bbox": regression / number}
 
     def _match(
         self, anchors: Tensor, target: Targets, feature_sizes: list[tuple[int, int]], size: tuple[int, int]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc.models.layers import conv_relu, init_normal
+from htc.models.layers import conv_relu, init_logits
+from htc.ops.counts import batch_count
 
 FUSED_LEVEL = 1
 LABEL_STRIDE = 8
@@ -18,13 +19,15 @@ class SemanticBranch(nn.Module):
     P2..P6 -> logits [B, classes, H / 8, W / 8] and features [B, channels, H / 8, W / 8].
     """
 
-    def __init__(self, channels: int, num_classes: int, num_convs: int, num_levels: int = 5) -> None:
+    def __init__(
+        self, channels: int, num_classes: int, num_convs: int, *, logit_std: float | None = None, num_levels: int = 5
+    ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(conv_relu(channels, channels, 1) for _ in range(num_levels))
         self.convs = nn.Sequential(*(conv_relu(channels, channels, 3) for _ in range(num_convs)))
         self.embedding = conv_relu(channels, channels, 1)
         self.logits = nn.Conv2d(channels, num_classes, 1)
-        init_normal(self.logits, 0.01)
+        init_logits(self.logits, logit_std)
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         x = self.laterals[FUSED_LEVEL](pyramid[FUSED_LEVEL])
@@ -43,4 +46,4 @@ def semantic_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     labels = labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE].long()
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum")
-    return total / labels.numel()
+    return total / batch_count(labels.numel())

@@ -1,4 +1,4 @@
-"""Anchors of a feature pyramid, not rounded (Faster R-CNN section 3.1.1; FPN section 4.1)."""
+"""Anchors of a feature pyramid (Faster R-CNN section 3.1.1; FPN section 4.1)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 
-def base_anchors(stride: int, scale: float, ratios: Sequence[float]) -> Tensor:
-    """Anchors [len(ratios), 4] of area (stride * scale)² around the origin; a ratio is height over width."""
+def base_anchors(stride: int, scale: float, ratios: Sequence[float], rounded: bool = False) -> Tensor:
+    """Anchors [len(ratios), 4] of area (stride * scale)² around the origin; a ratio is height over width.
+
+    `rounded` to whole pixels as in torchvision, else exact as in the reference.
+    """
     root = torch.tensor(ratios, dtype=torch.float32).sqrt()
     widths = stride * (1 / root) * scale
     heights = stride * root * scale
-    return torch.stack([-0.5 * widths, -0.5 * heights, 0.5 * widths, 0.5 * heights], dim=-1)
+    anchors = torch.stack([-0.5 * widths, -0.5 * heights, 0.5 * widths, 0.5 * heights], dim=-1)
+    return anchors.round() if rounded else anchors
 
 
 def grid_anchors(base: Tensor, feature_size: tuple[int, int], stride: int) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+
+from htc.ops.nms import grouped_nms
 
 
 def select_detections(
@@ -18,5 +19,5 @@ def select_detections(
     rows, labels = torch.nonzero(scores > score_threshold, as_tuple=True)
     kept_scores = scores[rows, labels]
     kept_boxes = boxes[rows] if boxes.dim() == 2 else boxes[rows, labels]
-    keep = batched_nms(kept_boxes, kept_scores, labels, nms_iou)[:max_detections]
+    keep = grouped_nms(kept_boxes, kept_scores, labels, nms_iou)[:max_detections]
     return kept_boxes[keep], kept_scores[keep], labels[keep]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from htc.config import EvalConfig
+from htc.config import BackboneConfig, EvalConfig
 from htc.errors import UserError
-from htc.models.detector import PIXEL_MEAN, PIXEL_STD, batch_labels
+from htc.models.detector import batch_labels
 from htc.models.roi_features import pyramid_levels
 from tests.tiny import tiny_batch, tiny_config, tiny_detector, tiny_image, tiny_targets
 
@@ -19,7 +19,8 @@ def test_images_are_normalised_and_then_padded_with_zeros() -> None:
     images, _ = tiny_batch()
     batch = tiny_detector(tiny_config()).batch(images)
     assert batch.shape == (2, 3, 96, 96)
-    mean, std = torch.tensor(PIXEL_MEAN).view(3, 1, 1), torch.tensor(PIXEL_STD).view(3, 1, 1)
+    pixels = BackboneConfig()
+    mean, std = torch.tensor(pixels.pixel_mean).view(3, 1, 1), torch.tensor(pixels.pixel_std).view(3, 1, 1)
     for slot, image in zip(batch, images, strict=True):
         height, width = image.shape[1:]
         torch.testing.assert_close(slot[:, :height, :width], (image - mean) / std)

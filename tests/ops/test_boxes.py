@@ -14,14 +14,14 @@ coordinate = st.floats(-500, 1500, width=32)
 side = st.floats(1, 800, width=32)
 
 
-@st.composite  # type: ignore[untyped-decorator]
+@st.composite
 def boxes(draw: st.DrawFn) -> Tensor:
     x, y, width, height = draw(coordinate), draw(coordinate), draw(side), draw(side)
     return torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
 
 
-@settings(max_examples=200, deadline=None)  # type: ignore[untyped-decorator]
-@given(boxes(), boxes(), st.sampled_from([(1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2), (0.033, 0.033, 0.067, 0.067)]))  # type: ignore[untyped-decorator]
+@settings(max_examples=200, deadline=None)
+@given(boxes(), boxes(), st.sampled_from([(1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2), (0.033, 0.033, 0.067, 0.067)]))
 def test_decoding_takes_a_box_to_the_target_it_was_encoded_for(
     box: Tensor, target: Tensor, stds: tuple[float, ...]
 ) -> None:

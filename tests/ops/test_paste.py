@@ -94,8 +94,8 @@ def test_encoding_does_not_grow_with_the_image() -> None:
     assert int(coco_mask.area(rle)) == 100
 
 
-@settings(max_examples=200, deadline=None)  # type: ignore[untyped-decorator]
-@given(st.data())  # type: ignore[untyped-decorator]
+@settings(max_examples=200, deadline=None)
+@given(st.data())
 def test_region_is_encoded_as_coco_encodes_the_whole_mask(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))
     top, left = data.draw(st.integers(0, height)), data.draw(st.integers(0, width))

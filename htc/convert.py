@@ -1,0 +1,67 @@
+"""`python -m htc.convert checkpoint=FILE out=FILE [to=htc|mmdetection] [KEY=VALUE] ...`: write a checkpoint anew."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from htc.cli import log_to_console, read_arguments, run_command
+from htc.errors import UserError
+
+USAGE = "python -m htc.convert checkpoint=FILE | run=RUN_DIR out=FILE [to=htc|mmdetection] [KEY=VALUE] ..."
+KEYS = {
+    "checkpoint": "a checkpoint file: ours, MMDetection's or torchvision's",
+    "run": "a run's folder: its newest checkpoint is used",
+    "out": "the file to write; one that is there is not overwritten",
+    "to": "htc or mmdetection (default: mmdetection for a checkpoint of ours, htc for any other)",
+}
+FORMS = ("htc", "mmdetection")
+
+
+def main() -> None:
+    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    log_to_console()
+    convert(arguments, overrides)
+
+
+def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
+    """Write the checkpoint in the form that `to` names -> the file. Raises UserError for what cannot be converted."""
+    if "out" not in arguments:
+        raise UserError(f"out= is missing; usage: {USAGE}.")
+    out = Path(arguments["out"])
+    if out.exists():
+        raise UserError(f"out={out} is there already: remove it or choose another name.")
+    if any(override.startswith("checkpoint.") for override in overrides):
+        raise UserError("checkpoint.partial is not for conversion: leave it out, as what does not fit would be random.")
+    form = arguments.get("to")
+    if form not in (None, *FORMS):
+        raise UserError(f"to={form} is not one of {', '.join(FORMS)}.")
+
+    import torch
+
+    from htc.config import to_plain
+    from htc.engine.files import atomic_path
+    from htc.interop.export import to_mmdetection
+    from htc.trained import load_trained
+
+    trained = load_trained(arguments, overrides)
+    form = form or ("htc" if trained.foreign else "mmdetection")
+    state = trained.model.state_dict()
+    if form == "mmdetection":
+        content = to_mmdetection(state, trained.config, trained.category_names, trained.unused)
+    else:
+        content = {
+            "model": state,
+            "config": to_plain(trained.config),
+            "categories": {"ids": trained.category_ids, "names": trained.category_names},
+            "step": trained.step,
+            "unused": trained.unused,
+        }
+    with atomic_path(out) as temporary:
+        torch.save(content, temporary)
+    print(f"{out} holds {len(state)} tensors in the form of {form}")
+    return out
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,101 @@
+"""The configuration that a detector's tensors tell: what was built is read off names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torchvision.models.resnet import Bottleneck
+
+from htc.errors import UserError
+from htc.models.backbone import BODIES
+
+Shapes = Mapping[str, Sequence[int]]
+
+# Blocks of each stage, whether they are bottlenecks, groups, width of a group -> our backbone
+KNOWN_BODIES = {
+    (blocks, block is Bottleneck, groups, group_width): name
+    for name, (block, blocks, groups, group_width) in BODIES.items()
+}
+
+
+@dataclass
+class Architecture:
+    """What tensors tell of a detector, as overrides of our configuration."""
+
+    overrides: dict[str, Any]
+    """Hydra groups and dotted keys; `model` and `backbone` among them."""
+    num_classes: int
+
+
+def read_architecture(shapes: Shapes, source: str) -> Architecture:
+    """The detector whose tensors, by our names, have these shapes.
+
+    Raises UserError, naming `source`, for a network that ours cannot be.
+    """
+    stages = _count(shapes, r"cascade\.box_heads\.(\d+)\.logits\.weight")
+    mask_heads = _count(shapes, r"cascade\.mask_branch\.heads\.(\d+)\.logits\.weight")
+    if stages == 0 or mask_heads != stages:
+        raise UserError(
+            f"{source} has {stages} box and {mask_heads} mask heads of the kinds known here (Mask R-CNN, Cascade Mask "
+            "R-CNN, HTC with two fully connected layers a box head): give a checkpoint of one of these."
+        )
+    semantic = "semantic.logits.weight" in shapes
+    # Each later stage has its embedding; the first may have one that nothing uses.
+    flow = {int(stage) for stage in _numbers(shapes, r"cascade\.mask_branch\.flow\.embeddings\.(\d+)\.")}
+    mask_flow = stages > 1 and set(range(1, stages)) <= flow
+    name = "htc" if semantic or mask_flow else "cascade_mask_rcnn" if stages > 1 else "mask_rcnn"
+    deltas = _shape(shapes, "cascade.box_heads.0.deltas.weight", source)
+    overrides: dict[str, Any] = {
+        "model": name,
+        **_body(shapes, source),
+        "model.num_stages": stages,
+        "model.semantic": semantic,
+        "model.mask_flow": mask_flow,
+        "model.class_agnostic": deltas[0] == 4,
+        "model.channels": _shape(shapes, "backbone.fpn.layer_blocks.0.0.weight", source)[0],
+        "model.fc_channels": _shape(shapes, "cascade.box_heads.0.fc1.weight", source)[0],
+        "model.mask_convs": _count(shapes, r"cascade\.mask_branch\.heads\.0\.convs\.(\d+)\.0\.weight"),
+    }
+    if semantic:
+        overrides["model.semantic_convs"] = _count(shapes, r"semantic\.convs\.(\d+)\.0\.weight")
+        overrides["data.semantic_classes"] = _shape(shapes, "semantic.logits.weight", source)[0]
+    deformable = sorted({int(n) for n in _numbers(shapes, r"backbone\.body\.layer(\d)\.\d+\.conv2\.conv_offset\.")})
+    if deformable:
+        overrides["backbone.deformable_stages"] = deformable
+    return Architecture(overrides, _shape(shapes, "cascade.box_heads.0.logits.weight", source)[0] - 1)
+
+
+def _body(shapes: Shapes, source: str) -> dict[str, Any]:
+    blocks = tuple(_count(shapes, rf"backbone\.body\.layer{i}\.(\d+)\.conv1\.weight") for i in range(1, 5))
+    bottleneck = "backbone.body.layer1.0.conv3.weight" in shapes
+    stem = _shape(shapes, "backbone.body.conv1.weight", source)[0]
+    middle = _shape(shapes, "backbone.body.layer1.0.conv2.weight", source)
+    groups = middle[0] // middle[1]
+    group_width = middle[1] * 64 // stem  # as if the stem had its usual 64 channels
+    found = KNOWN_BODIES.get((blocks, bottleneck, groups, group_width))
+    if found is None:
+        kind = "bottlenecks" if bottleneck else "basic blocks"
+        raise UserError(
+            f"{source} has a backbone of {blocks} {kind} with {groups} groups of {group_width} channels, which is none "
+            f"of {', '.join(BODIES)}: give a checkpoint with one of these."
+        )
+    return {"backbone": found} if stem == 64 else {"backbone": found, "backbone.width": stem}
+
+
+def _shape(shapes: Shapes, key: str, source: str) -> Sequence[int]:
+    if key not in shapes:
+        raise UserError(
+            f"{source} lacks {key} (our name): it is not a Mask R-CNN, Cascade Mask R-CNN or HTC on an FPN."
+        )
+    return shapes[key]
+
+
+def _numbers(shapes: Shapes, pattern: str) -> set[str]:
+    return {match[1] for key in shapes if (match := re.match(pattern, key))}
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    return len(_numbers(shapes, pattern))

@@ -1,0 +1,82 @@
+"""torchvision's `maskrcnn_resnet50_fpn` as a Mask R-CNN of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from htc.errors import UserError
+from htc.interop.coco import coco_ids
+
+# torchvision's names -> ours; the first form is of 0.13 and later, the second of earlier versions.
+NAMES = {
+    r"backbone\.body\.(.+)": r"backbone.body.\1",
+    r"backbone\.fpn\.(inner_blocks|layer_blocks)\.(\d)\.(?:0\.)?(weight|bias)": r"backbone.fpn.\1.\2.0.\3",
+    r"rpn\.head\.conv\.(?:0\.0\.)?(weight|bias)": r"rpn.conv.\1",
+    r"rpn\.head\.cls_logits\.(weight|bias)": r"rpn.objectness.\1",
+    r"rpn\.head\.bbox_pred\.(weight|bias)": r"rpn.deltas.\1",
+    r"roi_heads\.box_head\.fc6\.(weight|bias)": r"cascade.box_heads.0.fc1.\1",
+    r"roi_heads\.box_head\.fc7\.(weight|bias)": r"cascade.box_heads.0.fc2.\1",
+    r"roi_heads\.box_predictor\.cls_score\.(weight|bias)": r"cascade.box_heads.0.logits.\1",
+    r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)": r"cascade.box_heads.0.deltas.\1",
+    r"roi_heads\.mask_head\.(\d)\.0\.(weight|bias)": r"cascade.mask_branch.heads.0.convs.\1.0.\2",
+    r"roi_heads\.mask_predictor\.conv5_mask\.(weight|bias)": r"cascade.mask_branch.heads.0.upsample.\1",
+    r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)": r"cascade.mask_branch.heads.0.logits.\1",
+}
+EARLY_MASK_CONV = re.compile(r"roi_heads\.mask_head\.mask_fcn([1-9])\.(weight|bias)")
+
+# Where torchvision's Mask R-CNN computes otherwise than MMDetection's.
+TORCHVISION_SETTINGS = {
+    "backbone.norm": "frozen_bn",
+    # Its COCO weights were converted from batch norms without this term.
+    "backbone.norm_eps": 0.0,
+    "model.roi_aligned": False,
+    "model.roi_sampling": 2,
+    "model.rpn.round_anchors": True,
+}
+
+
+def from_torchvision(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The state dict under our names, background last, COCO's unused category ids left out.
+
+    Raises UserError where the architecture is another: `maskrcnn_resnet50_fpn_v2`, for one.
+    """
+    found: dict[str, Tensor] = {}
+    unknown = []
+    for name, value in state.items():
+        ours = _our_name(name)
+        if ours is None or ours in found:
+            unknown.append(name)
+        else:
+            found[ours] = _classes_in_our_order(ours, value)
+    if unknown:
+        raise UserError(
+            f"{source} has the names of torchvision but not the layers of maskrcnn_resnet50_fpn: {len(unknown)} "
+            f"tensors have no place here, such as {', '.join(sorted(unknown)[:3])} (the v2 model has normalised heads, "
+            "for one); give a checkpoint of maskrcnn_resnet50_fpn."
+        )
+    return found
+
+
+def _our_name(name: str) -> str | None:
+    name = EARLY_MASK_CONV.sub(lambda match: f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}", name)
+    for pattern, ours in NAMES.items():
+        if match := re.fullmatch(pattern, name):
+            return match.expand(ours)
+    return None
+
+
+def _classes_in_our_order(name: str, value: Tensor) -> Tensor:
+    """Rows of class outputs: theirs start with the background, and COCO's are numbered by category id up to 90."""
+    per_class = 4 if ".box_heads.0.deltas." in name else 1
+    if not re.search(r"\.(box_heads|heads)\.0\.(logits|deltas)\.", name):
+        return value
+    classes = value.shape[0] // per_class
+    kept = coco_ids() if classes == 91 else list(range(1, classes))
+    if name.startswith("cascade.box_heads.0.logits."):
+        kept = [*kept, 0]
+    rows = value.view(classes, per_class, *value.shape[1:])[torch.tensor(kept)]
+    return rows.flatten(0, 1)

@@ -1,0 +1,178 @@
+"""torchvision's Mask R-CNN: the same detections from our network, and a refusal for its other detectors."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.ops import box_iou
+
+from htc.errors import UserError
+from htc.interop.coco import coco_ids, coco_names
+from htc.interop.foreign import read_foreign
+from htc.loading import load_tensors
+from htc.trained import Trained, load_trained
+from tests.interop.files import assert_same_tensors, save
+
+SIZE = (128, 192)
+
+
+def unused_ids() -> list[int]:
+    return sorted(set(range(1, 91)) - set(coco_ids()))
+
+
+@cache
+def their_model(num_classes: int) -> Any:
+    """Random weights that find something: detections of all classes, with masks that are not flat."""
+    torch.manual_seed(num_classes)
+    model: Any = detection.maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=num_classes, min_size=SIZE[0], max_size=SIZE[1],
+        box_score_thresh=0.02,
+    ).eval()  # fmt: skip
+    detection._utils.overwrite_eps(model, 0.0)  # as the published weights are used
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif re.search(r"bn\d\.weight|downsample\.1\.weight", name):
+                value.uniform_(0.2, 0.5)
+            elif re.search(r"(bn\d\.bias|running_mean)", name):
+                value.normal_(0, 0.1)
+        for part, scale in (("rpn.head.cls_logits", 0.2), ("rpn.head.bbox_pred", 0.02)):
+            nn.init.normal_(model.get_submodule(part).weight, 0, scale)
+        classes = model.roi_heads.box_predictor.cls_score
+        nn.init.normal_(classes.weight, 0, 8 / num_classes**0.25)
+        # RoIs are much alike: without what they have in common, one class would win everywhere.
+        common: list[Tensor] = []
+        hook = model.roi_heads.box_head.register_forward_hook(lambda *call: common.append(call[2].mean(0)))
+        model([image().float() / 255])
+        hook.remove()
+        classes.bias.copy_(-classes.weight @ common[0])
+        if num_classes == 91:  # trained weights never find what has no name
+            classes.bias[unused_ids()] = -1000
+        nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, 0, 0.05)
+        nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, 0, 0.5)
+    return model
+
+
+def image() -> Tensor:
+    """Blobs, so that places differ."""
+    small = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    return (nn.functional.interpolate(small, SIZE, mode="bicubic")[0].clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def load(path: Path, *overrides: str) -> Trained:
+    return load_trained({"checkpoint": str(path)}, list(overrides))
+
+
+def refuse(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load(path)
+    sentence = str(caught.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("num_classes", [91, 5])
+def test_detections_are_those_of_torchvision(tmp_path: Path, num_classes: int) -> None:
+    theirs = their_model(num_classes)
+    trained = load(save(tmp_path / "maskrcnn.pth", theirs.state_dict()), "eval.score_threshold=0.02")
+    assert trained.config.backbone.norm_eps == 0  # too little to be seen in these detections
+    pixels = image()
+    raw: list[Tensor] = []
+    hook = theirs.roi_heads.register_forward_hook(lambda *call: raw.append(call[2][0][0]["masks"][:, 0]))
+    with torch.no_grad():
+        wanted = theirs([pixels.float() / 255])[0]
+    hook.remove()
+    assert len(wanted["labels"]) > 20
+    found = trained.model.eval().predict([pixels], [SIZE], trained.config.eval)[0]
+    ids = torch.tensor(trained.category_ids or range(1, num_classes))
+    overlaps = box_iou(wanted["boxes"], found.boxes)
+    overlaps[wanted["labels"][:, None] != ids[found.labels]] = 0
+    overlap, match = overlaps.max(1)
+    assert overlap.min() > 0.999
+    assert len(match.unique()) == len(match) == len(found.scores)
+    torch.testing.assert_close(found.scores[match], wanted["scores"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.mask_probs[match], raw[0], rtol=1e-3, atol=1e-3)
+    assert len(found.labels.unique()) > 3
+    assert raw[0].std() > 0.1
+    assert trained.category_names == (coco_names() if num_classes == 91 else [f"class {i}" for i in range(1, 5)])
+
+
+def early_name(name: str) -> str:
+    """The names of torchvision before 0.13."""
+    name = re.sub(r"mask_head\.(\d)\.0\.", lambda match: f"mask_head.mask_fcn{int(match[1]) + 1}.", name)
+    return re.sub(r"(_blocks\.\d)\.0\.", r"\1.", name.replace("rpn.head.conv.0.0.", "rpn.head.conv."))
+
+
+def ours(content: Any) -> dict[str, Tensor]:
+    return read_foreign(content, Path("their.pth")).state
+
+
+def test_every_form_of_a_file_gives_the_same_tensors() -> None:
+    state = their_model(5).state_dict()
+    early = {early_name(name): value for name, value in state.items()}
+    assert {"rpn.head.conv.weight", "backbone.fpn.inner_blocks.0.weight", "roi_heads.mask_head.mask_fcn1.bias"} <= set(
+        early
+    )
+    wanted = ours(state)
+    for content in (
+        early, {"model": state, "optimizer": {}, "epoch": 3}, {f"module.{name}": value for name, value in state.items()}
+    ):  # fmt: skip
+        assert_same_tensors(ours(content), wanted)
+
+
+def test_training_arguments_in_the_file_do_not_matter(tmp_path: Path) -> None:
+    """torchvision's own training script saves them."""
+    state = their_model(5).state_dict()
+    path = save(tmp_path / "model_25.pth", {"model": state, "args": Namespace(lr=0.02, device="cuda"), "epoch": 25})
+    assert_same_tensors(ours(load_tensors(path, "checkpoint")), ours(state))
+
+
+def test_background_moves_to_the_end_and_unused_ids_are_left_out() -> None:
+    state = their_model(91).state_dict()
+    prefix = "roi_heads.box_predictor."
+    classes, deltas = state[f"{prefix}cls_score.weight"], state[f"{prefix}bbox_pred.weight"].view(91, 4, -1)
+    found = ours(state)
+    assert torch.equal(found["cascade.box_heads.0.logits.weight"][-1], classes[0])
+    for row, category in ((0, 1), (79, 90), (11, 13)):  # person, toothbrush, stop sign
+        assert coco_ids()[row] == category
+        assert torch.equal(found["cascade.box_heads.0.logits.weight"][row], classes[category])
+        assert torch.equal(found["cascade.box_heads.0.deltas.weight"].view(80, 4, -1)[row], deltas[category])
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("maskrcnn_resnet50_fpn_v2", "layers of maskrcnn_resnet50_fpn"),
+        ("keypointrcnn_resnet50_fpn", "roi_heads.keypoint_"),
+        ("fasterrcnn_resnet50_fpn", "1 box and 0 mask heads"),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "0 mask heads"),
+        ("retinanet_resnet50_fpn", "neither a checkpoint of this project nor"),
+    ],
+)
+def test_other_detectors_of_torchvision_are_refused(tmp_path: Path, name: str, part: str) -> None:
+    with torch.device("meta"):
+        shapes = getattr(detection, name)(weights=None, weights_backbone=None).state_dict()
+    state = {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in shapes.items()}
+    assert part in refuse(save(tmp_path / "other.pth", state))
+
+
+@pytest.mark.parametrize(
+    ("missing", "part"),
+    [
+        ("roi_heads.mask_predictor.conv5_mask.bias", "1 missing"), ("backbone.fpn.inner_blocks.2.0.bias", "1 missing"),
+        ("roi_heads.mask_predictor.mask_fcn_logits.weight", "1 box and 0 mask heads"),
+    ],
+)  # fmt: skip
+def test_incomplete_file_is_refused(tmp_path: Path, missing: str, part: str) -> None:
+    state = {name: value for name, value in their_model(5).state_dict().items() if name != missing}
+    assert part in refuse(save(tmp_path / "part.pth", state))

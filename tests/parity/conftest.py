@@ -1,0 +1,34 @@
+"""One comparison a file of the reference's outputs, and a table of the largest deviations at the end."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.parity.deviations import DEVIATIONS, table
+from tests.parity.reference import FOLDER, Comparison, is_big, variant_files
+
+
+def parameters() -> list[object]:
+    found = [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if is_big(path) else []) for path in variant_files()
+    ]
+    missing = pytest.mark.skip(reason=f"no outputs of the reference in {FOLDER}; HTC_GOLDEN_DIR names the folder")
+    return [*found] or [pytest.param(FOLDER, marks=missing)]
+
+
+@pytest.fixture(scope="module", params=parameters())
+def comparison(request: pytest.FixtureRequest) -> Iterator[Comparison]:
+    path: Path = request.param
+    yield Comparison.load(path)
+    # Networks of hundreds of megabytes, with graphs that refer to themselves.
+    gc.collect()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if DEVIATIONS:
+        terminalreporter.section("largest deviation from the reference, relative to the largest value")
+        terminalreporter.write_line(table())
