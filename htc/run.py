@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import hydra
@@ -32,5 +33,31 @@ def main(composed: DictConfig) -> None:
         fail(error.sentence)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command with its short forms spelled out."""
+    sys.argv[1:] = spelled_out(sys.argv[1:])
     run_command(main)
+
+
+def spelled_out(arguments: list[str]) -> list[str]:
+    """Arguments as Hydra takes them.
+
+    `checkpoint=FILE` is `checkpoint.file=FILE`: Hydra assigns no value to a node of keys. `+sweep=NAME` is a file of
+    the group `sweeps`: under the group's own name, the key `sweep` could not be set any more. `launcher.KEY` is
+    `hydra.launcher.KEY`, and `--dry-run` one of these keys.
+    """
+    if "--dry-run" in arguments:
+        arguments = [argument for argument in arguments if argument != "--dry-run"] + ["launcher.dry_run=true"]
+        # A single run, too, is planned by the launcher.
+        arguments = arguments if {"-m", "--multirun"} & set(arguments) else ["-m", *arguments]
+    for short, full in (
+        (r"^(\+{0,2})checkpoint=", r"\1checkpoint.file="),
+        (r"^\+sweep=", "+sweeps="),
+        (r"^(\+{0,2})launcher\.", r"\1hydra.launcher."),
+    ):
+        arguments = [re.sub(short, full, argument) for argument in arguments]
+    return arguments
+
+
+if __name__ == "__main__":
+    start()

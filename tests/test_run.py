@@ -10,9 +10,14 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from htc.cli import composed_config
+from htc.trained import load_trained
+from tests.interop.files import random_detector, save, their_state
 
 ROOT = Path(__file__).parents[1]
 
@@ -150,7 +155,7 @@ def test_predict_draws_every_image_and_writes_coco_results(finished: Path, tmp_p
 def test_a_sweep_by_hydra_makes_a_run_of_each_row_and_the_table_compares_them(tmp_path: Path) -> None:
     result = command("htc.run", "-m", *tiny(tmp_path), "schedule.iterations=2", "model.mask_flow=true,false")
     assert result.returncode == 0, result.stderr
-    runs = [path for path in (tmp_path / "runs" / "single").iterdir() if path.is_dir()]
+    runs = [path for path in (tmp_path / "runs" / "single").glob("[!.]*") if path.is_dir()]
     assert len(runs) == 2
     table = subprocess.run(
         [sys.executable, "analysis/make_tables.py", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'tables'}"],
@@ -194,3 +199,22 @@ def test_broken_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert result.stderr.rstrip().rsplit("\n", 1)[-1].startswith("error: ")
+
+
+def test_fine_tuning_starts_from_a_checkpoint_of_mmdetection(tmp_path: Path) -> None:
+    overrides = [*tiny(tmp_path), "backbone=resnet18", "backbone.width=8", "schedule.learning_rate=0"]
+    model = random_detector(composed_config([*overrides, "backbone.weights=null"]), num_classes=10)
+    theirs = save(tmp_path / "theirs.pth", {"state_dict": their_state(model)})
+    refused = command("htc.run", *overrides, f"checkpoint={theirs}")
+    assert refused.returncode == 2
+    assert "roi_head.bbox_head.0.fc_cls.bias: [11] instead of [9]" in refused.stderr
+    assert refused.stderr.count("Traceback") == 0
+    result = command("htc.run", *overrides, f"checkpoint={theirs}", "checkpoint.partial=true")
+    assert result.returncode == 0, result.stderr
+    assert "MMDetection checkpoint with 10 classes; inferred: model=htc backbone=resnet18" in result.stderr
+    assert "was loaded in part" in result.stderr
+    runs = [path for path in (tmp_path / "runs" / "single").iterdir() if (path / "results.json").is_file()]
+    trained = load_trained({"run": str(runs[0])}, []).model.state_dict()
+    for name, value in model.state_dict().items():
+        if "logits" not in name:
+            assert torch.equal(trained[name], value), name

@@ -1,0 +1,1 @@
+"""What stands between one run and many: sweeps, Slurm, requeue, status. Nothing here imports PyTorch."""

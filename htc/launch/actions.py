@@ -1,0 +1,72 @@
+"""Cancelling and retrying runs that were launched."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from htc.engine.records import RunFolder, now
+from htc.launch.following import follow
+from htc.launch.launching import submit
+from htc.launch.locks import locked
+from htc.launch.slurm import cancel_jobs
+from htc.launch.states import LIVE, RunState, sweep_states
+from htc.launch.submission import Row, launch_lock, supervisor_lock
+
+
+def cancel(folder: Path, names: Sequence[str]) -> None:
+    """Take runs out of the queue and stop those under way, with their state saved. Raises UserError by Slurm's word."""
+    with _launch_locked(folder):
+        states = _states(folder, names)
+        chosen = [state for state in states if state.state in LIVE and state.submission is not None]
+        for state in chosen:
+            record = RunFolder(state.folder)
+            record.update(launch={**(record.read().get("launch") or {}), "cancelled": now()})
+        in_slurm = [state for state in chosen if state.submission and state.submission.launcher == "slurm"]
+        # The signal that comes with it makes a run save its state.
+        cancel_jobs([state.job_id for state in in_slurm if state.job_id])
+        for state in chosen:
+            if state not in in_slurm:
+                # The process that watches over the run stops it when it is no longer its owner, on whichever host.
+                owner = supervisor_lock(folder, state.name).with_suffix(".owner")
+                owner.parent.mkdir(parents=True, exist_ok=True)
+                owner.write_text("cancelled")
+    by_hand = [state.name for state in states if state.state in LIVE and state.submission is None]
+    if by_hand:
+        print(f"started by hand, so stop them where they run: {', '.join(by_hand)}", file=sys.stderr)
+    print(f"{folder.name}: {len(chosen)} cancelled. `python -m htc.status retry {folder.name}` starts them again.")
+
+
+def retry(folder: Path, names: Sequence[str]) -> None:
+    """Start again what failed, was cancelled or got lost, each with its launcher and options, and the code of now."""
+    with _launch_locked(folder):
+        chosen = [state for state in _states(folder, names) if not state.is_live and state.state != "done"]
+        groups: dict[str, list[RunState]] = defaultdict(list)
+        for state in chosen:
+            if state.submission is not None:
+                groups[state.submission.id].append(state)
+        submissions = []
+        for group in groups.values():
+            before = group[0].submission
+            assert before is not None
+            rows: list[Row] = [before.row(before.positions[state.name]) for state in group]
+            submissions += submit(folder, rows, before.launcher, before.options)
+    by_hand = [state.name for state in chosen if state.submission is None]
+    if by_hand:
+        print(f"started by hand, so start them by the command in run.json: {', '.join(by_hand)}", file=sys.stderr)
+    print(f"{folder.name}: {sum(len(each.runs) for each in submissions)} started again.")
+    for submission in submissions:
+        if follow(folder, [submission], submission.runs, submission.options):
+            sys.exit(1)
+
+
+def _launch_locked(folder: Path) -> AbstractContextManager[None]:
+    return locked(launch_lock(folder), f"{folder} is being launched by somebody else: waiting.")
+
+
+def _states(folder: Path, names: Sequence[str]) -> list[RunState]:
+    found, _ = sweep_states(folder, need_slurm=True)
+    return [state for state in found if state.name in set(names)]

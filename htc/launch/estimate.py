@@ -1,0 +1,81 @@
+"""What a run will cost, by the throughput that was measured on runs like it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from htc.config import value_at
+from htc.engine.records import RunFolder
+
+# What a training step's time depends on; other settings cost the same for each value.
+COST_KEYS = (
+    "backbone.name", "backbone.width", "data.name", "data.short_side", "data.long_side", "model.name",
+    "model.num_stages", "model.channels", "model.interleaved", "model.mask_flow", "model.semantic", "precision",
+)  # fmt: skip
+
+
+class Throughput:
+    """Seconds an image of the finished runs below a folder, by what they depend on."""
+
+    def __init__(self, runs: Path) -> None:
+        self._exact: dict[str, list[float]] = defaultdict(list)
+        self._loose: dict[str, list[float]] = defaultdict(list)
+        self._images: dict[str, list[float]] = defaultdict(list)
+        for path in sorted(runs.glob("*/*/results.json")):
+            self._read(path.parent)
+
+    def hours(self, config: Mapping[str, Any]) -> float | None:
+        """Of a run with this configuration; None where nothing like it was measured."""
+        seconds = self._exact.get(_cost_key(config)) or self._loose.get(_loose_key(config))
+        images = self._images_of(config)
+        return None if not seconds or images is None else median(seconds) * images / 3600
+
+    def _images_of(self, config: Mapping[str, Any]) -> float | None:
+        """Training images that a run takes, repeats included."""
+        schedule = config["schedule"]
+        if schedule["iterations"] is not None:
+            return float(schedule["iterations"] * schedule["batch_size"])
+        data = config["data"]
+        number = data["train"]["limit"] or (data.get("shapes") or {}).get("train_images")
+        if number is None:
+            seen = self._images.get(_data_key(config))
+            number = median(seen) if seen else None
+        return None if number is None else float(schedule["epochs"] * number)
+
+    def _read(self, path: Path) -> None:
+        folder = RunFolder(path)
+        results = folder.read_results()
+        try:
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+            config = yaml.load(folder.config_file.read_text(encoding="utf-8"), Loader=loader)
+            images = results["iterations"] * config["schedule"]["batch_size"]
+            seconds = results["training_seconds"] / images
+            self._exact[_cost_key(config)].append(seconds)
+            self._loose[_loose_key(config)].append(seconds)
+            if config["schedule"]["epochs"] is not None:
+                self._images[_data_key(config)].append(images / config["schedule"]["epochs"])
+        except (OSError, KeyError, TypeError, ZeroDivisionError, yaml.YAMLError):
+            return
+
+
+def _values(config: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return json.dumps([value_at(config, key) for key in keys])
+
+
+def _cost_key(config: Mapping[str, Any]) -> str:
+    return _values(config, COST_KEYS)
+
+
+def _loose_key(config: Mapping[str, Any]) -> str:
+    return _values(config, COST_KEYS[:5])
+
+
+def _data_key(config: Mapping[str, Any]) -> str:
+    return _values(config, ("data.name", "data.root", "data.train.annotations", "data.train.limit"))

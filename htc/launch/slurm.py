@@ -1,0 +1,221 @@
+"""Slurm's side: what jobs it knows of, and submitting arrays by submitit."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from htc.errors import UserError
+
+QUERY_TIMEOUT = 60.0
+PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
+ENDLESS = 10**6
+"""How often submitit may requeue after time limits: htc.launch.supervise decides, by progress."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Slurm says of a job; one that ended is remembered for some minutes."""
+
+    id: str
+    name: str
+    state: str
+    node: str
+    reason: str
+
+    @property
+    def is_pending(self) -> bool:
+        return self.state in PENDING
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in PENDING or self.state in RUNNING
+
+
+def is_installed() -> bool:
+    return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
+
+
+def query_jobs(names: Iterable[str]) -> dict[str, Job]:
+    """All jobs of these names that Slurm remembers, by id, of whichever user. Raises UserError where it is silent.
+
+    `sacct` is not asked: it needs an accounting database, which a cluster need not have.
+    """
+    wanted = sorted(set(names))
+    jobs: dict[str, Job] = {}
+    # A command line holds some hundred names.
+    for start in range(0, len(wanted), 200):
+        chosen = ",".join(wanted[start : start + 200])
+        lines = run_slurm(
+            "squeue", "--noheader", "--array", "--states=all", f"--name={chosen}", "--format=%i|%j|%T|%N|%r"
+        ).splitlines()
+        for line in lines:
+            listed = Job(*line.split("|", 4))
+            jobs |= {each: replace(listed, id=each) for each in job_ids(listed.id)}
+    return jobs
+
+
+def job_ids(listed: str) -> list[str]:
+    """`7_[0-2,5%4]` -> `7_0`, `7_1`, `7_2`, `7_5`: what was cancelled in the queue, Slurm lists together."""
+    found = re.fullmatch(r"(\d+_)\[([\d,-]+)(?:%\d+)?\]", listed)
+    if found is None:
+        return [listed]
+    ids = []
+    for part in found[2].split(","):
+        first, _, last = part.partition("-")
+        ids += [f"{found[1]}{task}" for task in range(int(first), int(last or first) + 1)]
+    return ids
+
+
+def cancel_jobs(ids: Sequence[str]) -> None:
+    """End jobs, or take them from the queue. Raises UserError where Slurm refuses."""
+    for start in range(0, len(ids), 500):
+        run_slurm("scancel", *ids[start : start + 500])
+
+
+def run_slurm(*command: str) -> str:
+    """What a command of Slurm prints. Raises UserError, in Slurm's words, where it fails."""
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"there is no Slurm on this machine ({command[0]} is not found): log in to the cluster, or use "
+            "hydra/launcher=local."
+        )
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=QUERY_TIMEOUT, stdin=subprocess.DEVNULL, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"Slurm's controller does not answer {command[0]}: try again when it is back.") from None
+    except subprocess.CalledProcessError as error:
+        if "configuration source" in error.stderr or "config_source" in error.stderr:
+            raise UserError(
+                "Slurm is installed on this machine, but belongs to no cluster (it finds no slurm.conf): log in to the "
+                "cluster, or use hydra/launcher=local."
+            ) from None
+        raise UserError(f"{command[0]} failed: {_last_words(error.stderr)}.") from None
+    return answer.stdout
+
+
+def submit_array(
+    jobs: Sequence[Callable[[], object]], folder: Path, name: str, options: Mapping[str, Any], setup: list[str]
+) -> list[str]:
+    """Submit jobs as one array, at most `options["max_running"]` at a time -> their ids.
+
+    Raises UserError, in Slurm's words, where it refuses.
+    """
+    if not is_installed():
+        run_slurm("sbatch")
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("submitit is not installed: pip install 'htc[slurm]'.") from None
+
+    executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=ENDLESS)
+    executor.update_parameters(**sbatch_parameters(name, options, setup))
+    said = io.StringIO()
+    try:
+        # submitit prints what sbatch complains of, as it comes.
+        with redirect_stderr(said), executor.batch(), warnings.catch_warnings():
+            # A batch of one is no array, and a word about that helps nobody.
+            warnings.simplefilter("ignore")
+            submitted = [executor.submit(job) for job in jobs]
+    except submitit.core.utils.FailedJobError as error:
+        raise UserError(_refusal(said.getvalue() or str(error), options)) from None
+    return [job.job_id for job in submitted]
+
+
+def sbatch_parameters(name: str, options: Mapping[str, Any], setup: list[str]) -> dict[str, Any]:
+    """The launcher's options as submitit takes them."""
+    gpus = int(options["gpus_per_node"] or 0)
+    extra = dict(sbatch_option(option) for option in options["sbatch"] or [])
+    if options["mem"] is not None:
+        extra["mem"] = options["mem"]
+    parameters = {
+        "job_name": name,
+        "time": minutes(options["time"]),
+        "nodes": options["nodes"],
+        "ntasks_per_node": processes_per_node(options),
+        "cpus_per_task": options["cpus_per_task"],
+        "gpus_per_node": gpus or None,
+        "signal_delay_s": options["signal_before"],
+        "array_parallelism": options["max_running"],
+        "setup": [*setup, *(options["setup"] or [])],
+        # A job whose node fails starts again.
+        "additional_parameters": {"requeue": True, **extra},
+        **{key: options[key] for key in ("partition", "account", "qos", "constraint")},
+    }
+    return {key: value for key, value in parameters.items() if value is not None}
+
+
+def sbatch_option(option: Any) -> tuple[str, Any]:
+    """`--exclude=node7` or `--hold` -> its name and value. Raises UserError for what is neither."""
+    found = re.fullmatch(r"--([a-z][\w-]*)(?:=(.+))?", str(option))
+    if found is None:
+        raise UserError(f"launcher.sbatch has {option!r}: write options as sbatch has them, such as --exclude=node7.")
+    return found[1], found[2] or True
+
+
+def processes_per_node(options: Mapping[str, Any]) -> int:
+    """One for each GPU, or as many as are asked for."""
+    return int(options.get("tasks_per_node") or max(1, int(options.get("gpus_per_node") or 0)))
+
+
+def array_limit() -> int:
+    """Jobs that one array may hold here."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run_slurm("scontrol", "show", "config"), re.MULTILINE)
+    # Its indices end below the limit.
+    return max(1, int(found[1]) - 1) if found else 1000
+
+
+def minutes(time: Any) -> int:
+    """Minutes of what sbatch takes: minutes, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`, rounded up."""
+    text = str(time)
+    match = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(?:(\d+):)?(\d+):(\d+)|(\d+))", text)
+    if match is None:
+        raise UserError(f"launcher.time={text} is not a time: write minutes, HH:MM:SS or D-HH:MM:SS.")
+    days, hours, day_minutes, day_seconds, h, m, s, plain = (int(part or 0) for part in match.groups())
+    seconds = ((days * 24 + hours + h) * 60 + day_minutes + m + plain) * 60 + day_seconds + s
+    if seconds == 0:
+        raise UserError(f"launcher.time={text} is no time at all: write minutes, HH:MM:SS or D-HH:MM:SS.")
+    return -(-seconds // 60)
+
+
+def _refusal(message: str, options: Mapping[str, Any]) -> str:
+    """sbatch's complaint as one sentence that names the key."""
+    words = _last_words(message)
+    low = words.lower()
+    if "partition" in low:
+        partitions = ", ".join(sorted(set(run_slurm("sinfo", "--noheader", "--format=%R").split())))
+        return f"launcher.partition={options['partition']}: Slurm says '{words}'; its partitions are {partitions}."
+    for key, hints in {
+        "account": ("account",),
+        "qos": ("qos",),
+        "time": ("time limit", "timelimit"),
+        "constraint": ("feature",),
+        "mem": ("memory",),
+    }.items():
+        if any(hint in low for hint in hints):
+            return f"launcher.{key}={options[key]}: Slurm says '{words}'."
+    if any(hint in low for hint in ("node configuration", "node count", "gres", "processors", "nodes")):
+        asked = ", ".join(
+            f"launcher.{key}={options[key]}" for key in ("nodes", "gpus_per_node", "cpus_per_task", "mem", "partition")
+        )
+        return f"no nodes of this cluster can give {asked} (Slurm says '{words}'); `sinfo -o '%n %G %c %m'` shows them."
+    return f"Slurm refused the jobs: '{words}'."
+
+
+def _last_words(text: str) -> str:
+    """The last line of what Slurm printed, without its prefix."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    complaints = [line for line in lines if "error:" in line] or [line for line in lines if line.startswith("sbatch:")]
+    chosen = (complaints or lines or ["no reason given"])[-1]
+    return re.sub(r"^(?:\w+: )?(?:error: )?(?:Batch job submission failed: )?", "", chosen).strip().rstrip(".")

@@ -1,0 +1,241 @@
+"""What a job does: start the run as a process of its own, watch over it, and start it again where that makes sense.
+
+The run is a child, so that `kill -9`, a crash or the memory's end of it leave somebody who knows. submitit calls
+`RunJob.checkpoint` on the signal that Slurm sends before the time limit and at a preemption, and puts the job back
+into the queue; a node's failure and `scontrol requeue` are Slurm's own affair. In each case the next start goes on
+from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from htc.engine.environment import slurm_job_id
+from htc.engine.records import RunFolder, now
+from htc.launch.locks import FileLock
+from htc.launch.ranks import Ranks
+from htc.launch.submission import Submission, supervisor_lock
+
+POLL = 0.25
+"""Seconds between looks at the child."""
+TAKEOVER_CHECK = 2.0
+"""Seconds between looks at whether another job has taken the run over."""
+TAKEOVER_PATIENCE = 600.0
+"""Seconds that a job waits for the one before it to let go of the run."""
+USER_ERROR, STOPPED = 2, 128 + signal.SIGTERM
+
+
+@dataclass
+class RunJob:
+    """The row of a submission as a job; submitit pickles it, calls it, and calls `checkpoint` before the end."""
+
+    submission: Path
+    index: int
+    gpus: str | None = None
+    """CUDA_VISIBLE_DEVICES of the run; null leaves it as it is."""
+    _supervisor: Supervisor | None = field(default=None, repr=False, compare=False)
+
+    def __call__(self) -> str:
+        self._supervisor = Supervisor(Submission.read(self.submission), self.index, self.gpus)
+        self._supervisor.run()
+        return "done"
+
+    def checkpoint(self) -> Any:
+        """Stop the run with its state saved -> what submitit queues again; None where that would lead nowhere."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._supervisor is not None and not self._supervisor.save_and_stop():
+            return None
+        return DelayedSubmission(RunJob(self.submission, self.index, self.gpus))
+
+
+class Supervisor:
+    """Watches over one process of a run, on this node."""
+
+    def __init__(self, submission: Submission, index: int, gpus: str | None = None) -> None:
+        self.submission, self.index, self.gpus = submission, index, gpus
+        self.name = submission.runs[index]
+        self.sweep_folder = submission.path.parent.parent
+        self.folder = RunFolder(self.sweep_folder / self.name)
+        self.ranks = Ranks.of_this_job(submission)
+        self.lock = FileLock(supervisor_lock(self.sweep_folder, self.name))
+        self.owner_file = self.lock.path.with_suffix(".owner")
+        self.token = f"{socket.gethostname()} {os.getpid()} {slurm_job_id()} {time.time_ns()}"
+        self.child: subprocess.Popen[bytes] | None = None
+        self.terminated = False
+        self.started = time.time()
+        self.first_step = self.newest_step()
+
+    def run(self) -> None:
+        """Return when the run is done; else exit: 143 where it was told to stop, 1 where it failed for good."""
+        signal.signal(signal.SIGTERM, self._note_termination)
+        if self.ranks.is_main:
+            self._take_over()
+        try:
+            while True:
+                code = self._run_once()
+                if code == 0:
+                    return
+                if self.terminated or code == STOPPED:
+                    sys.exit(STOPPED)
+                if not self.ranks.is_main:
+                    # The first process decides what becomes of the run, and ends this one.
+                    time.sleep(120)
+                    sys.exit(1)
+                if not self._should_go_on(code):
+                    sys.exit(1)
+                if self.ranks.world_size > 1:
+                    # All processes must start anew, also those on other nodes.
+                    subprocess.run(["scontrol", "requeue", str(slurm_job_id())], timeout=60, check=True)
+                    sys.exit(1)
+        finally:
+            self.lock.release()
+
+    def save_and_stop(self) -> bool:
+        """Let the run save its state and end -> whether another start would get any further than this one did."""
+        timed_out = self._is_time_limit_near()
+        if self.child is not None and self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM)
+            self._wait_or_kill(float(self.submission.options.get("signal_before") or 60) * 0.8)
+        if timed_out and self.newest_step() == self.first_step:
+            reason = "the time limit is over and the run is not one checkpoint further: raise launcher.time"
+            self.folder.set_status("failed", reason)
+            return False
+        return True
+
+    def newest_step(self) -> int | None:
+        """Of the newest checkpoint; None where there is none."""
+        names = (path.stem.rpartition("_")[2] for path in self.folder.checkpoints.glob("step_*.pt"))
+        return max((int(name) for name in names if name.isdigit()), default=None)
+
+    def _run_once(self) -> int:
+        """Start the run and wait for it -> its exit status, negative for a signal's number."""
+        environment = {**os.environ, **self.ranks.environment(self.submission)}
+        environment |= {"PYTHONPATH": python_path(self.submission.code), "PYTHONSAFEPATH": "1"}
+        if self.gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus
+        program = [sys.executable]
+        processes = int(self.submission.options.get("gpus_per_run") or 1)
+        if processes > 1:
+            program += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        arguments = ["-m", "htc.launch.child", str(self.submission.path), str(self.index)]
+        descriptors = () if self.lock.descriptor is None else (self.lock.descriptor,)
+        if self.terminated:
+            return STOPPED
+        # The lock goes along: as long as the run lives, even without this process, nobody else starts it.
+        self.child = subprocess.Popen(
+            [*program, *arguments], cwd=self.submission.cwd, env=environment, pass_fds=descriptors,
+            stdin=subprocess.DEVNULL, preexec_fn=_ignore_user_signal,
+        )  # fmt: skip
+        checked = time.monotonic()
+        while (code := self.child.poll()) is None:
+            time.sleep(POLL)
+            if self.ranks.is_main and time.monotonic() - checked > TAKEOVER_CHECK:
+                checked = time.monotonic()
+                if self._owner() != self.token:
+                    print("another job has taken this run over: stopping", file=sys.stderr, flush=True)
+                    self.terminated = True
+                    self.child.send_signal(signal.SIGTERM)
+                    return self._wait_or_kill(30)
+        return code
+
+    def _wait_or_kill(self, seconds: float) -> int:
+        assert self.child is not None
+        try:
+            return self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            return self.child.wait()
+
+    def _should_go_on(self, code: int) -> bool:
+        """Whether to start again after a failure: not after the same one without a new checkpoint in between."""
+        record = self.folder.read()
+        if code < 0:
+            cause = f"killed by {signal.Signals(-code).name}"
+        elif record.get("status") == "failed" and record.get("error"):
+            cause = str(record["error"])
+        else:
+            cause = f"the process ended with status {code}"
+        if code == USER_ERROR:
+            if record.get("status") != "failed":
+                self.folder.set_status("failed", self._user_error())
+            return False
+        launch = dict(record.get("launch") or {})
+        step = self.newest_step()
+        before = [f for f in launch.get("failures") or [] if f["submission"] == self.submission.id]
+        stuck = [failure for failure in before if failure["step"] == step]
+        failure = {"time": now(), "cause": cause, "step": step, "submission": self.submission.id, "job": slurm_job_id()}
+        self.folder.update(launch={**launch, "failures": [*(launch.get("failures") or []), failure]})
+        retries = int(self.submission.options.get("retries", 3))
+        if len(stuck) >= retries or any(failure["cause"] == cause for failure in stuck):
+            where = f"at step {step}" if step is not None else "before the first checkpoint"
+            self.folder.set_status("failed", f"{cause} ({len(stuck) + 1} times {where})")
+            return False
+        print(f"the run failed ({cause}): starting it again", file=sys.stderr, flush=True)
+        return True
+
+    def _user_error(self) -> str:
+        """What the child said last, where it could not even record it."""
+        try:
+            return (self.submission.path / f"{self.index}.error").read_text(encoding="utf-8").strip()
+        except OSError:
+            return "the run was refused: see its job's log"
+
+    def _take_over(self) -> None:
+        """Make this process the run's only one: an earlier job that still lives sees that it is replaced, and ends."""
+        self.lock.path.parent.mkdir(parents=True, exist_ok=True)
+        self.owner_file.write_text(self.token)
+        end = time.monotonic() + TAKEOVER_PATIENCE
+        while not self.lock.acquire():
+            if time.monotonic() > end or self.terminated:
+                print(f"{self.folder.path} is still in use by an earlier job", file=sys.stderr)
+                sys.exit(1)
+            time.sleep(POLL)
+
+    def _owner(self) -> str:
+        try:
+            return self.owner_file.read_text()
+        except OSError:
+            # The file system is away for a moment; nobody has taken anything over.
+            return self.token
+
+    def _is_time_limit_near(self) -> bool:
+        limit = self.submission.options.get("minutes")
+        margin = float(self.submission.options.get("signal_before") or 0) + 60
+        return limit is not None and time.time() - self.started > limit * 60 - margin - 60
+
+    def _note_termination(self, number: int, frame: FrameType | None) -> None:
+        self.terminated = True
+        if self.child is not None and self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM)
+
+
+def python_path(code: str) -> str:
+    """PYTHONPATH with the frozen code first."""
+    return os.pathsep.join([code, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _ignore_user_signal() -> None:
+    # Slurm sends it to every process of the job; it is meant for the supervisor.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def main() -> None:
+    """`python -m htc.launch.supervise SUBMISSION ROW [GPUS]`: the local launcher's job."""
+    arguments = sys.argv[1:]
+    gpus = json.loads(arguments[2]) if len(arguments) > 2 else None
+    RunJob(Path(arguments[0]), int(arguments[1]), gpus)()
+
+
+if __name__ == "__main__":
+    main()

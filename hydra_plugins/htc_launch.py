@@ -1,0 +1,69 @@
+"""Hydra's face of htc.launch: the launchers `local` and `slurm`, and the sweeper `rows`.
+
+Hydra imports this file whenever it starts, and accepts plugins from this package alone: what they do is imported when
+they do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class _Launcher(Launcher):
+    """Starts what is missing of a sweep; `name` is the launcher's."""
+
+    name = ""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = {key: _plain(value) for key, value in options.items()}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from htc.launch.command import launch_overrides
+
+        launch_overrides(self.hydra_context, self.config, job_overrides, self.name, self.options)
+        returns = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
+        for each in returns:
+            each.return_value = None
+        return returns
+
+
+class LocalLauncher(_Launcher):
+    name = "local"
+
+
+class SlurmLauncher(_Launcher):
+    name = "slurm"
+
+
+class RowSweeper(Sweeper):
+    """Every row of a table with every combination of the parameters and of the command line's choices."""
+
+    def __init__(self, rows: DictConfig | None = None, params: DictConfig | None = None) -> None:
+        self.rows, self.params = _plain(rows) or {}, _plain(params) or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from htc.launch.rows import expand
+
+        assert self.launcher is not None
+        return self.launcher.launch(expand(self.params, self.rows, arguments), initial_job_idx=0)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

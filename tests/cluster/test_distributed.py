@@ -1,0 +1,90 @@
+"""One run on two nodes of a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cluster.conftest import ROOT, Command, environment_without_slurm, tiny
+from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, record, wait_until
+from tests.cluster.slurm_cluster import SlurmCluster
+
+pytestmark = pytest.mark.slurm
+# Images of one size after padding: a batch of two is padded to the larger one, which group norm sees, and two processes
+# with an image each do not. SGD: AdamW's first steps make decisions out of rounding.
+ITERATIONS = 16
+SAME_PADDING = [
+    "data.long_side=64", "schedule.optimizer=sgd", "schedule.learning_rate=0.02", "schedule.warmup_iterations=0",
+]  # fmt: skip
+TWO_NODES = ["hydra/launcher=slurm", "launcher.gpus_per_node=1", "launcher.nodes=2", "launcher.cpus_per_task=2"]
+
+
+def only_run(runs: Path) -> Path:
+    (folder,) = [path for path in (runs / "single").iterdir() if not path.name.startswith(".")]
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / "checkpoints" / f"step_{checkpoint_steps(folder)[-1]:08d}.pt"
+    model: dict[str, torch.Tensor] = torch.load(path, weights_only=False)["model"]
+    return model
+
+
+def run_here(command: list[str], data: Path, runs: Path) -> Path:
+    """Run on this machine, without Slurm -> the run's folder."""
+    result = subprocess.run(
+        [sys.executable, *command, *tiny(data, runs, ITERATIONS), *SAME_PADDING], cwd=ROOT, capture_output=True,
+        text=True, timeout=200, env={**environment_without_slurm(), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return only_run(runs)
+
+
+@pytest.fixture(scope="module")
+def by_torchrun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, by two processes that plain torchrun starts."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "htc.run"]
+    return run_here(command, data, tmp_path_factory.mktemp("torchrun"))
+
+
+@pytest.fixture(scope="module")
+def by_one_process(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_here(["-m", "htc.run"], data, tmp_path_factory.mktemp("single"))
+
+
+def test_two_nodes_train_one_run_through_a_kill_and_equal_torchrun_and_a_single_process(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path, by_torchrun: Path, by_one_process: Path
+) -> None:
+    cluster.wait_for_idle_nodes()
+    launched = command("htc.run", "-m", *tiny(data, tmp_path, ITERATIONS), *SAME_PADDING, *TWO_NODES)
+    assert launched.returncode == 0, launched.stderr
+    folder = only_run(tmp_path)
+    wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
+    os.kill(int((folder / ".lock").read_text().split()[1]), signal.SIGKILL)
+    wait_until(lambda: record(folder).get("status") == "done", "the run done")
+    assert len(record(folder)["resumes"]) == 1
+    status = json.loads(command("htc.status", "single", f"runs={tmp_path}", "--json").stdout)
+    assert [row["state"] for row in status] == ["done"]
+    assert_twins(folder, by_torchrun)
+    # A sum of two halves is rounded otherwise than the whole.
+    assert_close(metrics(folder), metrics(by_one_process))
+    alone = weights(by_one_process)
+    ours, alone = weights(folder), weights(by_one_process)
+    assert all(torch.allclose(ours[name], alone[name], rtol=1e-2, atol=1e-3) for name in alone)
+
+
+def assert_close(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
+    """Training lines with the same losses but for rounding."""
+    ours, theirs = ([line for line in both if line["kind"] == "train"] for both in (lines, others))
+    assert len(ours) == len(theirs) > 0
+    for line, other in zip(ours, theirs, strict=True):
+        assert line["step"] == other["step"]
+        assert line["losses"] == pytest.approx(other["losses"], rel=1e-2, abs=1e-3)

@@ -1,0 +1,333 @@
+"""Sweeps on a real Slurm: launched, disturbed in every way, and finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import ROOT, SLURM, Command, tiny
+from tests.cluster.observe import assert_twins, checkpoint_steps, record, run_folder, wait_until
+from tests.cluster.slurm_cluster import SlurmCluster
+
+pytestmark = pytest.mark.slurm
+ROWS = ("cascade", "interleaved", "mask_flow", "semantic")
+
+
+def status(command: Command, runs: Path, sweep: str = "components") -> dict[str, dict[str, object]]:
+    """What `python -m htc.status SWEEP --json` says, by run."""
+    answer = command("htc.status", sweep, f"runs={runs}", "--json")
+    assert answer.returncode == 0, answer.stderr
+    return {row["run"]: row for row in json.loads(answer.stdout)}
+
+
+def states(command: Command, runs: Path, sweep: str = "components") -> dict[str, object]:
+    return {run: row["state"] for run, row in status(command, runs, sweep).items()}
+
+
+def training_processes(folder: Path) -> list[int]:
+    """The process that holds a run's lock."""
+    try:
+        words = (folder / ".lock").read_text().split()
+    except OSError:
+        return []
+    return [int(words[1])] if words[:1] == ["process"] else []
+
+
+def processor_seconds() -> float:
+    """Of the commands so far: what they take on a machine that is not busy with other things."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def elsewhere(cluster: SlurmCluster, job: str, node: str) -> bool:
+    """Whether a job runs, and not on this node."""
+    state, *at = cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%T %N").split() or [""]
+    return state == "RUNNING" and at != [node]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: SlurmCluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs of a sweep over components and two seeds that nothing befell."""
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(
+    command: Command, cluster: SlurmCluster, data: Path, undisturbed: Path
+) -> None:
+    sweep = undisturbed / "components"
+    arguments = ["-m", "+sweep=components", *tiny(data, undisturbed), *SLURM, "launcher.cpus_per_task=2"]
+    start = time.monotonic()
+    first = command("htc.run", *arguments, "seed=0")
+    assert first.returncode == 0, first.stderr
+    assert time.monotonic() - start < 15
+    jobs = [line.split() for line in first.stdout.splitlines() if str(sweep) in line]
+    assert len(jobs) == 4
+    assert all(job[1] == "start" and Path(job[2]).is_dir() for job in jobs)
+    # Adding a seed adds its runs, whatever the others are doing.
+    second = command("htc.run", *arguments, "seed=0,1")
+    assert second.returncode == 0, second.stderr
+    assert "4 started" in second.stdout
+    third = command("htc.run", *arguments, "seed=0,1")
+    assert "nothing to start" in third.stdout
+    wait_until(lambda: set(states(command, undisturbed).values()) == {"done"}, "all runs done", 200)
+    found = status(command, undisturbed)
+    assert len(found) == 8
+    assert all(row["restarts"] == 0 and row["step"] == row["total_steps"] == 32 for row in found.values())
+    assert "nothing to start, 8 done" in command("htc.run", *arguments, "seed=0,1").stdout
+    table = subprocess.run(
+        [sys.executable, "analysis/make_tables.py", f"runs={undisturbed}", f"out={undisturbed / 'tables'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert table.returncode == 0, table.stderr
+    assert all(name in table.stdout for name in found)
+
+
+def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_is_reported_once(
+    command: Command, cluster: SlurmCluster, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    cluster.wait_for_idle_nodes()
+    sweep = tmp_path / "components"
+    launched = command(
+        "htc.run", "-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "seed=0", "launcher.signal_before=25",
+        "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt'",
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr
+    cascade, interleaved, mask_flow, semantic = (run_folder(sweep, row) for row in ROWS)
+
+    def is_training(folder: Path) -> bool:
+        return record(folder).get("status") == "running" and bool(checkpoint_steps(folder))
+
+    wait_until(lambda: all(map(is_training, (cascade, interleaved, mask_flow))), "three runs with a checkpoint")
+    before = status(command, tmp_path)
+    dead = str(before[mask_flow.name]["node"])
+    # The node hangs: its run neither ends nor goes on, and wakes up when another node has it.
+    hanging = training_processes(mask_flow)
+    for process in hanging:
+        os.kill(process, signal.SIGSTOP)
+    cluster.kill_node(dead)
+    cluster.run("scontrol", "requeue", str(before[cascade.name]["job"]))
+    node = str(before[interleaved.name]["node"])
+    cluster.run("sbatch", "--partition=urgent", f"--nodelist={node}", "--exclusive", "--output=/dev/null",
+                "--wrap=sleep 2")  # fmt: skip
+    try:
+        wait_until(lambda: is_training(semantic), "the fourth run with a checkpoint")
+        for process in training_processes(semantic):
+            os.kill(process, signal.SIGKILL)
+        job = str(before[mask_flow.name]["job"])
+        wait_until(lambda: elsewhere(cluster, job, dead), "the hanging node's run on another node")
+        for process in hanging:
+            os.kill(process, signal.SIGCONT)
+        good = (cascade, interleaved, mask_flow, semantic)
+        wait_until(lambda: all(record(run).get("status") == "done" for run in good), "the good runs done", 200)
+    finally:
+        cluster.start_node(dead)
+    for row, folder in zip(ROWS, good, strict=True):
+        assert_twins(folder, run_folder(undisturbed / "components", f"{row}-seed0"))
+    found = status(command, tmp_path)
+    for folder in good:
+        assert found[folder.name]["state"] == "done"
+        assert int(str(found[folder.name]["restarts"])) >= 1, folder
+    assert record(semantic)["launch"]["failures"][0]["cause"] == "killed by SIGKILL"
+    (broken,) = [row for name, row in found.items() if name.startswith("broken")]
+    assert broken["state"] == "failed"
+    assert broken["restarts"] == 0
+    assert "nowhere.pt" in str(broken["error"])
+    text = command("htc.status", "components", f"runs={tmp_path}").stdout
+    assert text.count("nowhere.pt") == 1
+
+
+def test_cancelled_runs_go_on_when_they_are_retried(
+    command: Command, cluster: SlurmCluster, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    cluster.wait_for_idle_nodes()
+    arguments = ["-m", *tiny(data, tmp_path), *SLURM, "sweep=components", "model.interleaved=false"]
+    arguments += ["model.mask_flow=false", "model.semantic=false"]
+    launched = command("htc.run", *arguments)
+    assert launched.returncode == 0, launched.stderr
+    (folder,) = [path for path in (tmp_path / "components").iterdir() if not path.name.startswith(".")]
+    wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
+    cancelled = command("htc.status", "cancel", "components", f"runs={tmp_path}")
+    assert cancelled.returncode == 0, cancelled.stderr
+    wait_until(lambda: states(command, tmp_path)[folder.name] == "cancelled", "the run cancelled", 60)
+    retried = command("htc.status", "retry", f"components/{folder.name}", f"runs={tmp_path}")
+    assert retried.returncode == 0, retried.stderr
+    wait_until(lambda: record(folder).get("status") == "done", "the run done")
+    assert len(record(folder)["resumes"]) == 1
+    assert len(set(record(folder)["slurm_job_ids"])) == 2
+    assert_twins(folder, run_folder(undisturbed / "components", "cascade-seed0"))
+
+
+def test_a_run_longer_than_the_time_limit_goes_on_in_the_same_job(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    cluster.wait_for_idle_nodes()
+    launched = command(
+        "htc.run", "-m", *tiny(data, tmp_path, iterations=100_000), *SLURM, "launcher.time=1",
+        "launcher.signal_before=45",
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr
+    (folder,) = [path for path in (tmp_path / "single").iterdir() if not path.name.startswith(".")]
+    wait_until(lambda: record(folder).get("resumes"), "the run going on", 120)
+    assert len(record(folder)["slurm_job_ids"]) == 1
+    assert record(folder)["resumes"][0]["step"] > 0
+    cluster.cancel_all()
+
+
+def test_jobs_run_the_code_of_their_submission(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    cluster.wait_for_idle_nodes()
+    copy = tmp_path / "project"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
+    for name in ("htc", "conf", "hydra_plugins", "sweeps"):
+        subprocess.run(["cp", "-a", f"{ROOT / name}/.", str(copy / name)], check=True)
+    module = copy / "htc" / "experiment.py"
+    source = module.read_text()
+    module.write_text(source + "\nlog.warning('the code of the submission')\n")
+    arguments = [*tiny(data, tmp_path / "runs", iterations=2), *SLURM, "launcher.sbatch=[--hold]"]
+    launched = command("htc.run", "-m", *arguments, cwd=copy)
+    assert launched.returncode == 0, launched.stderr
+    module.write_text("raise RuntimeError('edited after the submission')\n")
+    (folder,) = [path for path in (tmp_path / "runs" / "single").iterdir() if not path.name.startswith(".")]
+    cluster.run("scontrol", "release", launched.stdout.split("FOLDER\n")[1].split()[0])
+    wait_until(lambda: record(folder).get("status") == "done", "the run done")
+    git = record(folder)["git"]
+    head = subprocess.run(["git", "-C", str(copy), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert git["commit"] == head.stdout.strip()
+    assert "the code of the submission" in git["diff"]
+    (log,) = (tmp_path / "runs" / "single" / ".launch").glob("*/*_log.err")
+    assert "the code of the submission" in log.read_text()
+
+
+def test_two_people_launching_at_once_start_each_run_once(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]", "seed=0,1"]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "htc.run", *arguments], cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    output = [process.communicate(timeout=120)[0] for process in both]
+    try:
+        assert [process.returncode for process in both] == [0, 0]
+        assert sorted("8 started" in text for text in output) == [False, True]
+        assert sum("nothing to start, 8 queued" in text for text in output) == 1
+        jobs = cluster.run("squeue", "--noheader", "--array", "--format=%i").split()
+        assert len(jobs) == 8
+    finally:
+        cluster.cancel_all()
+
+
+def test_a_launch_killed_before_it_noted_its_jobs_starts_none_twice(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
+    assert command("htc.run", *arguments).returncode == 0
+    (submission,) = (tmp_path / "components" / ".launch").glob("*/submission.json")
+    content = json.loads(submission.read_text())
+    submission.write_text(json.dumps({**content, "jobs": [None] * len(content["jobs"])}))
+    try:
+        assert "nothing to start, 4 queued" in command("htc.run", *arguments).stdout
+    finally:
+        cluster.cancel_all()
+    assert set(states(command, tmp_path).values()) == {"cancelled"}
+
+
+def test_a_thousand_runs_are_planned_submitted_and_shown_in_seconds(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
+    arguments += ["seed=range(0,250)"]
+    start = processor_seconds()
+    planned = command("htc.run", *arguments, "--dry-run")
+    planning = processor_seconds() - start
+    assert planned.returncode == 0, planned.stderr
+    assert "1000 runs: 1000 to start" in planned.stdout
+    start = time.monotonic()
+    launched = command("htc.run", *arguments)
+    launching = time.monotonic() - start
+    assert launched.returncode == 0, launched.stderr
+    assert "1000 started" in launched.stdout
+    try:
+        start = processor_seconds()
+        shown = command("htc.status", "components", f"runs={tmp_path}")
+        showing = processor_seconds() - start
+        assert "components: 1000 queued" in shown.stdout
+        again = command("htc.run", *arguments)
+        assert "nothing to start, 1000 queued" in again.stdout
+    finally:
+        with contextlib.suppress(RuntimeError):
+            cluster.cancel_all()
+    assert planning < 5
+    assert launching < 30
+    assert showing < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["launcher.partition=nowhere"], ["launcher.partition=nowhere", "closed, main, urgent"]),
+        (["launcher.gpus_per_node=3"], ["launcher.gpus_per_node=3", "no nodes of this cluster can give"]),
+        (["launcher.nodes=9"], ["launcher.nodes=9", "no nodes of this cluster can give"]),
+        (["launcher.time=99-00:00:00"], ["launcher.time=99-00:00:00", "time limit"]),
+        (["launcher.cpus_per_task=0"], ["launcher.cpus_per_task=0"]),
+        (["launcher.sbatch=[--no-such-option]"], ["no-such-option"]),
+    ],
+    ids=["partition", "gpus", "nodes", "time", "cpus", "option"],
+)
+def test_what_the_cluster_cannot_give_is_one_sentence_and_leaves_nothing_behind(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    result = command("htc.run", "-m", *tiny(data, tmp_path), *SLURM, *arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word.lower() in result.stderr.lower()
+    assert not list(tmp_path.glob("single/*/run.json"))
+    assert not cluster.run("squeue", "--noheader").strip()
+
+
+def test_without_slurm_launching_is_one_sentence_and_status_says_that_it_cannot_know(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["-m", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
+    without = {"PATH": str(Path(sys.executable).parent)}
+    result = command("htc.run", *arguments, **without)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: there is no Slurm on this machine")
+    assert result.stderr.count("\n") == 1
+    assert command("htc.run", *arguments).returncode == 0
+    try:
+        shown = command("htc.status", "single", f"runs={tmp_path}", **without)
+        assert shown.returncode == 0
+        assert "1 unknown" in shown.stdout
+        assert "there is no Slurm on this machine" in shown.stdout
+    finally:
+        cluster.cancel_all()
+
+
+def test_waiting_shows_a_failure_and_ends_with_it(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    cluster.wait_for_idle_nodes()
+    result = command(
+        "htc.run", "-m", *tiny(data, tmp_path, iterations=4), *SLURM, "launcher.wait=true",
+        "+hydra.sweeper.rows.good=''", "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt'",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.count("nowhere.pt is not a file") == 1
+    assert "1 of 2 runs did not end well: broken" in result.stderr
+    assert sorted(states(command, tmp_path, "single").values(), key=str) == ["done", "failed"]

@@ -1,0 +1,220 @@
+"""The local launcher, with real runs of seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.observe import assert_twins, checkpoint_steps, record, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "SLURM_"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, env={**clean, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    process = start(module, *arguments, **environment)
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+
+def tiny(folder: Path, iterations: int = 4) -> list[str]:
+    return [
+        f"runs={folder / 'runs'}", f"data.root={folder / 'data'}", "data.workers=0", "data.shapes.image_size=64",
+        "data.shapes.train_images=16", "data.shapes.val_images=4", "data.short_side=64", "data.long_side=80",
+        "backbone.width=8", "model.channels=16", "model.fc_channels=32", f"schedule.iterations={iterations}",
+        "schedule.batch_size=2", "log_every=4", "save.every=4", "device=cpu", "wandb.mode=disabled",
+        "model.semantic=false",
+    ]  # fmt: skip
+
+
+def states(folder: Path, sweep: str) -> dict[str, str]:
+    answer = command("htc.status", sweep, f"runs={folder / 'runs'}", "--json")
+    assert answer.returncode == 0, answer.stderr
+    return {row["run"]: row["state"] for row in json.loads(answer.stdout)}
+
+
+@contextmanager
+def killing(run: Path) -> Iterator[list[int]]:
+    """While entered, `kill -9` of every process that trains in a folder -> their ids."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.is_set():
+            time.sleep(0.02)
+            try:
+                words = (run / ".lock").read_text().split()
+                process = int(words[1])
+                if process not in killed:
+                    os.kill(process, signal.SIGKILL)
+                    killed.append(process)
+            except (OSError, IndexError, ValueError):
+                continue
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_failure_is_shown_the_others_go_on_and_the_same_command_starts_what_is_missing(tmp_path: Path) -> None:
+    arguments = ["-m", *tiny(tmp_path), "launcher.jobs=2", "seed=0,1", "+hydra.sweeper.rows.good=''"]
+    first = command("htc.run", *arguments, "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt seed=7'")
+    assert first.returncode == 1
+    broken = [line for line in first.stderr.splitlines() if "nowhere.pt is not a file" in line]
+    assert broken
+    assert "Traceback" not in first.stderr
+    found = states(tmp_path, "single")
+    assert sorted(found.values()) == ["done", "done", "failed", "failed"]
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "single").glob("good*/*") if path.is_file()
+    }
+    second = command("htc.run", *arguments, "seed=0,1,2")
+    assert second.returncode == 0, second.stderr
+    assert "1 started, 2 done" in second.stdout
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert after == before
+
+
+def test_a_run_that_dies_the_same_way_twice_is_given_up_and_goes_on_when_launched_again(tmp_path: Path) -> None:
+    arguments = ["-m", *tiny(tmp_path, 12), "name=mortal"]
+    dry = command("htc.run", *arguments, "--dry-run")
+    name = next(line.split()[0] for line in dry.stdout.splitlines() if line.startswith("mortal"))
+    run = tmp_path / "runs" / "single" / name
+    assert not run.exists()
+    with killing(run) as killed:
+        result = command("htc.run", *arguments)
+    assert result.returncode == 1
+    assert len(killed) == 2
+    assert "killed by SIGKILL (2 times before the first checkpoint)" in result.stderr
+    assert states(tmp_path, "single") == {name: "failed"}
+    again = command("htc.run", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert states(tmp_path, "single") == {name: "done"}
+
+
+def test_a_stopped_launcher_saves_its_runs_and_the_same_command_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    arguments = ["-m", *tiny(tmp_path, 24), "seed=0,1", "launcher.jobs=2"]
+    process = start("htc.run", *arguments)
+    sweep = tmp_path / "runs" / "single"
+    wait_until(lambda: len(list(sweep.glob("*/checkpoints/step_*.pt"))) >= 2, "checkpoints")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in errors
+    assert set(states(tmp_path, "single").values()) <= {"preempted", "done"}
+    again = command("htc.run", *arguments)
+    assert again.returncode == 0, again.stderr
+    undisturbed = command("htc.run", *arguments, "seed=0", f"runs={tmp_path / 'twin'}")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    names = [path.name for path in (tmp_path / "twin" / "single").iterdir() if not path.name.startswith(".")]
+    for name in names:
+        assert checkpoint_steps(sweep / name)[-1] == 24
+        assert_twins(sweep / name, tmp_path / "twin" / "single" / name)
+
+
+def test_runs_in_the_background_share_out_the_gpus_and_can_be_cancelled_and_retried(tmp_path: Path) -> None:
+    arguments = ["-m", *tiny(tmp_path, 200_000), "seed=0,1,2", "launcher.wait=false"]
+    launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="4,7")
+    assert launched.returncode == 0, launched.stderr
+    sweep = tmp_path / "runs" / "single"
+    wait_until(lambda: len(list(sweep.glob("*/metrics.jsonl"))) == 2, "two runs on two GPUs")
+    assert sorted(states(tmp_path, "single").values()) == ["queued", "running", "running"]
+    used = set()
+    for lock in sweep.glob("*/.lock"):
+        variables = Path(f"/proc/{lock.read_text().split()[1]}/environ").read_bytes().split(b"\0")
+        used |= {value for value in variables if value.startswith(b"CUDA_VISIBLE_DEVICES=")}
+    assert used == {b"CUDA_VISIBLE_DEVICES=4", b"CUDA_VISIBLE_DEVICES=7"}
+    assert "nothing to start" in command("htc.run", *arguments).stdout
+    cancelled = command("htc.status", "cancel", "single", f"runs={tmp_path / 'runs'}")
+    assert "3 cancelled" in cancelled.stdout
+    wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled", 60)
+    one = next(path for path in sweep.iterdir() if list(path.glob("checkpoints/*.pt")))
+    retried = command("htc.status", "retry", f"single/{one.name}", f"runs={tmp_path / 'runs'}")
+    assert "1 started again" in retried.stdout
+    wait_until(lambda: record(one).get("resumes"), "the run going on")
+    command("htc.status", "cancel", "single", f"runs={tmp_path / 'runs'}")
+    wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled", 60)
+
+
+def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_path: Path) -> None:
+    arguments = ["-m", *tiny(tmp_path)]
+    assert command("htc.run", *arguments).returncode == 0
+    (run,) = [path for path in (tmp_path / "runs" / "single").iterdir() if not path.name.startswith(".")]
+    results = json.loads((run / "results.json").read_text())
+    for name in ("results.json", "run.json", "config.yaml"):
+        (run / name).unlink()
+        again = command("htc.run", *arguments)
+        assert again.returncode == 0, again.stderr
+        assert json.loads((run / "results.json").read_text())["segm"] == results["segm"]
+        assert set(states(tmp_path, "single").values()) == {"done"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        result = command("htc.run", "-m", *tiny(tmp_path), f"runs={disk / 'runs'}")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "No space left on device" in result.stderr
+
+
+def test_a_runs_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    result = command("htc.run", "-m", *tiny(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert str(tmp_path / "runs") in result.stderr
+
+
+def test_a_run_whose_every_process_is_told_to_stop_saves_its_state_and_leaves_no_process(tmp_path: Path) -> None:
+    """As Slurm does it at `scancel`: data loading workers get the signal, too."""
+    arguments = [argument for argument in tiny(tmp_path, 100_000) if argument != "data.workers=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "htc.run", *arguments, "data.workers=2"], cwd=ROOT, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    sweep = tmp_path / "runs" / "single"
+    wait_until(lambda: list(sweep.glob("*/checkpoints/step_*.pt")), "a checkpoint")
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    (run,) = [path for path in sweep.iterdir() if not path.name.startswith(".")]
+    assert record(run)["status"] == "preempted"
+
+    def is_gone() -> bool:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_until(is_gone, "no process left", 20)
