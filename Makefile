@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types environment clean
+.PHONY: demo test coverage lint types environment clean
 .DEFAULT_GOAL := demo
 
 demo: environment
@@ -11,6 +11,9 @@ demo: environment
 	$(BIN)/python analysis/make_tables.py
 
 test: environment lint types
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: environment
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 lint: environment

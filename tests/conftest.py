@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from htc.config import DataConfig, ShapesConfig
 from htc.data.shapes import ensure_shapes
+
+MINUTES = os.environ.get("HTC_TEST_MINUTES")
+"""Slow tests begin within so many minutes, and are skipped after; unset: there is no limit."""
+START = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come last: where time is short, all else has run. Of them crashes and agreement come first."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")] + slow[::-1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if MINUTES and item.get_closest_marker("slow") and time.monotonic() - START > 60 * float(MINUTES):
+        pytest.skip(f"the {MINUTES} minutes of HTC_TEST_MINUTES are over")
 
 
 @pytest.fixture(scope="session")
