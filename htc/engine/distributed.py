@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from htc.engine.sync_norm import sync_on_cpu
 from htc.errors import UserError
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ class Processes:
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
+        if devices is None:
+            sync_on_cpu(model)
         model.train()
         # Each process's batch norms would gather statistics of their own, evaluated and saved as if they were all's.
         own_statistics = any(type(module) is nn.BatchNorm2d and module.training for module in model.modules())
