@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,12 +40,6 @@ def training_processes(folder: Path) -> list[int]:
     return [int(words[1])] if words[:1] == ["process"] else []
 
 
-def processor_seconds() -> float:
-    """Of the commands so far: what they take on a machine that is not busy with other things."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def elsewhere(cluster: SlurmCluster, job: str, node: str) -> bool:
     """Whether a job runs, and not on this node."""
     state, *at = cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%T %N").split() or [""]
@@ -65,13 +57,13 @@ def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(
 ) -> None:
     sweep = undisturbed / "components"
     arguments = ["-m", "+sweep=components", *tiny(data, undisturbed), *SLURM, "launcher.cpus_per_task=2"]
-    start = time.monotonic()
     first = command("htc.run", *arguments, "seed=0")
     assert first.returncode == 0, first.stderr
-    assert time.monotonic() - start < 15
     jobs = [line.split() for line in first.stdout.splitlines() if str(sweep) in line]
     assert len(jobs) == 4
     assert all(job[1] == "start" and Path(job[2]).is_dir() for job in jobs)
+    # The launch has not waited for what it launched.
+    assert {record(Path(job[2])).get("status") for job in jobs} <= {"queued", "running"}
     # Adding a seed adds its runs, whatever the others are doing.
     second = command("htc.run", *arguments, "seed=0,1")
     assert second.returncode == 0, second.stderr
@@ -224,7 +216,8 @@ def test_two_people_launching_at_once_start_each_run_once(
         assert [process.returncode for process in both] == [0, 0]
         assert sorted("8 started" in text for text in output) == [False, True]
         assert sum("nothing to start, 8 queued" in text for text in output) == 1
-        jobs = cluster.run("squeue", "--noheader", "--array", "--format=%i").split()
+        # Held as they are, they can be told from what an earlier test has left to end.
+        jobs = cluster.run("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i").split()
         assert len(jobs) == 8
     finally:
         cluster.cancel_all()
@@ -245,34 +238,26 @@ def test_a_launch_killed_before_it_noted_its_jobs_starts_none_twice(
     assert set(states(command, tmp_path).values()) == {"cancelled"}
 
 
-def test_a_thousand_runs_are_planned_submitted_and_shown_in_seconds(
+def test_a_thousand_runs_are_planned_submitted_and_shown(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
+    """What that takes is measured by benchmarks/sweeps.py."""
     arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
     arguments += ["seed=range(0,250)"]
-    start = processor_seconds()
     planned = command("htc.run", *arguments, "--dry-run")
-    planning = processor_seconds() - start
     assert planned.returncode == 0, planned.stderr
     assert "1000 runs: 1000 to start" in planned.stdout
-    start = time.monotonic()
     launched = command("htc.run", *arguments)
-    launching = time.monotonic() - start
     assert launched.returncode == 0, launched.stderr
     assert "1000 started" in launched.stdout
     try:
-        start = processor_seconds()
         shown = command("htc.status", "components", f"runs={tmp_path}")
-        showing = processor_seconds() - start
         assert "components: 1000 queued" in shown.stdout
         again = command("htc.run", *arguments)
         assert "nothing to start, 1000 queued" in again.stdout
     finally:
         with contextlib.suppress(RuntimeError):
             cluster.cancel_all()
-    assert planning < 5
-    assert launching < 30
-    assert showing < 2
 
 
 @pytest.mark.parametrize(

