@@ -168,6 +168,9 @@ def _start_run(config: Config, folder: Path, mode: str) -> wandb.Run | None:
 
     # Silent: wandb writes no banners into the log or over the progress display; the address is logged by `start`.
     settings = wandb.Settings(mode="offline" if mode == "offline" else "online", silent=True, quiet=True)
+    # The service of the process that started this one, where that uses wandb too: it would outlive a kill of the run,
+    # still hold the run's id, and take nothing more from whoever goes on with it.
+    os.environ.pop("WANDB_SERVICE", None)
     wandb.setup(settings=settings)
     # A look for credentials that neither asks the user nor the server.
     if mode != "offline" and not wandb.login(prompt=False, verify=False):

@@ -164,14 +164,22 @@ tracker.finish({"AP": 0.5})
 """
 
 
-def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_path: Path) -> None:
-    """What `wandb sync` of the run folder's wandb folder finds is one file with every step once."""
+@pytest.mark.parametrize("parent", ["without wandb", "with wandb"])
+def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_path: Path, parent: str) -> None:
+    """What `wandb sync` of the run folder's wandb folder finds is one file with every step once.
+
+    A process that uses wandb hands its service on to those that it starts, by an environment variable.
+    """
+    environment = {}
+    if parent == "with wandb":
+        tracker = Tracker.start(example_config(WandbMode.offline), tmp_path / "parent")
+        environment["WANDB_SERVICE"] = os.environ["WANDB_SERVICE"]
     for before, now, end in (
         ("[]", "[10, 20, 30]", "kill"),
         ("[10]", "[20, 30]", "kill"),
         ("[10, 20]", "[30, 40]", ""),
     ):
-        in_a_process_of_its_own(KILLED, tmp_path, before, now, end)
+        in_a_process_of_its_own(KILLED, tmp_path, before, now, end, **environment)
     files = offline_files(tmp_path / "run")
     assert len(files) == 1
     finished_log(files[0])
@@ -184,6 +192,8 @@ def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_pa
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "Would sync 1 run(s)" in dry.stdout + dry.stderr
+    if parent == "with wandb":
+        tracker.finish()
 
 
 def test_resumed_run_leaves_out_what_the_server_has(tmp_path: Path) -> None:
