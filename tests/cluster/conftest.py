@@ -24,7 +24,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command(cluster: SlurmCluster) -> Command:
     """Run `python -m MODULE ARGUMENTS` from the project's root, as on the cluster's login node."""
     clean = {key: value for key, value in cluster.environment.items() if not key.startswith(("WANDB_", "COV"))}

@@ -28,7 +28,8 @@ def record(folder: Path) -> dict[str, Any]:
     return value
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
+    """Wait for what is to come. The limit ends a wait in vain: a busy machine must not come near it."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {seconds:.0f} s for: {what}"

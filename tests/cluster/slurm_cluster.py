@@ -107,7 +107,7 @@ class SlurmCluster:
         lines = self.run("sinfo", "--Node", "--noheader", "--partition=main", "--format=%N %T").splitlines()
         return dict(line.split() for line in lines)
 
-    def wait_for_idle_nodes(self, seconds: float = 60) -> None:
+    def wait_for_idle_nodes(self, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(RuntimeError):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -46,37 +47,50 @@ def elsewhere(cluster: SlurmCluster, job: str, node: str) -> bool:
     return state == "RUNNING" and at != [node]
 
 
+@dataclass
+class Sweep:
+    """A sweep over components and two seeds that nothing befell."""
+
+    runs: Path
+    launches: list[subprocess.CompletedProcess[str]]
+    """Of seed 0; of seeds 0 and 1 while those are under way; the same once more, and again when all had ended."""
+    at_return: dict[str, object]
+    """States of the runs when the first launch had returned."""
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / "components"
+
+
 @pytest.fixture(scope="module")
-def undisturbed(cluster: SlurmCluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of runs of a sweep over components and two seeds that nothing befell."""
-    return tmp_path_factory.mktemp("undisturbed")
+def undisturbed(command: Command, cluster: SlurmCluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    arguments = ["-m", "+sweep=components", *tiny(data, runs), *SLURM, "launcher.cpus_per_task=2"]
+    launches = [command("htc.run", *arguments, "seed=0")]
+    at_return = states(command, runs)
+    launches += [command("htc.run", *arguments, "seed=0,1") for _ in range(2)]
+    wait_until(lambda: not {"queued", "running"} & set(states(command, runs).values()), "all runs ended")
+    launches.append(command("htc.run", *arguments, "seed=0,1"))
+    return Sweep(runs, launches, at_return)
 
 
-def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(
-    command: Command, cluster: SlurmCluster, data: Path, undisturbed: Path
-) -> None:
-    sweep = undisturbed / "components"
-    arguments = ["-m", "+sweep=components", *tiny(data, undisturbed), *SLURM, "launcher.cpus_per_task=2"]
-    first = command("htc.run", *arguments, "seed=0")
-    assert first.returncode == 0, first.stderr
-    jobs = [line.split() for line in first.stdout.splitlines() if str(sweep) in line]
+def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(command: Command, undisturbed: Sweep) -> None:
+    assert [launch.returncode for launch in undisturbed.launches] == [0] * 4, undisturbed.launches
+    first, second, third, last = (launch.stdout for launch in undisturbed.launches)
+    jobs = [line.split() for line in first.splitlines() if str(undisturbed.folder) in line]
     assert len(jobs) == 4
     assert all(job[1] == "start" and Path(job[2]).is_dir() for job in jobs)
-    # The launch has not waited for what it launched.
-    assert {record(Path(job[2])).get("status") for job in jobs} <= {"queued", "running"}
-    # Adding a seed adds its runs, whatever the others are doing.
-    second = command("htc.run", *arguments, "seed=0,1")
-    assert second.returncode == 0, second.stderr
-    assert "4 started" in second.stdout
-    third = command("htc.run", *arguments, "seed=0,1")
-    assert "nothing to start" in third.stdout
-    wait_until(lambda: set(states(command, undisturbed).values()) == {"done"}, "all runs done", 200)
-    found = status(command, undisturbed)
+    assert len(undisturbed.at_return) == 4
+    assert set(undisturbed.at_return.values()) <= {"queued", "running"}
+    assert "4 started" in second, "a seed more adds its runs, whatever the others are doing"
+    assert "nothing to start" in third
+    found = status(command, undisturbed.runs)
     assert len(found) == 8
-    assert all(row["restarts"] == 0 and row["step"] == row["total_steps"] == 32 for row in found.values())
-    assert "nothing to start, 8 done" in command("htc.run", *arguments, "seed=0,1").stdout
+    assert all(row["state"] == "done" and row["restarts"] == 0 for row in found.values())
+    assert all(row["step"] == row["total_steps"] == 32 for row in found.values())
+    assert "nothing to start, 8 done" in last
     table = subprocess.run(
-        [sys.executable, "analysis/make_tables.py", f"runs={undisturbed}", f"out={undisturbed / 'tables'}"],
+        [sys.executable, "analysis/make_tables.py", f"runs={undisturbed.runs}", f"out={undisturbed.runs / 'tables'}"],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert table.returncode == 0, table.stderr
@@ -84,7 +98,7 @@ def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(
 
 
 def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_is_reported_once(
-    command: Command, cluster: SlurmCluster, data: Path, undisturbed: Path, tmp_path: Path
+    command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
     sweep = tmp_path / "components"
@@ -119,11 +133,11 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_
         for process in hanging:
             os.kill(process, signal.SIGCONT)
         good = (cascade, interleaved, mask_flow, semantic)
-        wait_until(lambda: all(record(run).get("status") == "done" for run in good), "the good runs done", 200)
+        wait_until(lambda: all(record(run).get("status") == "done" for run in good), "the good runs done")
     finally:
         cluster.start_node(dead)
     for row, folder in zip(ROWS, good, strict=True):
-        assert_twins(folder, run_folder(undisturbed / "components", f"{row}-seed0"))
+        assert_twins(folder, run_folder(undisturbed.folder, f"{row}-seed0"))
     found = status(command, tmp_path)
     for folder in good:
         assert found[folder.name]["state"] == "done"
@@ -138,7 +152,7 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_
 
 
 def test_cancelled_runs_go_on_when_they_are_retried(
-    command: Command, cluster: SlurmCluster, data: Path, undisturbed: Path, tmp_path: Path
+    command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
     arguments = ["-m", *tiny(data, tmp_path), *SLURM, "sweep=components", "model.interleaved=false"]
@@ -149,13 +163,13 @@ def test_cancelled_runs_go_on_when_they_are_retried(
     wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
     cancelled = command("htc.status", "cancel", "components", f"runs={tmp_path}")
     assert cancelled.returncode == 0, cancelled.stderr
-    wait_until(lambda: states(command, tmp_path)[folder.name] == "cancelled", "the run cancelled", 60)
+    wait_until(lambda: states(command, tmp_path)[folder.name] == "cancelled", "the run cancelled")
     retried = command("htc.status", "retry", f"components/{folder.name}", f"runs={tmp_path}")
     assert retried.returncode == 0, retried.stderr
     wait_until(lambda: record(folder).get("status") == "done", "the run done")
     assert len(record(folder)["resumes"]) == 1
     assert len(set(record(folder)["slurm_job_ids"])) == 2
-    assert_twins(folder, run_folder(undisturbed / "components", "cascade-seed0"))
+    assert_twins(folder, run_folder(undisturbed.folder, "cascade-seed0"))
 
 
 def test_a_run_longer_than_the_time_limit_goes_on_in_the_same_job(
@@ -164,11 +178,11 @@ def test_a_run_longer_than_the_time_limit_goes_on_in_the_same_job(
     cluster.wait_for_idle_nodes()
     launched = command(
         "htc.run", "-m", *tiny(data, tmp_path, iterations=100_000), *SLURM, "launcher.time=1",
-        "launcher.signal_before=45",
+        "launcher.signal_before=25",
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
     (folder,) = [path for path in (tmp_path / "single").iterdir() if not path.name.startswith(".")]
-    wait_until(lambda: record(folder).get("resumes"), "the run going on", 120)
+    wait_until(lambda: record(folder).get("resumes"), "the run going on")
     assert len(record(folder)["slurm_job_ids"]) == 1
     assert record(folder)["resumes"][0]["step"] > 0
     cluster.cancel_all()

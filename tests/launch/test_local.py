@@ -148,13 +148,13 @@ def test_runs_in_the_background_share_out_the_gpus_and_can_be_cancelled_and_retr
     assert "nothing to start" in command("htc.run", *arguments).stdout
     cancelled = command("htc.status", "cancel", "single", f"runs={tmp_path / 'runs'}")
     assert "3 cancelled" in cancelled.stdout
-    wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled", 60)
+    wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled")
     one = next(path for path in sweep.iterdir() if list(path.glob("checkpoints/*.pt")))
     retried = command("htc.status", "retry", f"single/{one.name}", f"runs={tmp_path / 'runs'}")
     assert "1 started again" in retried.stdout
     wait_until(lambda: record(one).get("resumes"), "the run going on")
     command("htc.status", "cancel", "single", f"runs={tmp_path / 'runs'}")
-    wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled", 60)
+    wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled")
 
 
 def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_path: Path) -> None:
@@ -217,4 +217,4 @@ def test_a_run_whose_every_process_is_told_to_stop_saves_its_state_and_leaves_no
             return True
         return False
 
-    wait_until(is_gone, "no process left", 20)
+    wait_until(is_gone, "no process left")

@@ -95,13 +95,29 @@ def test_every_sweep_plans_distinct_runs_on_both_data_sets(sweep: str, data: lis
     assert not (tmp_path / sweep).exists()
 
 
+EVERY_ROW = """
+import sys
+from omegaconf import OmegaConf
+from htc.experiment import run_experiment
+from htc.launch.rows import Composer, expand
+from tests.launch.test_rows import ROOT, compose_fully
+
+sweep, *arguments = sys.argv[1:]
+given = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper)
+rows = expand(given["params"], given["rows"], [f"+sweeps={sweep}", *arguments])
+for config in Composer(compose_fully).configs(rows):
+    run_experiment(config, [])
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> None:
+    """Row after row in one process; that launchers give each its own is tested elsewhere."""
     small = ["schedule.iterations=1", "data.shapes.train_images=16", "data.shapes.val_images=2", "eval.limit=1"]
     result = subprocess.run(
-        [sys.executable, "-m", "htc.run", "-m", f"+sweep={sweep}", "data=shapes", "schedule=short", *small,
-         f"runs={tmp_path / 'runs'}", f"data.root={tmp_path / 'data'}", "data.workers=0", "wandb.mode=disabled"],
+        [sys.executable, "-c", EVERY_ROW, sweep, "data=shapes", "schedule=short", *small, f"runs={tmp_path / 'runs'}",
+         f"data.root={tmp_path / 'data'}", "data.workers=0", "wandb.mode=disabled"],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

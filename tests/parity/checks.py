@@ -25,6 +25,9 @@ RELATIVE, ABSOLUTE = 1e-3, 1e-4
 SORTS_ALIKE = not torch.equal(torch.zeros(2000).sort(descending=True).indices, torch.arange(2000))
 MATCHED = 0.99 if SORTS_ALIKE else 0.95
 TRAINING_RELATIVE = RELATIVE if SORTS_ALIKE else 1e-2
+UNDECIDED = 1e-4
+"""A mask's pixel whose probability is this close to the threshold may fall to either side: rounding decides, and of a
+mask of forty pixels a single one is more than the two hundredths that may differ."""
 Deviation = tuple[str, float]
 
 
@@ -96,9 +99,10 @@ def check_detections(comparison: Comparison) -> Iterator[Deviation]:
         boxes, scores = comparison.reference(f"det{i}_boxes"), comparison.reference(f"det{i}_scores")
         labels = comparison.reference(f"det{i}_labels").long()
         pairs = match(mine.boxes, mine.scores, mine.labels, boxes, scores, labels)
-        rles = encode_masks(mine.mask_probs, mine.boxes, *size, settings.mask_threshold)
+        thresholds = (settings.mask_threshold + offset for offset in (0, -UNDECIDED, UNDECIDED))
+        rles, wide, narrow = (encode_masks(mine.mask_probs, mine.boxes, *size, each) for each in thresholds)
         references = read_rles(json.loads(str(comparison.stored[f"det{i}_rle"])), size)
-        overlaps = [mask_iou(rles[a], references[b]) for a, b in pairs]
+        overlaps = [mask_iou(rles[a], references[b], wide[a], narrow[a]) for a, b in pairs]
         good = sum(overlap > 0.98 for overlap in overlaps)
         yield "detections unmatched", unmatched("detections", good, len(mine), len(boxes))
         if pairs:
@@ -186,11 +190,16 @@ def unmatched(item: str, matched: int, mine: int, reference: int) -> float:
     return 1 - share
 
 
-def mask_iou(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """Intersection over union of two RLEs; two empty masks are the same."""
+def mask_iou(
+    one: Mapping[str, Any], other: Mapping[str, Any], wide: Mapping[str, Any], narrow: Mapping[str, Any]
+) -> float:
+    """Intersection over union of two RLEs without the pixels in `wide` and not in `narrow`; 1 for two empty ones."""
     if one["counts"] == other["counts"]:
         return 1.0
-    return float(coco_mask.iou([one], [other], [False])[0, 0])
+    mine, reference, undecided = (coco_mask.decode(rle).astype(bool) for rle in (one, other, wide))
+    decided = ~undecided | coco_mask.decode(narrow).astype(bool)
+    union = ((mine | reference) & decided).sum()
+    return float((mine & reference & decided).sum() / union) if union else 1.0
 
 
 def read_rles(stored: list[Any], size: tuple[int, int]) -> list[dict[str, Any]]:

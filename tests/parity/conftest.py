@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.deviations import DEVIATIONS, table
+from tests.parity.deviations import PROPERTY, table
 from tests.parity.reference import FOLDER, Comparison, is_big, variant_files
 
 
@@ -29,6 +29,8 @@ def comparison(request: pytest.FixtureRequest) -> Iterator[Comparison]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if DEVIATIONS:
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    records = [value for report in reports for name, value in report.user_properties if name == PROPERTY]
+    if records:
         terminalreporter.section("largest deviation from the reference, relative to the largest value")
-        terminalreporter.write_line(table())
+        terminalreporter.write_line(table(records))

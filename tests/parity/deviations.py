@@ -1,22 +1,24 @@
-"""The largest deviation of each item and variant, gathered while the tests run."""
+"""The largest deviation of each item and variant, gathered from the reports of tests, in whichever process they ran."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
-# Item -> variant -> largest deviation
-DEVIATIONS: dict[str, dict[str, float]] = defaultdict(dict)
-
-
-def record(variant: str, item: str, deviation: float) -> None:
-    DEVIATIONS[item][variant] = max(deviation, DEVIATIONS[item].get(variant, 0.0))
+PROPERTY = "deviation from the reference"
+Record = tuple[str, str, float]
+"""Variant, item, deviation."""
 
 
-def table() -> str:
+def table(records: Iterable[Record]) -> str:
     """Deviations relative to the largest value, one column a variant, as a Markdown table."""
-    variants = sorted({variant for values in DEVIATIONS.values() for variant in values})
+    # Item -> variant -> largest deviation
+    largest: dict[str, dict[str, float]] = defaultdict(dict)
+    for variant, item, deviation in records:
+        largest[item][variant] = max(deviation, largest[item].get(variant, 0.0))
+    variants = sorted({variant for values in largest.values() for variant in values})
     lines = ["| " + " | ".join(["", *variants]) + " |", "|---|" + "---|" * len(variants)]
-    for item, values in DEVIATIONS.items():
+    for item, values in largest.items():
         cells = [f"{values[variant]:.1g}" if variant in values else "–" for variant in variants]
         lines.append("| " + " | ".join([item, *cells]) + " |")
     return "\n".join(lines)

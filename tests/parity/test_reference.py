@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.parity.checks import CHECKS, Deviation
-from tests.parity.deviations import record
+from tests.parity.deviations import PROPERTY
 from tests.parity.reference import Comparison
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-def test_agrees_with_the_reference(comparison: Comparison, check: Callable[[Comparison], Iterator[Deviation]]) -> None:
+def test_agrees_with_the_reference(
+    comparison: Comparison,
+    check: Callable[[Comparison], Iterator[Deviation]],
+    record_property: Callable[[str, object], None],
+) -> None:
     for item, deviation in check(comparison):
-        record(comparison.meta["variant"], item, deviation)
+        record_property(PROPERTY, (comparison.meta["variant"], item, deviation))
