@@ -19,25 +19,10 @@ MINUTES = os.environ.get("HTC_TEST_MINUTES")
 START = time.monotonic()
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks for groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests come last: where time is short, all else has run. Of them crashes and agreement come first.
-
-    Side by side run files, variants of the reference, and, of what takes minutes in all, the cluster's tests.
-    """
+    """Slow tests come last: where time is short, all else has run. Of them crashes and agreement come first."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     items[:] = [item for item in items if not item.get_closest_marker("slow")] + slow[::-1]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-
-
-def group_of(item: pytest.Item) -> str:
-    """Tests of one group run in one process, one after the other: they share what is costly to make."""
-    if item.get_closest_marker("slurm"):
-        return "slurm"
-    variant = getattr(item, "callspec", None) and item.callspec.params.get("comparison")  # type: ignore[attr-defined]
-    kind = "slow " if item.get_closest_marker("slow") else ""
-    return f"{kind}{item.path.name} {variant.stem}" if variant else f"{kind}{item.path}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
