@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra.errors import HydraException
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,6 +24,7 @@ from htc.composition import schema_keys
 from htc.config import Config, to_plain
 from htc.errors import UserError
 from tests.analysis.run_folders import ON, run_writer
+from tests.fuzzing import fuzz
 
 KEYS = sorted(schema_keys())
 TEXT = st.text(max_size=8)
@@ -40,7 +41,7 @@ TYPED = st.one_of(
     ),
     st.text(max_size=6),
 )
-FUZZ = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = fuzz(30)
 
 
 def is_sentence(text: str) -> bool:

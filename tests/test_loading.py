@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from htc.errors import UserError
 from htc.loading import load_tensors
+from tests.fuzzing import fuzz
 from tests.interop.files import foreign_module, save
 
 LEGACY = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -373,7 +374,7 @@ def survives(folder: Path, data: bytes) -> None:
         load_tensors(path, "checkpoint")
 
 
-FUZZ = settings(max_examples=150, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = fuzz(150)
 
 
 @FUZZ

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from htc.config import DataConfig, SplitConfig
@@ -26,8 +26,9 @@ from htc.data.summary import summary
 from htc.data.transforms import read_image
 from htc.data.truth import mend_truth
 from htc.errors import UserError
+from tests.fuzzing import fuzz
 
-SETTINGS = settings(max_examples=300, deadline=20_000, suppress_health_check=list(HealthCheck), derandomize=True)
+SETTINGS = fuzz(300)
 NAMES = ["a.png", "b/c.png", "../secret.png", "/etc/hostname", "b/../../secret.png", "", ".", "..", "a\0", "\ud800",
          "x" * 5000, "a\nb", "b", "secret.png"]  # fmt: skip
 NUMBERS = st.one_of(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from htc.interop.settings import parse_config, read_settings
+from tests.fuzzing import fuzz
 
 # What a checkpoint of MMDetection 2.x carries: paths of files, and what the later ones change in the earlier.
 TWO = """\
@@ -220,7 +221,7 @@ LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | keyed(inner), max_leaves=12)
 
 
-@settings(max_examples=300, deadline=None)
+@fuzz(300)
 @given(keyed(VALUES))
 def test_any_values_under_the_known_names_are_read_or_left_out(values: dict[str, Any]) -> None:
     read_settings("\n".join(f"{name} = {value!r}" for name, value in values.items()))
