@@ -27,12 +27,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from htc.cli import run_command
+from htc.cli import read_settings, run_command
 from htc.config import DataConfig, SplitConfig
 from htc.data.coco import CocoDataset
 from htc.data.loader import build_train_loader
 from htc.data.scan import Job, examine_all
-from htc.errors import UserError
 
 HEIGHT, WIDTH = 480, 640
 FILE = "annotations.json"
@@ -45,12 +44,7 @@ MIB = 1 << 20
 
 
 def main() -> None:
-    arguments = dict(DEFAULTS)
-    for argument in sys.argv[1:]:
-        key, separator, value = argument.partition("=")
-        if not separator or key not in DEFAULTS:
-            raise UserError(f"{argument} is not one of {', '.join(f'{key}=VALUE' for key in DEFAULTS)}.")
-        arguments[key] = value
+    arguments = read_settings(sys.argv[1:], DEFAULTS)
     images, objects, workers = (int(arguments[key]) for key in ("images", "objects", "workers"))
     folder = Path(arguments["folder"] or Path(tempfile.gettempdir()) / f"htc-annotations-{images}-{objects}")
     if arguments["method"]:

@@ -34,9 +34,10 @@ from typing import Any
 
 import torch
 
+from htc.cli import read_settings, run_command
 from htc.engine.checkpoint import newest_checkpoint, read_checkpoint
-from htc.errors import UserError
 
+DEFAULTS = {"kills": "200", "seed": "0", "workers": "1", "steps": "60", "minutes": "60", "out": ""}
 LONGEST_DELAY_IN_SAVE = 0.02
 """Seconds after the temporary file has appeared; a save of the small network takes about as long."""
 SHARE_IN_SAVES, SHARE_BY_PROGRESS = 0.4, 0.5
@@ -63,13 +64,8 @@ class Tally:
     differences: list[str] = field(default_factory=list)
 
 
-def main(arguments: list[str]) -> None:
-    settings = {"kills": "200", "seed": "0", "workers": "1", "steps": "60", "minutes": "60", "out": ""}
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator or key not in settings:
-            raise UserError(f"{argument} is not one of {', '.join(f'{key}=...' for key in settings)}.")
-        settings[key] = value
+def main() -> None:
+    settings = read_settings(sys.argv[1:], DEFAULTS)
     start = time.perf_counter()
     # Not a TemporaryDirectory: the forked processes would delete it as they end.
     folder = Path(tempfile.mkdtemp(prefix="kills"))
@@ -328,8 +324,4 @@ def table(tally: Tally, settings: dict[str, str], seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error.sentence}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

@@ -21,22 +21,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+from htc.cli import read_settings, run_command
 from htc.errors import UserError
 from tests.cluster.conftest import SLURM, tiny
 from tests.cluster.slurm_cluster import SlurmCluster, missing_programs, running_cluster
 
 ROOT = Path(__file__).parents[1]
+DEFAULTS = {"rows": "1000", "rounds": "3", "out": ""}
 SWEEP_ROWS = 4
 """Of sweeps/components.yaml; seeds make the rest."""
 
 
-def main(arguments: list[str]) -> None:
-    settings = {"rows": "1000", "rounds": "3", "out": ""}
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator or key not in settings:
-            raise UserError(f"{argument} is not one of {', '.join(f'{key}=...' for key in settings)}.")
-        settings[key] = value
+def main() -> None:
+    settings = read_settings(sys.argv[1:], DEFAULTS)
     if missing := missing_programs():
         raise UserError(f"no Slurm here: {', '.join(missing)} are missing; install Debian's slurm-wlm and munge.")
     seeds = max(1, int(settings["rows"]) // SWEEP_ROWS)
@@ -94,8 +91,4 @@ def table(seconds: dict[str, list[float]], rows: int, rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error.sentence}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main)

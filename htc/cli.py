@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,20 @@ def read_arguments(arguments: list[str], known: dict[str, str], usage: str) -> t
         else:
             raise UserError(f"{key} is not a key of this command{nearest(key, {*valid, *known})}; usage: {usage}.")
     return own, overrides
+
+
+def read_settings(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """The KEY=VALUE arguments of a script that composes no configuration, over its defaults.
+
+    Raises UserError for any other key.
+    """
+    settings = dict(defaults)
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator or key not in defaults:
+            raise UserError(f"{argument} is not one of {', '.join(f'{key}=VALUE' for key in defaults)}.")
+        settings[key] = value
+    return settings
 
 
 def read_flag(arguments: dict[str, str], key: str, default: bool) -> bool:
