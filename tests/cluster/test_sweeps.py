@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from htc.engine.wandb_files import offline_files, read_history, read_records
 from tests.cluster.conftest import ROOT, SLURM, Command, tiny
-from tests.cluster.observe import assert_twins, checkpoint_steps, record, run_folder, wait_until
+from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, record, run_folder, wait_until
 from tests.cluster.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.slurm
@@ -156,7 +157,7 @@ def test_cancelled_runs_go_on_when_they_are_retried(
 ) -> None:
     cluster.wait_for_idle_nodes()
     arguments = ["-m", *tiny(data, tmp_path), *SLURM, "sweep=components", "model.interleaved=false"]
-    arguments += ["model.mask_flow=false", "model.semantic=false"]
+    arguments += ["model.mask_flow=false", "model.semantic=false", "wandb.mode=offline"]
     launched = command("htc.run", *arguments)
     assert launched.returncode == 0, launched.stderr
     (folder,) = [path for path in (tmp_path / "components").iterdir() if not path.name.startswith(".")]
@@ -170,6 +171,12 @@ def test_cancelled_runs_go_on_when_they_are_retried(
     assert len(record(folder)["resumes"]) == 1
     assert len(set(record(folder)["slurm_job_ids"])) == 2
     assert_twins(folder, run_folder(undisturbed.folder, "cascade-seed0"))
+    # One run for wandb, too: what is there to be synced has every line once, in the group of the sweep.
+    (file,) = offline_files(folder)
+    assert [row["step"] for row in read_history(file)][: len(metrics(folder))] == [
+        line["step"] for line in metrics(folder)
+    ]
+    assert {each.run.run_group for each in read_records(file) if each.HasField("run")} == {"components"}
 
 
 def test_a_run_longer_than_the_time_limit_goes_on_in_the_same_job(
