@@ -1,4 +1,4 @@
-"""RoIAlign on the CPU: our weighted rows against torchvision's kernel, run in turn; ratios of forward plus backward.
+"""RoIAlign on the CPU: ours against torchvision's kernel, run in turn; ratios of forward plus backward.
 
 python benchmarks/roi_align.py
 """

@@ -50,5 +50,10 @@ class RoIFeatures(nn.Module):
         return features
 
     def _semantic(self, semantic_features: Tensor, rois: Tensor) -> Tensor:
-        pooled = roi_align(semantic_features, rois, SEMANTIC_SIZE, 1 / SEMANTIC_STRIDE, self.sampling, self.aligned)
-        return pooled if self.size == SEMANTIC_SIZE else F.adaptive_avg_pool2d(pooled, self.size)
+        """The RoI's semantic features, as the mean of 2x2 cells where the RoI's own have half the size."""
+        size, sampling, scale = self.size, self.sampling, 1 / SEMANTIC_STRIDE
+        side = SEMANTIC_SIZE // size
+        if sampling > 0:  # The same points, averaged at once.
+            return roi_align(semantic_features, rois, size, scale, sampling * side, self.aligned)
+        pooled = roi_align(semantic_features, rois, SEMANTIC_SIZE, scale, sampling, self.aligned)
+        return pooled if side == 1 else F.avg_pool2d(pooled, side)

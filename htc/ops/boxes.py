@@ -16,7 +16,8 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 def box_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Widths and heights of [..., 4] boxes, two tensors [...]."""
-    return boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+    return width, height
 
 
 def pairwise_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
