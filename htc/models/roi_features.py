@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from htc.models.backbone import PYRAMID_STRIDES
 from htc.ops.boxes import box_sides
-from htc.ops.roi_align import roi_align
+from htc.ops.roi_align import pyramid_roi_align, roi_align
 
 ROI_LEVELS = 4
 CANONICAL_SIZE = 56
@@ -39,12 +39,10 @@ class RoIFeatures(nn.Module):
 
     def forward(self, pyramid: list[Tensor], rois: Tensor, semantic_features: Tensor | None) -> Tensor:
         """`rois` [k, 5]: image index, then xyxy in pixels of the network input."""
-        levels = pyramid_levels(rois)
-        features = pyramid[0].new_zeros((len(rois), pyramid[0].shape[1], self.size, self.size))
-        for i in range(ROI_LEVELS):
-            chosen = torch.nonzero(levels == i).squeeze(1)
-            pooled = roi_align(pyramid[i], rois[chosen], self.size, 1 / PYRAMID_STRIDES[i], self.sampling, self.aligned)
-            features = features.index_copy(0, chosen, pooled.to(features.dtype))
+        scales = [1 / stride for stride in PYRAMID_STRIDES[:ROI_LEVELS]]
+        features = pyramid_roi_align(
+            pyramid[:ROI_LEVELS], rois, pyramid_levels(rois), self.size, scales, self.sampling, self.aligned
+        )
         if self.fuse_semantic and semantic_features is not None:
             features = features + self._semantic(semantic_features, rois).to(features.dtype)
         return features

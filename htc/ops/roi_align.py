@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torchvision
 from torch import Tensor
 
-from htc.ops.roi_align_cpu import roi_align_cpu
+from htc.ops.roi_align_cpu import pool_map, pool_pyramid
 
 
 def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool = True) -> Tensor:
@@ -16,5 +19,28 @@ def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling:
     shift by half a cell, so that a pixel's value stands for its centre.
     """
     if aligned and sampling > 0 and features.device.type == "cpu":
-        return roi_align_cpu(features, rois, size, scale, sampling)
+        return pool_map(features, rois, size, scale, sampling)
     return torchvision.ops.roi_align(features, rois, (size, size), scale, sampling, aligned)
+
+
+def pyramid_roi_align(
+    pyramid: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    size: int,
+    scales: Sequence[float],
+    sampling: int,
+    aligned: bool = True,
+) -> Tensor:
+    """`roi_align` of each RoI on its own level of a pyramid -> [k, channels, size, size].
+
+    pyramid: a map [B, channels, h, w] and a scale for each level; levels: int64 [k], indices of these.
+    """
+    if aligned and sampling > 0 and pyramid[0].device.type == "cpu":
+        return pool_pyramid(pyramid, rois, levels, size, scales, sampling)
+    features = pyramid[0].new_zeros((len(rois), pyramid[0].shape[1], size, size))
+    for i, (level, scale) in enumerate(zip(pyramid, scales, strict=True)):
+        chosen = torch.nonzero(levels == i).squeeze(1)
+        pooled = roi_align(level, rois[chosen], size, scale, sampling, aligned)
+        features = features.index_copy(0, chosen, pooled.to(features.dtype))
+    return features

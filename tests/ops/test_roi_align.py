@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from htc.ops.roi_align import roi_align
+from htc.ops.roi_align import pyramid_roi_align, roi_align
 
 ROIS = {
     "inside": [0, 10.3, 5.7, 40.2, 30.9],
@@ -53,6 +53,50 @@ def test_many_rois_keep_their_order() -> None:
     rois = torch.tensor([ROIS[name] for name in sorted(ROIS)])
     mine, theirs = (pooled_and_gradient(rois, 14, 2, ours=ours)[0] for ours in (True, False))
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "sampling"), [(7, 1), (7, 2), (14, 1)])
+def test_values_and_gradients_on_a_large_map_equal_torchvisions(size: int, sampling: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rois = torch.tensor([ROIS[name] for name in sorted(ROIS)])
+    inputs = torch.randn(2, 3, 60, 64, dtype=torch.float64, generator=generator).requires_grad_()
+    mine = roi_align(inputs, rois, size, 1.0, sampling)
+    theirs = torchvision.ops.roi_align(inputs, rois.double(), (size, size), 1.0, sampling, aligned=True)
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
+    weights = torch.randn(mine.shape, dtype=mine.dtype, generator=generator)
+    gradients = [torch.autograd.grad((pooled * weights).sum(), inputs)[0] for pooled in (mine, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("sampling", [0, 2])
+def test_each_roi_of_a_pyramid_is_pooled_from_its_own_level(sampling: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pyramid = [
+        torch.randn(2, 3, 24 // 2**i, 32 // 2**i, dtype=torch.float64, generator=generator).requires_grad_()
+        for i in range(3)
+    ]
+    scales = [1 / 2, 1 / 4, 1 / 8]
+    rois = torch.tensor([ROIS[name] for name in sorted(ROIS)])
+    rois = rois.double() if sampling == 0 else rois
+    levels = torch.arange(len(rois)) * 2 % 3
+    pooled = pyramid_roi_align(pyramid, rois, levels, 7, scales, sampling)
+    expected = [
+        torchvision.ops.roi_align(pyramid[level], roi[None].double(), (7, 7), scales[level], sampling, aligned=True)
+        for roi, level in zip(rois, levels.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(pooled, torch.cat(expected), rtol=1e-5, atol=1e-4)
+    weights = torch.randn(pooled.shape, dtype=pooled.dtype, generator=generator)
+    gradients = [torch.autograd.grad((x * weights).sum(), pyramid) for x in (pooled, torch.cat(expected))]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("sampling", [0, 1])
+def test_no_rois_on_a_pyramid_give_nothing_and_zero_gradients(sampling: int) -> None:
+    pyramid = [torch.randn(1, 3, 8, 8, requires_grad=True), torch.randn(1, 3, 4, 4, requires_grad=True)]
+    pooled = pyramid_roi_align(pyramid, torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), 7, [1.0, 0.5], sampling)
+    assert pooled.shape == (0, 3, 7, 7)
+    pooled.sum().backward()
+    assert all(level.grad is not None and not level.grad.any() for level in pyramid)
 
 
 @pytest.mark.parametrize("sampling", [0, 1])
