@@ -1,6 +1,6 @@
 """Kill a training again and again, and see whether its end is that of an undisturbed one.
 
-    python benchmarks/kills.py [kills=200] [seed=0] [workers=1] [steps=60] [minutes=60] [out=FILE]
+    python -m benchmarks.kills [kills=200] [seed=0] [workers=1] [steps=60] [minutes=60] [out=FILE]
 
 Every attempt is the command `python -m htc.run ...` on small built-in data, killed by SIGKILL at a random moment of its
 life or in the middle of a save (as soon as the temporary file of a checkpoint is there, plus a random delay), and
@@ -16,14 +16,11 @@ import json
 import os
 import platform
 import random
-import runpy
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +31,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.forks import import_everything, start, wait
 from htc.cli import read_settings, run_command
 from htc.engine.checkpoint import newest_checkpoint, read_checkpoint
 
@@ -90,7 +88,7 @@ def kill_until(folder: Path, kills: int, seed: int, workers: int, steps: int, de
     while sum(tally.kills.values()) < kills and time.perf_counter() < deadline:
         options = [*command(folder / "data", steps), f"data.workers={workers}", f"seed={tally.runs}"]
         whole_start = time.perf_counter()
-        status = wait(start([*options, f"runs={folder / 'whole'}"], folder / "whole.log"))
+        status = wait(start("htc.run", [*options, f"runs={folder / 'whole'}"], folder / "whole.log"))
         if status != 0:
             raise RuntimeError(f"the undisturbed run failed:\n{(folder / 'whole.log').read_text()}")
         duration = time.perf_counter() - whole_start
@@ -102,7 +100,7 @@ def kill_until(folder: Path, kills: int, seed: int, workers: int, steps: int, de
         while True:
             tally.attempts += 1
             known = temporary_files(folder / "killed")
-            process = start(killed, folder / "killed.log")
+            process = start("htc.run", killed, folder / "killed.log")
             place = None
             if left > 0 and after_results < KILLS_AFTER_RESULTS and time.perf_counter() < deadline:
                 runs, aim = folder / "killed", dice.random()
@@ -141,46 +139,6 @@ def command(data: Path, steps: int) -> list[str]:
         "schedule.warmup_iterations=4", f"schedule.eval_every={max(1, steps // 3)}", "save.every=2", "save.keep=2",
         "log_every=2", "threads=1", "device=cpu", "progress=false", "wandb.mode=offline", "wandb.images=1",
     ]  # fmt: skip
-
-
-def import_everything() -> None:
-    """What an attempt would import."""
-    import wandb  # noqa: F401
-
-    import htc.run
-    from htc import experiment
-
-    torch.set_num_threads(1)
-    # The parent holds one thread at this point, which is what the warning is about.
-    warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-    assert htc.run and experiment
-
-
-def start(arguments: list[str], log: Path) -> int:
-    """Fork a process that is `python -m htc.run ARGUMENTS` from its first line on -> its id."""
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for stream in (1, 2):
-            os.dup2(descriptor, stream)
-        sys.argv = ["htc.run", *arguments]
-        runpy.run_module("htc.run", run_name="__main__", alter_sys=True)
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # noqa: BLE001 - printed into the log of the attempt
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        # Without the interpreter's hooks: they would delete temporary folders that the parent has made.
-        os._exit(status)
-
-
-def wait(process: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def temporary_files(runs: Path) -> set[tuple[str, int]]:
@@ -312,7 +270,7 @@ def table(tally: Tally, settings: dict[str, str], seconds: float) -> str:
     differences = [f"- {difference}" for difference in tally.differences] or ["None."]
     lines = [
         "# Runs that were killed", "",
-        f"`python benchmarks/kills.py kills={settings['kills']} seed={settings['seed']} workers={settings['workers']}`,"
+        f"`python -m benchmarks.kills kills={settings['kills']} seed={settings['seed']} workers={settings['workers']}`,"
         f" {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores ({platform.machine()}), "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}: {seconds / 60:.0f} minutes.", "",
         f"{sum(tally.kills.values())} kills (SIGKILL) in {tally.attempts} attempts at {tally.runs} runs. Each run was "

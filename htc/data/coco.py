@@ -163,18 +163,20 @@ class CocoDataset(Dataset[Sample]):
         names = [annotations.file_name(image) for image in self.images.tolist()]
         missing = missing_files(annotations.images_dir, names)
         if missing:
+            others = f", nor do {len(missing) - 1} other images of" if len(missing) > 1 else ", an image of"
             raise UserError(
-                f"{annotations.images_dir / missing[0]} does not exist, nor do {len(missing) - 1} other images of "
-                f"{self.annotation_file}: complete the folder or correct data.root."
+                f"{annotations.images_dir / missing[0]} does not exist{others} {self.annotation_file}: complete the "
+                "folder or correct data.root."
             )
         stuff = self.semantic_targets.folder if self.semantic_targets is not None else None
         if stuff is None:
             return
         missing = missing_files(stuff, [stuff_map_path(stuff, name).name for name in names])
         if missing:
+            others = f", as are {len(missing) - 1} other stuff maps" if len(missing) > 1 else ", the stuff map of one"
             raise UserError(
-                f"{stuff / missing[0]} is missing, as are {len(missing) - 1} other stuff maps of the images of "
-                f"{self.annotation_file}: complete the folder or use data.semantic_source=instances."
+                f"{stuff / missing[0]} is missing{others} of the images of {self.annotation_file}: complete the folder "
+                "or use data.semantic_source=instances."
             )
 
 

@@ -26,7 +26,7 @@ from htc.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raised whenever the same ShapesConfig gives other data, so that a cached folder of the old is not taken for it."""
 CATEGORY_IDS = [1, 2, 3, 5, 7, 8, 11, 13]
 """With gaps, as COCO's."""

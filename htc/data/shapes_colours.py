@@ -6,7 +6,7 @@ import colorsys
 
 import numpy as np
 
-OWN_HUE = 0.75
+OWN_HUE = 0.9
 """Share of things that have about their class's hue; the others have any."""
 
 

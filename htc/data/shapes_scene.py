@@ -161,8 +161,8 @@ def _draw_crowd(
 
 
 def _size(random: Random, scale: float) -> float:
-    """Pixels across: mostly 20 to 64, one in eight 70 to 120."""
-    low, high = (70, 120) if random.random() < 0.125 else (20, 64)
+    """Pixels across: mostly 26 to 72, one in eight 70 to 120."""
+    low, high = (70, 120) if random.random() < 0.125 else (26, 72)
     return scale * float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 

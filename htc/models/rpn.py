@@ -131,12 +131,7 @@ class RPN(nn.Module):
     ) -> Tensor:
         """Object of each anchor, as `match_boxes`; anchors off the image are ignored."""
         config = self.config
-        valid = torch.cat(
-            [
-                valid_anchors(feature_size, stride, self.num_ratios, size)
-                for feature_size, stride in zip(feature_sizes, PYRAMID_STRIDES, strict=True)
-            ]
-        ).to(anchors.device)
+        valid = valid_anchors(tuple(feature_sizes), PYRAMID_STRIDES, self.num_ratios, size).to(anchors.device)
         if config.allowed_border >= 0:
             border = config.allowed_border
             valid = valid & (anchors[:, :2] >= -border).all(1)

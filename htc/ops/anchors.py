@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -30,15 +31,23 @@ def grid_anchors(base: Tensor, feature_size: tuple[int, int], stride: int) -> Te
     return (shifts + base[None]).reshape(-1, 4)
 
 
+@functools.lru_cache(maxsize=64)
 def valid_anchors(
-    feature_size: tuple[int, int], stride: int, num_ratios: int, image_size: tuple[int, int], divisor: int = 32
+    feature_sizes: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...],
+    num_ratios: int,
+    image_size: tuple[int, int],
+    divisor: int = 32,
 ) -> Tensor:
-    """Whether each anchor's cell lies on the image padded to a multiple of `divisor` -> bool [height * width * ratios].
+    """Whether each anchor's cell lies on the image padded to a multiple of `divisor` -> bool [anchors of all levels].
 
-    In a batch of several sizes the cells beyond an image's own padding say nothing about it.
+    In a batch of several sizes the cells beyond an image's own padding say nothing about it. The same tensor comes
+    back for the same sizes, which are few where images of one shape meet in a batch: not to be written to.
     """
-    height, width = feature_size
     padded = [-(-side // divisor) * divisor for side in image_size]
-    rows = torch.arange(height) < -(-padded[0] // stride)
-    columns = torch.arange(width) < -(-padded[1] // stride)
-    return (rows[:, None] & columns[None]).reshape(-1, 1).expand(-1, num_ratios).reshape(-1)
+    levels = []
+    for (height, width), stride in zip(feature_sizes, strides, strict=True):
+        rows = torch.arange(height) < -(-padded[0] // stride)
+        columns = torch.arange(width) < -(-padded[1] // stride)
+        levels.append((rows[:, None] & columns).reshape(-1, 1).expand(-1, num_ratios).reshape(-1))
+    return torch.cat(levels)

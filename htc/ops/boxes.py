@@ -22,11 +22,11 @@ def box_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 def pairwise_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """Intersection over union of [n, 4] with [m, 4] boxes -> [n, m]; 0, not NaN, for boxes without area."""
-    (aw, ah), (bw, bh) = box_sides(a), box_sides(b)
-    sides = (torch.min(a[:, None, 2:], b[None, :, 2:]) - torch.max(a[:, None, :2], b[None, :, :2])).clamp(min=0)
-    intersection = sides[..., 0] * sides[..., 1]
-    union = (aw * ah)[:, None] + (bw * bh)[None] - intersection
-    return intersection / union.clamp(min=eps)
+    (aw, ah), (bw, bh) = box_sides(a[:, None]), box_sides(b)
+    w, h = (torch.min(a[:, None, 2:], b[:, 2:]) - torch.max(a[:, None, :2], b[:, :2])).clamp_(min=0).unbind(-1)
+    intersection = w * h
+    union = aw * ah + bw * bh - intersection
+    return intersection / union.clamp_(min=eps)
 
 
 def encode_deltas(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:

@@ -37,13 +37,13 @@ def pool_pyramid(
     if len(rois) == 0:
         zero = torch.stack([level.sum() for level in pyramid]).sum() * 0
         return pyramid[0].new_zeros((0, channels, size, size)) + zero
-    sides = torch.tensor([level.shape[-2:] for level in pyramid])
+    sides = torch.tensor([level.shape[:1:-1] for level in pyramid])  # widths, heights
     cells = len(pyramid[0]) * sides.prod(1)
-    heights, widths = sides[levels].unbind(1)
+    own_sides = sides[levels]
+    widths, heights = own_sides.unbind(1)
     boxes = rois[:, 1:].float() * torch.tensor(scales)[levels, None] - 0.5
-    points = size * sampling
-    row_cells, row_weights = _neighbours(boxes[:, 1], boxes[:, 3], points, heights)
-    column_cells, column_weights = _neighbours(boxes[:, 0], boxes[:, 2], points, widths)
+    neighbours, shares = _neighbours(boxes, size * sampling, own_sides)
+    (column_cells, row_cells), (column_weights, row_weights) = neighbours.unbind(1), shares.unbind(1)
     first = (cells.cumsum(0) - cells)[levels] + rois[:, 0].long() * heights * widths
     rows = first[:, None, None] + row_cells * widths[:, None, None]
     indices = rows[:, :, None, :, None] + column_cells[:, None, :, None, :]
@@ -62,8 +62,8 @@ def _by_products(features: Tensor, rois: Tensor, size: int, scale: float, sampli
     """Rows first, for all RoIs of an image at once, then each RoI's columns."""
     batch, channels, height, width = features.shape
     boxes = rois[:, 1:].float() * scale - 0.5
-    row_weights = _cell_weights(boxes[:, 1], boxes[:, 3], size, sampling, height).to(features.dtype)
-    column_weights = _cell_weights(boxes[:, 0], boxes[:, 2], size, sampling, width).to(features.dtype)
+    cell_weights = _cell_weights(boxes, size, sampling, torch.tensor([width, height])).to(features.dtype)
+    column_weights, row_weights = cell_weights[:, 0, :, :width], cell_weights[:, 1, :, :height]
     # Every image gets as many places for RoIs as the fullest one needs.
     images = rois[:, 0].long()
     members = F.one_hot(images, batch)
@@ -77,28 +77,38 @@ def _by_products(features: Tensor, rois: Tensor, size: int, scale: float, sampli
     return pooled.permute(0, 3, 1, 2)
 
 
-def _cell_weights(low: Tensor, high: Tensor, size: int, sampling: int, length: int) -> Tensor:
-    """What each of `length` cells contributes to each pooled cell along one side -> [k, size, length]."""
-    positions, weights = _positions(low, high, size * sampling, torch.tensor(length))
+def _cell_weights(boxes: Tensor, size: int, sampling: int, sides: Tensor) -> Tensor:
+    """What each column and row of a map contributes to each of a RoI's pooled ones -> [k, 2, size, the longer side].
+
+    boxes: [k, 4], xyxy in cells; sides: [2], width and height of the map.
+    """
+    positions, weights = _positions(boxes, size * sampling, sides)
+    length = int(sides.max())
     shares = (1 - (positions[..., None] - torch.arange(length)).abs()).clamp(min=0) * weights[..., None]
-    return shares.view(len(low), size, sampling, length).mean(2)
+    return shares.view(len(boxes), 2, size, sampling, length).mean(3)
 
 
-def _neighbours(low: Tensor, high: Tensor, points: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells next to each position, and their bilinear weights -> int64 and float32, both [k, points, 2]."""
-    positions, weights = _positions(low, high, points, lengths[:, None])
+def _neighbours(boxes: Tensor, points: int, sides: Tensor) -> tuple[Tensor, Tensor]:
+    """The two columns and the two rows next to each position, and their bilinear weights.
+
+    -> int64 and float32, both [k, 2, points, 2]; boxes and sides as of `_positions`.
+    """
+    positions, weights = _positions(boxes, points, sides)
     left = positions.floor()
     share = positions - left
-    cells = torch.stack([left, torch.minimum(left + 1, lengths[:, None] - 1)], dim=-1).long()
+    cells = torch.stack([left, torch.minimum(left + 1, sides[..., None] - 1)], dim=-1).long()
     return cells, torch.stack([1 - share, share], dim=-1) * weights[..., None]
 
 
-def _positions(low: Tensor, high: Tensor, points: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """`points` even positions from `low` to `high` [k], in cells of maps of `lengths` -> places and weights [k, points].
+def _positions(boxes: Tensor, points: int, sides: Tensor) -> tuple[Tensor, Tensor]:
+    """`points` even positions along x and y of each box -> places on the map and their weights, [k, 2, points].
 
-    Positions more than a cell off the map weigh nothing; those within it take the border's value.
+    boxes: [k, 4], xyxy in cells; sides: [2] or [k, 2], width and height of the map. Positions more than a cell off the
+    map weigh nothing; those within it take the border's value.
     """
     fractions = (torch.arange(points) + 0.5) / points
-    positions = low[:, None] + fractions * (high - low)[:, None]
-    on_map = (positions >= -1) & (positions <= lengths)
-    return torch.minimum(positions.clamp(min=0), lengths - 1), on_map.to(positions.dtype)
+    low, high = boxes.view(-1, 2, 2, 1).unbind(1)
+    positions = low + fractions * (high - low)
+    limits = sides[..., None]
+    on_map = (positions >= -1) & (positions <= limits)
+    return torch.minimum(positions.clamp(min=0), limits - 1), on_map.to(positions.dtype)

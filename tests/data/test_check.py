@@ -19,7 +19,7 @@ from htc.data.annotations import Annotations
 from htc.data.reader import load_annotations
 
 if TYPE_CHECKING:
-    from tests.data.conftest import Folder
+    from tests.data.hand_made import Folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ from htc.errors import UserError
 from htc.structures import Sample, Targets
 
 if TYPE_CHECKING:
-    from tests.data.conftest import Folder
+    from tests.data.hand_made import Folder
 
 
 def dataset(folder: Folder, *, train: bool = True, semantic: bool = False, **changes: object) -> CocoDataset:

@@ -27,7 +27,7 @@ from htc.engine.coco_metrics import coco_metrics
 from htc.errors import UserError
 
 if TYPE_CHECKING:
-    from tests.data.conftest import Folder
+    from tests.data.hand_made import Folder
 
 Content = dict[str, Any]
 Change = Callable[[Content], object]

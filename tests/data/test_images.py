@@ -23,7 +23,7 @@ from htc.errors import UserError
 from htc.structures import Sample
 
 if TYPE_CHECKING:
-    from tests.data.conftest import Folder
+    from tests.data.hand_made import Folder
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def test_anchors_are_listed_by_row_then_column_then_ratio() -> None:
 
 def test_cells_beyond_the_padding_of_a_small_image_do_not_count() -> None:
     """In a batch padded to 96 x 128 an image of 40 x 60 has its own padding, to 64 x 64."""
-    valid = valid_anchors((12, 16), 8, 3, (40, 60)).view(12, 16, 3)
-    assert valid[:8, :8].all()
-    assert int(valid.sum()) == 8 * 8 * 3
+    valid = valid_anchors(((12, 16), (6, 8)), (8, 16), 3, (40, 60))
+    first, second = valid[: 12 * 16 * 3].view(12, 16, 3), valid[12 * 16 * 3 :].view(6, 8, 3)
+    assert first[:8, :8].all() and second[:4, :4].all()
+    assert int(first.sum()) == 8 * 8 * 3 and int(second.sum()) == 4 * 4 * 3
