@@ -114,7 +114,7 @@ def annotation_faults() -> Iterator[Fault]:
     for name, (change, _) in FAULTS.items():
         yield Fault(name, partial(changed, change), says=r"annotations\.json")
     for name, (change, flaw, _) in REPAIRS.items():
-        words = re.sub(r"^\d+ \w+", "", flaw.counted(1))
+        words = flaw.counted(0).partition(": 0")[0]
         yield Fault(f"{name}: dropped or clipped", partial(changed, change), FINE, re.escape(words))
     yield Fault("no such file", absent, says=r"annotations\.json")
     for name, content in {

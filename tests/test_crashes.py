@@ -25,6 +25,17 @@ def test_killed_runs_end_as_undisturbed_ones() -> None:
     assert "5 kills (SIGKILL)" in done.stdout and done.stdout.rstrip().endswith("None.")
 
 
+@pytest.mark.slow
+def test_faults_end_as_they_are_listed() -> None:
+    """The short form of the benchmark, whose outcome is in benchmarks/results/faults.md."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.faults", "only=Splits"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nNothing.\n" in done.stdout and "| an empty split | 2 | error: " in done.stdout
+
+
 def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
     """A limit on the size of files stands for it: small ones still fit, a checkpoint does not."""
     arguments = " ".join([*tiny(tmp_path), "wandb.mode=disabled"])
