@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Matrix products pay for maps of up to this many cells times `size * sampling**2`: they touch every row of a map for each
-# pooled row, weighted sums four cells for each sampled point (measured on two cores).
+# Times `size * sampling**2`, the cells of the largest map for which matrix products pay (measured on two cores): they
+# touch all rows of the map for each pooled row, weighted sums four cells for each sampled point.
 SMALL_MAP = 48
 
 
