@@ -19,10 +19,11 @@ from tests.cluster.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.slurm
 # Images of one size after padding: a batch of two is padded to the larger one, which group norm sees, and two processes
-# with an image each do not. SGD: AdamW's first steps make decisions out of rounding.
+# with an image each do not. SGD: AdamW's first steps make decisions out of rounding; and slowly, for after ten steps at
+# ten times this rate a proposal or two is another one.
 ITERATIONS = 16
 SAME_PADDING = [
-    "data.long_side=64", "schedule.optimizer=sgd", "schedule.learning_rate=0.02", "schedule.warmup_iterations=0",
+    "data.long_side=64", "schedule.optimizer=sgd", "schedule.learning_rate=0.002", "schedule.warmup_iterations=0",
 ]  # fmt: skip
 TWO_NODES = ["hydra/launcher=slurm", "launcher.gpus_per_node=1", "launcher.nodes=2", "launcher.cpus_per_task=2"]
 
@@ -76,9 +77,8 @@ def test_two_nodes_train_one_run_through_a_kill_and_equal_torchrun_and_a_single_
     assert_twins(folder, by_torchrun)
     # A sum of two halves is rounded otherwise than the whole.
     assert_close(metrics(folder), metrics(by_one_process))
-    alone = weights(by_one_process)
     ours, alone = weights(folder), weights(by_one_process)
-    assert all(torch.allclose(ours[name], alone[name], rtol=1e-2, atol=1e-3) for name in alone)
+    assert all(torch.allclose(ours[name], alone[name], rtol=1e-4, atol=1e-5) for name in alone)
 
 
 def assert_close(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
@@ -87,4 +87,4 @@ def assert_close(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> N
     assert len(ours) == len(theirs) > 0
     for line, other in zip(ours, theirs, strict=True):
         assert line["step"] == other["step"]
-        assert line["losses"] == pytest.approx(other["losses"], rel=1e-2, abs=1e-3)
+        assert line["losses"] == pytest.approx(other["losses"], rel=1e-4, abs=1e-5)
