@@ -74,6 +74,8 @@ def _explanation(error: Exception, arguments: list[str]) -> str:
     while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
         causes.append(causes[-1].__cause__)
     message = " ".join(str(error).split())
+    if bare := re.search(r"parsing override '([^']+)' missing EQUAL", message):
+        return f"{bare[1]} is not of the form KEY=VALUE, as in {bare[1]}=VALUE."
     group = re.search(r"Could not find '([\w./]+)/([^/']+)'", message)
     if group:
         options = group_options(group[1])

@@ -27,7 +27,7 @@ REFUSED = {
     "no value": (["seed="], ["seed"]),
     "unknown choice": (["model.semantic_fusion=all"], ["model.semantic_fusion", "'all'", "box, mask, both"]),
     "wrong type deep inside": (["data.shapes.image_size=large"], ["data.shapes.image_size", "'large'"]),
-    "not of the form KEY=VALUE": (["model.mask_flow"], ["model.mask_flow"]),
+    "not of the form KEY=VALUE": (["model.mask_flow"], ["model.mask_flow is not of the form KEY=VALUE"]),
     "data without a place": (["data=coco"], ["data.root has no value", "data.root=VALUE"]),
     "sweep with a value that is none": (
         ["-m", "model.mask_flow=true,false", "model.semantic_fusion=all"],
