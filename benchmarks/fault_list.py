@@ -21,13 +21,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.forks import has_ended
+from htc.cli import USER_ERROR
 from htc.engine.checkpoint import checkpoint_steps, checksum, checksum_file
 from tests.data.hand_made import Folder
 from tests.data.test_faults import FAULTS, REPAIRS, Change, drop
 from tests.test_config import MEANINGLESS, REFUSED
 from tests.test_loading import ATTACKS
 
-REFUSED_STATUS, FINE, STOPPED = 2, 0, 128 + signal.SIGTERM
+FINE, STOPPED = 0, 128 + signal.SIGTERM
 WOULD_RUN = r"would run (posix|builtins|subprocess)\."
 
 
@@ -76,7 +78,7 @@ class Fault:
     name: str
     make: Make
     """Spoils the place; what it returns are the command's last arguments."""
-    status: int = REFUSED_STATUS
+    status: int = USER_ERROR
     says: str = ""
     """A pattern of the line that tells the user."""
     module: str = "htc.run"
@@ -142,7 +144,7 @@ def image_faults() -> Iterator[Fault]:
 
     def spoilt_later(place: Place, process: int) -> None:
         """After the checks at the start; images of validation cannot be told apart from those of training here."""
-        wait_for_training(place)
+        wait_for_training(place, process)
         cut(place)
 
     def saved(mode: str, form: str, place: Place) -> None:
@@ -318,8 +320,8 @@ def checkpoint_faults() -> Iterator[Fault]:
 LONG = ("schedule.iterations=100000", "save.every=100000")
 
 
-def wait_for_training(place: Place) -> None:
-    while not list(place.root.glob("runs/*/*/metrics.jsonl")):
+def wait_for_training(place: Place, process: int) -> None:
+    while not list(place.root.glob("runs/*/*/metrics.jsonl")) and not has_ended(process):
         time.sleep(0.01)
 
 
@@ -336,7 +338,7 @@ def run_faults() -> Iterator[Fault]:
         unfinished(place)
 
     def send(number: int, place: Place, process: int) -> None:
-        wait_for_training(place)
+        wait_for_training(place, process)
         os.kill(process, number)
 
     def environment(**values: str) -> Callable[[], None]:
@@ -361,7 +363,7 @@ def run_faults() -> Iterator[Fault]:
 
 
 def command_faults() -> Iterator[Fault]:
-    def of_run(*values: str) -> Make:
+    def of_run(*values: str) -> Callable[[Place], list[str]]:
         """RUN, OUT and ROOT stand for the folders."""
 
         def make(place: Place) -> list[str]:
@@ -375,12 +377,12 @@ def command_faults() -> Iterator[Fault]:
 
     def photo(place: Place) -> list[str]:
         (place.root / "photo.jpg").write_bytes(b"<html>")
-        return of_run("run=RUN", "images=ROOT/photo.jpg", "out=OUT")(place) or []
+        return of_run("run=RUN", "images=ROOT/photo.jpg", "out=OUT")(place)
 
     def evil(*values: str) -> Make:
         def make(place: Place) -> list[str]:
             evil_file("os.system", place)
-            return of_run(*values)(place) or []
+            return of_run(*values)(place)
 
         return make
 

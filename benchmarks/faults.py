@@ -26,9 +26,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.fault_list import REFUSED_STATUS, SECTIONS, Fault, Place
+from benchmarks.fault_list import SECTIONS, Fault, Place
 from benchmarks.forks import import_everything, start
-from htc.cli import read_settings, run_command
+from htc.cli import USER_ERROR, read_settings, run_command
 from tests.data.hand_made import hand_made
 
 DEFAULTS = {"only": "", "out": ""}
@@ -86,8 +86,7 @@ def meet(section: str, fault: Fault) -> Outcome:
             f"status {status} instead of {fault.status}": status != fault.status,
             "a traceback": "Traceback" in output,
             f"nothing is said of {fault.says}": not said,
-            "the last line is no error": fault.status == REFUSED_STATUS
-            and not "".join(lines[-1:]).startswith("error: "),
+            "the last line is no error": fault.status == USER_ERROR and not "".join(lines[-1:]).startswith("error: "),
             "code of a file ran": place.trace.exists(),
             "a file beside the run's folder": set(files_outside(root)) != before,
         }

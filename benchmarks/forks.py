@@ -55,3 +55,8 @@ def start(module: str, arguments: list[str], log: Path, prepare: Callable[[], ob
 
 def wait(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended; its status is left for `wait`."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.forks import import_everything, start, wait
+from benchmarks.forks import has_ended, import_everything, start, wait
 from htc.cli import read_settings, run_command
 from htc.engine.checkpoint import newest_checkpoint, read_checkpoint
 
@@ -154,7 +154,7 @@ def kill_after(process: int, runs: Path, seconds: float, known: set[tuple[str, i
     """Kill after so many seconds -> what was going on; None where the process had ended."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if has_ended(process):
             return None
         time.sleep(0.001)
     return kill(process, runs, known)
@@ -168,7 +168,7 @@ def metrics_length(runs: Path) -> int:
 def kill_at_progress(process: int, runs: Path, length: float, delay: float, known: set[tuple[str, int]]) -> str | None:
     """Kill `delay` seconds after metrics.jsonl has so many bytes -> what was going on; None where it never had."""
     while metrics_length(runs) < length:
-        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if has_ended(process):
             return None
         time.sleep(0.001)
     return kill_after(process, runs, delay, known)
@@ -177,7 +177,7 @@ def kill_at_progress(process: int, runs: Path, length: float, delay: float, know
 def kill_in_a_save(process: int, runs: Path, delay: float, known: set[tuple[str, int]]) -> str | None:
     """Kill while a checkpoint is being written, `delay` seconds after its first byte; None without a further save."""
     while not temporary_files(runs) - known:
-        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if has_ended(process):
             return None
         time.sleep(0.0005)
     time.sleep(delay)

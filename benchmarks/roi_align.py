@@ -1,6 +1,6 @@
 """RoIAlign on the CPU: ours against torchvision's kernel, run in turn; ratios of forward plus backward.
 
-python benchmarks/roi_align.py
+python -m benchmarks.roi_align
 """
 
 from __future__ import annotations
