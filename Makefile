@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: demo test coverage lint types environment clean
 .DEFAULT_GOAL := demo
@@ -14,10 +15,10 @@ demo: environment
 # `HTC_TEST_MINUTES=60 make test` runs every one of them.
 test: export HTC_TEST_MINUTES ?= 10
 test: environment lint types
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 coverage: environment
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(PYTEST) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 lint: environment
 	$(BIN)/ruff check .
