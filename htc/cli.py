@@ -94,6 +94,9 @@ def _explanation(error: Exception, arguments: list[str]) -> str:
     for cause in reversed(causes):
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             reason = str(cause.msg or cause).split("\n")[0].rstrip(".")
+            # OmegaConf converts whole numbers, but not in lists of lists.
+            if whole := re.match(r"Value (-?\d+) \(int\) is incompatible with type hint 'float'", reason):
+                reason += f": write {whole[1]}.0"
             return f"{cause.full_key}: {reason}."
     return message.removesuffix(".") + "."
 

@@ -42,14 +42,17 @@ def start() -> None:
 def spelled_out(arguments: list[str]) -> list[str]:
     """Arguments as Hydra takes them.
 
+    `-m` comes first: between two overrides, the ones behind it would not be read as such.
     `checkpoint=FILE` is `checkpoint.file=FILE`: Hydra assigns no value to a node of keys. `+sweep=NAME` is a file of
     the group `sweeps`: under the group's own name, the key `sweep` could not be set any more. `launcher.KEY` is
     `hydra.launcher.KEY`, and `--dry-run` one of these keys.
     """
-    if "--dry-run" in arguments:
-        arguments = [argument for argument in arguments if argument != "--dry-run"] + ["launcher.dry_run=true"]
+    flags = {"-m", "--multirun", "--dry-run"} & set(arguments)
+    if flags:
         # A single run, too, is planned by the launcher.
-        arguments = arguments if {"-m", "--multirun"} & set(arguments) else ["-m", *arguments]
+        arguments = ["-m", *(argument for argument in arguments if argument not in flags)]
+    if "--dry-run" in flags:
+        arguments.append("launcher.dry_run=true")
     for short, full in (
         (r"^(\+{0,2})checkpoint=", r"\1checkpoint.file="),
         (r"^\+sweep=", "+sweeps="),

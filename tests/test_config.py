@@ -24,6 +24,10 @@ REFUSED = {
     "unknown option of a group": (["model=hct"], ["model=hct is not one of cascade_mask_rcnn, htc, mask_rcnn"]),
     "word for a number": (["schedule.batch_size=many"], ["schedule.batch_size", "'many'"]),
     "fraction for a whole number": (["model.num_stages=2.5"], ["model.num_stages", "2.5"]),
+    "whole number in a list of lists": (
+        ["model.stage_stds=[[1,1,1,1]]"],
+        ["model.stage_stds[0]: Value 1 (int)", "write 1.0"],
+    ),
     "no value": (["seed="], ["seed"]),
     "unknown choice": (["model.semantic_fusion=all"], ["model.semantic_fusion", "'all'", "box, mask, both"]),
     "wrong type deep inside": (["data.shapes.image_size=large"], ["data.shapes.image_size", "'large'"]),

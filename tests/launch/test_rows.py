@@ -95,6 +95,15 @@ def test_every_sweep_plans_distinct_runs_on_both_data_sets(sweep: str, data: lis
     assert not (tmp_path / sweep).exists()
 
 
+def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "htc.run", "seed=0,1", "-m", f"runs={tmp_path}", "--dry-run", "model.mask_flow=false"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "2 runs: 2 to start" in result.stdout
+
+
 EVERY_ROW = """
 import sys
 from omegaconf import OmegaConf
