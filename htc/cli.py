@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -22,10 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from htc.composition import finalize, schema_keys
 from htc.config import Config, register
-from htc.errors import UserError
+from htc.errors import UserError, memory_exhausted
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
-USER_ERROR = 2
+USER_ERROR = UserError.status
 
 
 def run_command(main: Callable[[], Any]) -> None:
@@ -35,12 +35,14 @@ def run_command(main: Callable[[], Any]) -> None:
     try:
         main()
     except UserError as error:
-        fail(error.sentence)
+        fail(error.sentence, error.status)
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        if exhausted := memory_exhausted(error):
+            fail(exhausted.sentence, exhausted.status)
         if not while_composing(error):
             raise
         fail(explain(error, sys.argv[1:]))
@@ -58,10 +60,10 @@ def log_to_console() -> None:
     logging.getLogger("htc.trained").setLevel(logging.INFO)
 
 
-def fail(sentence: str) -> None:
-    """Print the sentence to standard error and exit with status 2."""
+def fail(sentence: str, status: int = USER_ERROR) -> NoReturn:
+    """Print the sentence to standard error and exit."""
     print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(USER_ERROR)
+    sys.exit(status)
 
 
 def explain(error: Exception, arguments: list[str]) -> str:

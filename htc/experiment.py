@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import random
 import signal
 import sys
@@ -26,7 +27,7 @@ from htc.engine.records import RunFolder, find_folder
 from htc.engine.stopping import Stopped
 from htc.engine.tracking import Tracker
 from htc.engine.train import Trainer
-from htc.errors import UserError
+from htc.errors import UserError, memory_exhausted
 from htc.models.detector import Detector, build_detector
 from htc.trained import start_from
 
@@ -76,13 +77,17 @@ def attempt(config: Config, folder: RunFolder, processes: Processes, command: li
         say(f"Stopped after saving a checkpoint in {folder.path}; the same command goes on from there.", processes)
         sys.exit(128 + signal.SIGTERM)
     except BaseException as error:
-        if not isinstance(error, UserError | OSError):
+        exhausted = memory_exhausted(error)
+        if not isinstance(error, UserError | OSError) and not exhausted:
             log.exception("the run failed")
+        error = exhausted or error
         if processes.is_main and folder.run_file.is_file():
             reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             # On a full disk the record cannot be written either; what went wrong is said all the same.
             with suppress(OSError):
                 folder.set_status("failed", reason)
+        if exhausted:
+            raise exhausted from None
         raise
 
 
@@ -185,6 +190,8 @@ def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> D
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     if config.deterministic:
+        # cuBLAS reads it at the first product of matrices; without it, streams share their workspace.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=processes.device.type == "cuda")
     stored = config.backbone.norm is Norm.frozen_bn or config.backbone.bn_mode is BnMode.stored
     from_scratch = config.backbone.weights is None and config.checkpoint.file is None

@@ -30,7 +30,7 @@ def main(composed: DictConfig) -> None:
         # The other runs of a sweep go on: Hydra reports the failed ones at its end.
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
-        fail(error.sentence)
+        fail(error.sentence, error.status)
 
 
 def start() -> None:

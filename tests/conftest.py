@@ -11,6 +11,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before PyTorch is imported, here and in what the tests start: workers are the parallelism.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
 from htc.config import DataConfig, ShapesConfig
 from htc.data.shapes import ensure_shapes
 
@@ -28,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if MINUTES and item.get_closest_marker("slow") and time.monotonic() - START > 60 * float(MINUTES):
         pytest.skip(f"the {MINUTES} minutes of HTC_TEST_MINUTES are over")
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ def main() -> None:
         # The run's own record may be what could not be written.
         with suppress(OSError):
             (submission.path / f"{index}.error").write_text(error.sentence + "\n", encoding="utf-8")
-        fail(error.sentence)
+        fail(error.sentence, error.status)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_region_is_encoded_as_coco_encodes_the_whole_mask(data: st.DataObject) -
     assert encode_region(region, left, top, height, width)["counts"] == expected["counts"].decode()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_masks_on_a_gpu_are_the_same_but_for_rounding() -> None:
     generator = torch.Generator().manual_seed(2)
     probs = torch.rand(20, 28, 28, generator=generator)
