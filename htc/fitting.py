@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from htc.errors import UserError
@@ -49,6 +50,23 @@ def compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misfit:
     )
 
 
+def check_fit(model: nn.Module, given: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors that do not all fit a model, which needs no memory of its own: it may be on the meta device.
+
+    Raises UserError as `load_weights` does.
+    """
+    refuse(compare(model.state_dict(), given), source)
+
+
+def refuse(misfit: Misfit, source: str, name: Callable[[str], str] = str) -> None:
+    """Raise UserError, naming `source` and listing the differences, where there are any."""
+    if misfit:
+        raise UserError(
+            f"{source} does not fit the model: {misfit.description(name)}; choose the model that it was trained as, or "
+            "checkpoint.partial=true to load what fits and start the rest anew."
+        )
+
+
 def load_weights(
     model: nn.Module,
     given: Mapping[str, Tensor],
@@ -66,11 +84,11 @@ def load_weights(
     own = model.state_dict()
     misfit = compare(own, given)
     misfit.unexpected = sorted([*(name(key) for key in misfit.unexpected), *unexpected])
-    if misfit and not partial:
-        raise UserError(
-            f"{source} does not fit the model: {misfit.description(name)}; choose the model that it was trained as, or "
-            "checkpoint.partial=true to load what fits and start the rest anew."
-        )
+    if not partial:
+        refuse(misfit, source, name)
+    strange = [key for key, value in given.items() if key in own and not is_plain(value)]
+    if strange:
+        raise UserError(f"{source} holds {name(strange[0])} in another form than plain numbers: save dense tensors.")
     fitting = {key: value for key, value in given.items() if key in own and key not in misfit.shapes}
     if not fitting:
         raise UserError(f"{source} has nothing that fits the model: {misfit.description(name)}.")
@@ -79,6 +97,14 @@ def load_weights(
         log.warning(
             "%s was loaded in part (%d of %d tensors): %s", source, len(fitting), len(own), misfit.description(name)
         )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is an array of real numbers in the CPU's memory, neither sparse nor quantised."""
+    return (
+        tensor.layout is torch.strided and tensor.device.type == "cpu"
+        and not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
+    )  # fmt: skip
 
 
 def _shortened(names: Sequence[str]) -> str:

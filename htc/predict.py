@@ -36,7 +36,8 @@ def main() -> None:
 def predict(arguments: dict[str, str], overrides: list[str]) -> None:
     """Predict every image: a picture each with boxes, masks, labels and scores, and COCO results for all of them.
 
-    `out` receives NAME.png for each image, bbox.json, segm.json, and images.json, which tells each image id's file.
+    `out` receives a picture of each image (`picture_files`), bbox.json, segm.json, and images.json, which tells each
+    image id's file.
     """
     for key in ("images", "out"):
         if key not in arguments:
@@ -51,15 +52,17 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
     from htc.engine.files import write_json
     from htc.trained import load_trained, place
 
+    out = Path(arguments["out"])
+    pictures = picture_files(files, out)
     trained = load_trained(arguments, overrides)
     device = choose_device(trained.config.device)
     place(trained.model, trained.config, device)
-    out = Path(arguments["out"])
     out.mkdir(parents=True, exist_ok=True)
     bbox: list[Result] = []
     segm: list[Result] = []
-    for image_id, file in enumerate(tqdm(files, unit="image", disable=None), start=1):
-        boxes, masks = predict_file(trained, device, file, image_id, out / f"{file.stem}.png", shown_score)
+    pairs = zip(tqdm(files, unit="image", disable=None), pictures, strict=True)
+    for image_id, (file, picture) in enumerate(pairs, start=1):
+        boxes, masks = predict_file(trained, device, file, image_id, picture, shown_score)
         bbox += boxes
         segm += masks
     write_results_file(out / "bbox.json", bbox)
@@ -114,6 +117,21 @@ def image_files(path: Path) -> list[Path]:
     if not files:
         raise UserError(f"images={path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return files
+
+
+def picture_files(files: list[Path], out: Path) -> list[Path]:
+    """The picture to draw of each image: NAME.png, or NAME.SUFFIX.png where two images have one name.
+
+    Raises UserError where a picture would replace one of the images.
+    """
+    stems = [file.stem for file in files]
+    distinct = len(set(stems)) == len(stems)
+    pictures = [out / f"{file.stem if distinct else file.name}.png" for file in files]
+    images = {file.resolve() for file in files}
+    for picture in pictures:
+        if picture.resolve() in images:
+            raise UserError(f"the picture {picture} would replace an image: choose an out= other than images=.")
+    return pictures
 
 
 def _score(text: str) -> float:

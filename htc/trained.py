@@ -13,9 +13,9 @@ from torch import Tensor
 from htc.cli import composed_config, read_flag, recorded_config
 from htc.config import Config, to_plain, value_at
 from htc.data.coco import CocoDataset
-from htc.engine.checkpoint import evaluated_weights, is_checkpoint, load_newest, read_content
+from htc.engine.checkpoint import check_content, evaluated_weights, is_checkpoint, load_newest, read_content
 from htc.errors import UserError
-from htc.fitting import load_weights
+from htc.fitting import check_fit, load_weights
 from htc.interop.coco import coco_ids, coco_names
 from htc.interop.foreign import Foreign, override_value, read_foreign
 from htc.models.detector import Detector, build_detector
@@ -58,6 +58,7 @@ def load_trained(arguments: dict[str, str], overrides: list[str]) -> Trained:
     path = Path(arguments["checkpoint"])
     content = read_content(path)
     if is_checkpoint(content):
+        check_content(content, f"checkpoint={path}")
         return _from_ours(content, f"checkpoint={path}", overrides, partial)
     return trained_from_foreign(read_foreign(content, path), f"checkpoint={path}", overrides, partial)
 
@@ -73,6 +74,7 @@ def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
     source = f"checkpoint={path}"
     content = read_content(path)
     if is_checkpoint(content):
+        check_content(content, source)
         if not partial and content["categories"]["ids"] not in (None, dataset.category_ids):
             raise UserError(
                 f"{source} was trained on other categories than those of {dataset.annotation_file}: "
@@ -97,9 +99,14 @@ def _changed(foreign: Foreign, config: Config) -> list[str]:
 def _from_ours(state: dict[str, Any], source: str, overrides: list[str], partial: bool) -> Trained:
     config = recorded_config(state["config"], overrides)
     config.backbone.weights = None
-    categories = state["categories"]
+    categories, weights = state["categories"], evaluated_weights(state)
+    if not partial:
+        # Without memory at first: what a damaged file describes may not fit into any.
+        with torch.device("meta"):
+            sketch = build_detector(config, len(categories["names"]))
+        check_fit(sketch, weights, source)
     model = build_detector(config, len(categories["names"]))
-    load_weights(model, evaluated_weights(state), source, partial=partial)
+    load_weights(model, weights, source, partial=partial)
     return Trained(model, config, categories["ids"], categories["names"], state["step"], state.get("unused", {}))
 
 

@@ -102,6 +102,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     state = read_content(path)
     if not is_checkpoint(state):
         raise UserError(f"checkpoint={path} is not a checkpoint of this project: model, config or categories missing.")
+    check_content(state, f"checkpoint={path}")
     return dict(state)
 
 
@@ -115,6 +116,46 @@ def read_content(path: Path) -> Any:
 def is_checkpoint(content: Any) -> bool:
     """Whether a file's content is a checkpoint of this project."""
     return isinstance(content, dict) and {"model", "config", "categories"} <= set(content)
+
+
+def check_content(state: Mapping[str, Any], source: str) -> None:
+    """Refuse what no checkpoint of this project holds; whether the weights fit shows when they are loaded.
+
+    Raises UserError, naming the entry: the file may be anybody's.
+    """
+    expected = {
+        "model": (is_weights(state["model"]), "tensors by name"),
+        "ema": (state.get("ema") is None or is_weights(state["ema"]), "tensors by name"),
+        "unused": ("unused" not in state or is_weights(state["unused"]), "tensors by name"),
+        "config": (isinstance(state["config"], dict), "a run's configuration"),
+        "categories": (is_categories(state["categories"]), "a name, and an id of its own, for each category"),
+        "step": (is_count(state.get("step")), "a number of steps"),
+    }
+    for entry, (sound, what) in expected.items():
+        if not sound:
+            raise UserError(f"{source} is damaged, or not a checkpoint of this project: its `{entry}` is not {what}.")
+
+
+def is_weights(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_categories(value: Any) -> bool:
+    """Whether it is the `ids` (null where they are not known) and `names` of categories."""
+    if not isinstance(value, dict) or not isinstance(value.get("names"), list) or "ids" not in value:
+        return False
+    names, ids = value["names"], value["ids"]
+    if not names or not all(isinstance(name, str) for name in names):
+        return False
+    return ids is None or (
+        isinstance(ids, list) and all(map(is_count, ids)) and len(ids) == len(names) == len(set(ids))
+    )
 
 
 def checksum(path: Path) -> str:

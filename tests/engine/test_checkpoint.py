@@ -15,7 +15,8 @@ from htc.errors import UserError
 
 def state(value: float) -> dict[str, Any]:
     categories = {"ids": [1, 3], "names": ["disc", "square"]}
-    return {"model": {"weight": torch.full((1000,), value)}, "config": {"seed": 0}, "categories": categories}
+    weights = {"weight": torch.full((1000,), value)}
+    return {"model": weights, "config": {"seed": 0}, "categories": categories, "step": int(value)}
 
 
 def save_steps(folder: Path, steps: list[int], keep: int = 2) -> None:
