@@ -17,6 +17,7 @@ from htc.errors import UserError
 from htc.launch.progress import Progress, progress_of
 from htc.launch.reports import error_lines, table
 from htc.launch.states import STATES, RunState, sweep_states
+from htc.plain import items, mapping
 
 USAGE = "python -m htc.status [cancel | retry] [SWEEP[/RUN]] [runs=runs] [--watch] [--json]"
 HELP = f"""usage: {USAGE}
@@ -173,7 +174,7 @@ def as_object(state: RunState, remark: str | None) -> dict[str, Any]:
 
 def restarts(state: RunState) -> int:
     """How often the run went on after it had stopped."""
-    return len(state.record.get("resumes") or [])
+    return len(items(state.record.get("resumes")))
 
 
 def node_of(state: RunState) -> str:
@@ -183,8 +184,8 @@ def node_of(state: RunState) -> str:
         return f"({state.job.reason})"
     if state.job is not None and state.job.node:
         return state.job.node
-    resumes = state.record.get("resumes") or [{}]
-    return str(resumes[-1].get("host") or state.record.get("host") or "")
+    resumes = items(state.record.get("resumes")) or [{}]
+    return str(mapping(resumes[-1]).get("host") or state.record.get("host") or "")
 
 
 def steps(now: Progress) -> str:

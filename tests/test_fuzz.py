@@ -23,6 +23,7 @@ from htc.cli import composed_config, explain, recorded_config, while_composing
 from htc.composition import schema_keys
 from htc.config import Config, to_plain
 from htc.errors import UserError
+from htc.status import as_json, as_text
 from tests.analysis.run_folders import ON, run_writer
 from tests.fuzzing import fuzz
 
@@ -42,6 +43,12 @@ TYPED = st.one_of(
     st.text(max_size=6),
 )
 FUZZ = fuzz(30)
+LINE = {"kind": "train", "step": 20, "epoch": 0.5, "loss": 1.5, "images_per_second": 9.5}
+LAUNCHED = {
+    "launch": {"length": {"iterations": None, "epochs": 12, "batch_size": 16}, "failures": []},
+    "resumes": [{"host": "n1", "step": 10}],
+    "error": "the disk is full",
+}
 
 
 def is_sentence(text: str) -> bool:
@@ -112,6 +119,35 @@ def test_any_damage_to_a_run_leaves_the_tables_of_the_others(
     assert "43.2" in (folder / "tables" / "comparison.md").read_text(encoding="utf-8")
     assert sorted(entry.name for entry in folder.iterdir()) == ["runs", "tables"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+@FUZZ
+@given(
+    file=st.sampled_from(["run.json", "results.json", "config.yaml", "metrics.jsonl"]),
+    state=st.sampled_from(["done", "running", "failed", "preempted"]),
+    path=st.lists(st.integers(0, 50), max_size=4),
+    value=VALUES,
+)
+def test_any_damage_to_a_run_leaves_the_status_of_the_others(
+    tmp_path_factory: pytest.TempPathFactory, file: str, state: str, path: list[int], value: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    write = run_writer(folder)
+    whole = write(mask_ap=0.4321, **ON)
+    damaged = write(mask_ap=0.2, status=state, **{**ON, "semantic": False})
+    (damaged / "metrics.jsonl").write_text(json.dumps(LINE) + "\n")
+    record = json.loads((damaged / "run.json").read_text())
+    (damaged / "run.json").write_text(json.dumps({**record, **LAUNCHED}))
+    content = yaml.safe_load((damaged / file).read_text()) if (damaged / file).is_file() else {}
+    if path:
+        damage(content, path, value)
+    else:
+        content = value
+    (damaged / file).write_text(yaml.safe_dump(content) if file == "config.yaml" else json.dumps(content) + "\n")
+    text = as_text(folder, "components", "")
+    assert [whole.name, "done"] in [line.split()[:2] for line in text.splitlines()]
+    assert "mask AP 43.2" in text and damaged.name in text
+    assert {run["run"] for run in json.loads(as_json(folder, "", ""))} == {whole.name, damaged.name}
 
 
 @FUZZ

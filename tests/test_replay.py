@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from htc.config import DataConfig
+from htc.config import DataConfig, Precision
+from htc.engine.distributed import Processes
 from htc.engine.records import RunFolder
 from htc.engine.tracking import Tracker
 from htc.engine.train import Trainer
@@ -76,12 +77,18 @@ def test_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(
     )
 
 
+@pytest.mark.parametrize(
+    ("precision", "device"),
+    [(Precision.fp32, "cpu"), pytest.param(Precision.fp16, "cuda", marks=pytest.mark.gpu)],
+)
 def test_overflow_of_scaled_gradients_leaves_the_step_out_and_is_counted(
-    tiny_shapes: DataConfig, tmp_path: Path
+    tiny_shapes: DataConfig, tmp_path: Path, precision: Precision, device: str
 ) -> None:
     """fp16 needs a GPU; its scaler works on any device, and overflows fp32 as well where the scale is high enough."""
-    trainer = make_trainer(training_config(tiny_shapes), tmp_path)
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=1000)
+    config = training_config(tiny_shapes)
+    config.precision = precision
+    trainer = make_trainer(config, tmp_path, Processes(0, 1, torch.device(device)))
+    trainer.scaler = torch.amp.GradScaler(device, init_scale=2.0**126, growth_interval=1000)
     updates: list[int] = []
     trainer.optimizer.register_step_post_hook(lambda *_: updates.append(trainer.step))
     trainer.train(Tracker(None))

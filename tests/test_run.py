@@ -178,6 +178,21 @@ def test_a_failed_run_says_why_in_one_sentence_and_in_its_record(tmp_path: Path)
     assert "not finite at step" in record["error"]
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_deterministic_run_is_the_same_every_time(tmp_path: Path, device: str) -> None:
+    states = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        data = f"data.root={tmp_path / 'data'}"
+        result = command("htc.run", *tiny(folder), data, "deterministic=true", f"device={device}")
+        assert result.returncode == 0, result.stderr
+        (run,) = (folder / "runs" / "single").iterdir()
+        states.append(torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"])
+    first, second = states
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_real_coco_trains_and_evaluates(tmp_path: Path) -> None:
     root = Path(os.environ.get("HTC_COCO_TINY", ROOT.parent / "shared" / "data" / "coco_tiny"))
     if not root.is_dir():

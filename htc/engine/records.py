@@ -22,6 +22,7 @@ from htc.config import Config, signature, to_plain
 from htc.engine import environment
 from htc.engine.files import atomic_path, atomic_write, plain_json, remove_left_behind, write_json
 from htc.engine.logs import send_logs
+from htc.plain import items
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class RunFolder:
         if resume and before.get("start"):
             self.rewind(step, length, keep_evaluation=keep_evaluation)
             again = {"time": now(), "step": step, "host": socket.gethostname(), "slurm_job_id": job}
-            changes["resumes"] = [*(before.get("resumes") or []), again]
+            changes["resumes"] = [*items(before.get("resumes")), again]
         else:
             self.metrics_file.unlink(missing_ok=True)
             changes |= {

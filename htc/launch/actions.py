@@ -15,6 +15,7 @@ from htc.launch.locks import locked
 from htc.launch.slurm import cancel_jobs
 from htc.launch.states import LIVE, RunState, sweep_states
 from htc.launch.submission import Row, launch_lock, supervisor_lock
+from htc.plain import mapping
 
 
 def cancel(folder: Path, names: Sequence[str]) -> None:
@@ -24,7 +25,7 @@ def cancel(folder: Path, names: Sequence[str]) -> None:
         chosen = [state for state in states if state.state in LIVE and state.submission is not None]
         for state in chosen:
             record = RunFolder(state.folder)
-            record.update(launch={**(record.read().get("launch") or {}), "cancelled": now()})
+            record.update(launch={**mapping(record.read().get("launch")), "cancelled": now()})
         in_slurm = [state for state in chosen if state.submission and state.submission.launcher == "slurm"]
         # The signal that comes with it makes a run save its state.
         cancel_jobs([state.job_id for state in in_slurm if state.job_id])

@@ -22,6 +22,7 @@ from htc.launch.snapshot import freeze_code
 from htc.launch.states import RunState, sweep_states
 from htc.launch.submission import Row, Submission, code_folder, launch_lock, new_submission_path
 from htc.launch.supervise import RunJob, python_path
+from htc.plain import mapping
 
 
 @dataclass
@@ -145,7 +146,7 @@ def _queue(folder: Path, submission: Submission, row: Row) -> Callable[[], None]
     identity = {key: row.config[key] for key in ("name", "sweep")}
     schedule = row.config["schedule"]
     launch = {
-        **{key: value for key, value in (before.get("launch") or {}).items() if key != "cancelled"},
+        **{key: value for key, value in mapping(before.get("launch")).items() if key != "cancelled"},
         "submission": submission.id,
         "launcher": submission.launcher,
         "submitted": now(),

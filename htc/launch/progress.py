@@ -12,6 +12,7 @@ import yaml
 from htc.engine.records import RunFolder
 from htc.launch.reports import last_lines, results_text
 from htc.launch.states import RunState
+from htc.plain import mapping, number
 
 LOOKED_AT = 40
 """Lines at the end of metrics.jsonl among which the newest training line is looked for."""
@@ -34,11 +35,11 @@ def progress_of(state: RunState) -> Progress:
     lines = [line for text in last_lines(folder.metrics_file, LOOKED_AT) if (line := _read(text))]
     train: dict[str, Any] = next((line for line in reversed(lines) if line.get("kind") == "train"), {})
     step = max((line["step"] for line in lines if isinstance(line.get("step"), int)), default=None)
-    length = (state.record.get("launch") or {}).get("length") or (_length(folder) if lines else {})
+    length = mapping(mapping(state.record.get("launch")).get("length")) or (_length(folder) if lines else {})
     total = _total_steps(length, train)
-    rate, left = train.get("images_per_second"), None
-    if state.state == "running" and total is not None and step is not None and rate:
-        left = max(0, total - step) * length["batch_size"] / rate
+    rate, batch, left = number(train.get("images_per_second")), number(length.get("batch_size")), None
+    if state.state == "running" and total is not None and step is not None and rate and batch:
+        left = number(float(max(0, total - step)) * batch / rate)
     return Progress(step, total, left, _metric(state, lines), _age(folder))
 
 
@@ -49,18 +50,20 @@ def _metric(state: RunState, lines: list[dict[str, Any]]) -> str:
         return ""
     last = lines[-1]
     if last.get("kind") == "eval":
-        mask = (last.get("segm") or {}).get("AP")
+        mask = number(mapping(last.get("segm")).get("AP"))
         return f"mask AP {100 * mask:.1f}" if mask is not None else ""
     return f"loss {last['loss']:.3f}" if isinstance(last.get("loss"), float) else ""
 
 
 def _total_steps(length: dict[str, Any], train: dict[str, Any]) -> int | None:
-    if length.get("iterations") is not None:
-        return int(length["iterations"])
-    if length.get("epochs") is None or not train.get("epoch"):
+    if (iterations := number(length.get("iterations"))) is not None:
+        return int(iterations)
+    epochs, step, epoch = number(length.get("epochs")), number(train.get("step")), number(train.get("epoch"))
+    if epochs is None or step is None or not epoch:
         return None
     # How many steps an epoch has is known to whoever has read the annotations; the lines tell it.
-    return round(length["epochs"] * train["step"] / train["epoch"])
+    total = number(float(epochs) * step / epoch)
+    return None if total is None else round(total)
 
 
 def _length(folder: RunFolder) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def _length(folder: RunFolder) -> dict[str, Any]:
         text = folder.config_file.read_text(encoding="utf-8")
         config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return {key: config["schedule"][key] for key in ("epochs", "iterations", "batch_size")}
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError):
         return {}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from htc.engine.records import RunFolder
 from htc.launch.states import RunState
 from htc.launch.submission import Submission
+from htc.plain import mapping, number
 
 if TYPE_CHECKING:
     from htc.launch.launching import Planned
@@ -106,5 +107,5 @@ def last_lines(path: Path, number: int) -> list[str]:
 def results_text(folder: Path) -> str:
     """`mask AP 34.1, box AP 38.0` of a finished run."""
     results: Mapping[str, Any] = RunFolder(folder).read_results()
-    figures = (((results.get(key) or {}).get("AP"), word) for key, word in (("segm", "mask"), ("bbox", "box")))
+    figures = ((number(mapping(results.get(key)).get("AP")), word) for key, word in (("segm", "mask"), ("bbox", "box")))
     return ", ".join(f"{word} AP {100 * value:.1f}" for value, word in figures if value is not None)

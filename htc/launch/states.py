@@ -13,6 +13,7 @@ from htc.errors import UserError
 from htc.launch.locks import is_held, is_in_use
 from htc.launch.slurm import Job, query_jobs
 from htc.launch.submission import Submission, launch_lock, read_submissions, supervisor_lock
+from htc.plain import mapping
 
 STATES = ("running", "queued", "done", "failed", "cancelled", "preempted", "lost", "unknown")
 LIVE = ("running", "queued")
@@ -118,7 +119,7 @@ def decide(
         return "unknown"
     if status == "failed":
         return "failed"
-    if (job is not None and job.state == "CANCELLED") or (record.get("launch") or {}).get("cancelled"):
+    if (job is not None and job.state == "CANCELLED") or mapping(record.get("launch")).get("cancelled"):
         return "cancelled"
     if status == "preempted":
         return "preempted"

@@ -25,6 +25,7 @@ from htc.engine.records import RunFolder, now
 from htc.launch.locks import FileLock
 from htc.launch.ranks import Ranks
 from htc.launch.submission import Submission, supervisor_lock
+from htc.plain import items, mapping
 
 POLL = 0.25
 """Seconds between looks at the child."""
@@ -170,14 +171,14 @@ class Supervisor:
             if record.get("status") != "failed":
                 self.folder.set_status("failed", self._user_error())
             return False
-        launch = dict(record.get("launch") or {})
+        launch = mapping(record.get("launch"))
         step = self.newest_step()
-        before = [f for f in launch.get("failures") or [] if f["submission"] == self.submission.id]
-        stuck = [failure for failure in before if failure["step"] == step]
+        before = [f for f in map(mapping, items(launch.get("failures"))) if f.get("submission") == self.submission.id]
+        stuck = [failure for failure in before if failure.get("step") == step]
         failure = {"time": now(), "cause": cause, "step": step, "submission": self.submission.id, "job": slurm_job_id()}
-        self.folder.update(launch={**launch, "failures": [*(launch.get("failures") or []), failure]})
+        self.folder.update(launch={**launch, "failures": [*items(launch.get("failures")), failure]})
         retries = int(self.submission.options.get("retries", 3))
-        if len(stuck) >= retries or any(failure["cause"] == cause for failure in stuck):
+        if len(stuck) >= retries or any(failure.get("cause") == cause for failure in stuck):
             where = f"at step {step}" if step is not None else "before the first checkpoint"
             self.folder.set_status("failed", f"{cause} ({len(stuck) + 1} times {where})")
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,5 +46,7 @@ def semantic_loss(logits: Tensor, labels: Tensor) -> Tensor:
     A mean over all pixels, the ignored ones included, as the reference takes it.
     """
     labels = labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE].long()
-    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum")
+    # On a GPU its own sum of a map is not deterministic, that of the pixels' losses is.
+    reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction=reduction).sum()
     return total / batch_count(labels.numel())

@@ -10,23 +10,35 @@ from htc.engine.precision import autocast_of, gradient_scaler
 from htc.errors import UserError
 from tests.tiny import tiny_batch, tiny_config, tiny_detector
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def losses(precision: Precision) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def losses(precision: Precision, device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Training losses and the gradient of their sum with respect to the stem, in a precision."""
-    model = tiny_detector(tiny_config(interleaved=True, mask_flow=True, semantic=True)).train()
-    with autocast_of(precision, CPU)():
-        found = model(*tiny_batch())
-    sum(found.values(), start=torch.zeros(())).backward()
+    model = tiny_detector(tiny_config(interleaved=True, mask_flow=True, semantic=True)).train().to(device)
+    images, targets = tiny_batch()
+    with autocast_of(precision, device)():
+        found = model([image.to(device) for image in images], [target.to(device) for target in targets])
+    sum(found.values(), start=torch.zeros((), device=device)).backward()
     gradient = model.backbone.body.conv1.weight.grad
     assert gradient is not None and gradient.isfinite().all()
-    return found, gradient
+    return {name: value.detach().cpu() for name, value in found.items()}, gradient.cpu()
 
 
-def test_bf16_losses_are_those_of_fp32_but_for_rounding() -> None:
-    exact, exact_gradient = losses(Precision.fp32)
-    rounded, gradient = losses(Precision.bf16)
+@pytest.mark.parametrize(
+    ("precision", "device"),
+    [
+        (Precision.bf16, CPU),
+        pytest.param(Precision.bf16, GPU, marks=pytest.mark.gpu),
+        pytest.param(Precision.fp16, GPU, marks=pytest.mark.gpu),
+    ],
+    ids=["bf16-cpu", "bf16-gpu", "fp16-gpu"],
+)
+def test_losses_in_half_precision_are_those_of_fp32_but_for_rounding(
+    precision: Precision, device: torch.device
+) -> None:
+    exact, exact_gradient = losses(Precision.fp32, device)
+    rounded, gradient = losses(precision, device)
     assert rounded.keys() == exact.keys() and rounded != exact
     for name, value in rounded.items():
         assert value.item() == pytest.approx(exact[name].item(), rel=0.05, abs=0.02), name

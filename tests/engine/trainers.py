@@ -34,6 +34,6 @@ def make_trainer(
     evaluate: Callable[[], object] = lambda: None,
 ) -> Trainer:
     dataset = build_dataset(config.data, train=True, semantic=config.model.semantic)
-    model = tiny_detector(config, config.seed, len(dataset.category_ids))
+    model = tiny_detector(config, config.seed, len(dataset.category_ids)).to(processes.device)
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(config, model, dataset, RunFolder(folder), processes, evaluate)
