@@ -42,6 +42,11 @@ def training_processes(folder: Path) -> list[int]:
     return [int(words[1])] if words[:1] == ["process"] else []
 
 
+def send(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        os.kill(process, number)
+
+
 def elsewhere(cluster: SlurmCluster, job: str, node: str) -> bool:
     """Whether a job runs, and not on this node."""
     state, *at = cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%T %N").split() or [""]
@@ -113,26 +118,31 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_
     def is_training(folder: Path) -> bool:
         return record(folder).get("status") == "running" and bool(checkpoint_steps(folder))
 
-    wait_until(lambda: all(map(is_training, (cascade, interleaved, mask_flow))), "three runs with a checkpoint")
+    held: dict[Path, list[int]] = {}
+
+    def hold(folder: Path) -> bool:
+        """Stop a run that has a checkpoint, so that none is over before all three have met their fate."""
+        if folder not in held and is_training(folder):
+            held[folder] = training_processes(folder)
+            send(held[folder], signal.SIGSTOP)
+        return folder in held
+
+    wait_until(lambda: all(list(map(hold, (cascade, interleaved, mask_flow)))), "three runs in training")
     before = status(command, tmp_path)
-    dead = str(before[mask_flow.name]["node"])
     # The node hangs: its run neither ends nor goes on, and wakes up when another node has it.
-    hanging = training_processes(mask_flow)
-    for process in hanging:
-        os.kill(process, signal.SIGSTOP)
+    dead = str(before[mask_flow.name]["node"])
     cluster.kill_node(dead)
     cluster.run("scontrol", "requeue", str(before[cascade.name]["job"]))
     node = str(before[interleaved.name]["node"])
     cluster.run("sbatch", "--partition=urgent", f"--nodelist={node}", "--exclusive", "--output=/dev/null",
                 "--wrap=sleep 2")  # fmt: skip
+    send(held[interleaved], signal.SIGCONT)
     try:
         wait_until(lambda: is_training(semantic), "the fourth run with a checkpoint")
-        for process in training_processes(semantic):
-            os.kill(process, signal.SIGKILL)
+        send(training_processes(semantic), signal.SIGKILL)
         job = str(before[mask_flow.name]["job"])
         wait_until(lambda: elsewhere(cluster, job, dead), "the hanging node's run on another node")
-        for process in hanging:
-            os.kill(process, signal.SIGCONT)
+        send(held[mask_flow], signal.SIGCONT)
         good = (cascade, interleaved, mask_flow, semantic)
         wait_until(lambda: all(record(run).get("status") == "done" for run in good), "the good runs done")
     finally:
