@@ -61,6 +61,7 @@ def by_one_process(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run_here(["-m", "htc.run"], data, tmp_path_factory.mktemp("single"))
 
 
+@pytest.mark.slow
 def test_two_nodes_train_one_run_through_a_kill_and_equal_torchrun_and_a_single_process(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path, by_torchrun: Path, by_one_process: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(comman
     assert all(name in table.stdout for name in found)
 
 
+@pytest.mark.slow
 def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_is_reported_once(
     command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_cancelled_runs_go_on_when_they_are_retried(
     assert {each.run.run_group for each in read_records(file) if each.HasField("run")} == {"components"}
 
 
+@pytest.mark.slow
 def test_a_run_longer_than_the_time_limit_goes_on_in_the_same_job(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def killing(run: Path) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_failure_is_shown_the_others_go_on_and_the_same_command_starts_what_is_missing(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path), "launcher.jobs=2", "seed=0,1", "+hydra.sweeper.rows.good=''"]
     first = command("htc.run", *arguments, "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt seed=7'")
@@ -113,6 +114,7 @@ def test_a_run_that_dies_the_same_way_twice_is_given_up_and_goes_on_when_launche
     assert states(tmp_path, "single") == {name: "done"}
 
 
+@pytest.mark.slow
 def test_a_stopped_launcher_saves_its_runs_and_the_same_command_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path, 24), "seed=0,1", "launcher.jobs=2"]
     process = start("htc.run", *arguments)
@@ -133,6 +135,7 @@ def test_a_stopped_launcher_saves_its_runs_and_the_same_command_ends_like_an_und
         assert_twins(sweep / name, tmp_path / "twin" / "single" / name)
 
 
+@pytest.mark.slow
 def test_runs_in_the_background_share_out_the_gpus_and_can_be_cancelled_and_retried(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path, 200_000), "seed=0,1,2", "launcher.wait=false"]
     launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="4,7")
