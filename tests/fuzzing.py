@@ -1,6 +1,6 @@
 """How much the property-based tests try.
 
-    HTC_FUZZ=100 python -m pytest tests/test_fuzz.py tests/data/test_fuzz.py tests/test_loading.py
+    HTC_FUZZ=100 python -m pytest tests/test_fuzz.py tests/data/test_fuzz.py tests/test_loading.py tests/test_trained.py
 
 tries a hundred times as much, each time something else. Without it the same is tried every time, so that a run of the
 tests fails for what was changed and not for what nobody had tried before.
