@@ -73,8 +73,9 @@ def explain(error: Exception, arguments: list[str]) -> str:
 
 def _explanation(error: Exception, arguments: list[str]) -> str:
     causes = [error]
-    while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
-        causes.append(causes[-1].__cause__)
+    # Under a debugger or OC_CAUSE=1, OmegaConf makes errors causes of each other in a circle.
+    while isinstance(cause := causes[-1].__cause__, Exception) and all(cause is not known for known in causes):
+        causes.append(cause)
     message = " ".join(str(error).split())
     if bare := re.search(r"parsing override '([^']+)' missing EQUAL", message):
         return f"{bare[1]} is not of the form KEY=VALUE, as in {bare[1]}=VALUE."

@@ -62,6 +62,13 @@ def test_bad_input_ends_in_one_sentence_that_names_it(
     assert not list(tmp_path.rglob("*.json")), "a refused run leaves no run behind"
 
 
+def test_errors_that_are_causes_of_each_other_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OC_CAUSE", "1")
+    result = run("model.stage_stds=[[1,1,1,1]]", folder=tmp_path)
+    assert result.returncode == 2
+    assert "model.stage_stds[0]: Value 1 (int)" in result.stderr
+
+
 def configuration(*overrides: str) -> Config:
     """The configuration of a command line, composed without a process of its own."""
     register()
