@@ -13,7 +13,7 @@ from torch import Tensor
 from htc.cli import composed_config, read_flag, recorded_config
 from htc.config import Config, to_plain, value_at
 from htc.data.coco import CocoDataset
-from htc.engine.checkpoint import check_content, evaluated_weights, is_checkpoint, load_newest, read_content
+from htc.engine.checkpoint import evaluated_weights, load_newest, own_state, read_content
 from htc.errors import UserError
 from htc.fitting import check_fit, load_weights
 from htc.interop.coco import coco_ids, coco_names
@@ -56,11 +56,11 @@ def load_trained(arguments: dict[str, str], overrides: list[str]) -> Trained:
         run = Path(arguments["run"])
         return _from_ours(_newest(run), f"run={run}", overrides, partial)
     path = Path(arguments["checkpoint"])
+    source = f"checkpoint={path}"
     content = read_content(path)
-    if is_checkpoint(content):
-        check_content(content, f"checkpoint={path}")
-        return _from_ours(content, f"checkpoint={path}", overrides, partial)
-    return trained_from_foreign(read_foreign(content, path), f"checkpoint={path}", overrides, partial)
+    if state := own_state(content, source):
+        return _from_ours(state, source, overrides, partial)
+    return trained_from_foreign(read_foreign(content, path), source, overrides, partial)
 
 
 def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
@@ -73,14 +73,13 @@ def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
     path, partial = Path(config.checkpoint.file), config.checkpoint.partial
     source = f"checkpoint={path}"
     content = read_content(path)
-    if is_checkpoint(content):
-        check_content(content, source)
-        if not partial and content["categories"]["ids"] not in (None, dataset.category_ids):
+    if state := own_state(content, source):
+        if not partial and state["categories"]["ids"] not in (None, dataset.category_ids):
             raise UserError(
                 f"{source} was trained on other categories than those of {dataset.annotation_file}: "
                 "checkpoint.partial=true loads what fits all the same."
             )
-        load_weights(model, evaluated_weights(content), source, partial=partial)
+        load_weights(model, evaluated_weights(state), source, partial=partial)
     else:
         foreign = read_foreign(content, path, partial=partial)
         log.info("%s: %s", source, foreign.description())

@@ -18,23 +18,14 @@ PEBIBYTE = 1 << 50
 # A run whose process may take 300 MiB more than it has once PyTorch is imported.
 CONFINED = """
 import resource
-import sys
-from htc.cli import composed_config, fail, run_command
-from htc.errors import UserError
-from htc.experiment import run_experiment
+import runpy
 
-config = composed_config(sys.argv[1:])
+import htc.experiment
+
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + (300 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-def main():
-    try:
-        run_experiment(config, [])
-    except UserError as error:
-        fail(error.sentence, error.status)
-
-run_command(main)
+runpy.run_module("htc.run", run_name="__main__", alter_sys=True)
 """
 
 

@@ -99,11 +99,10 @@ def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a checkpoint of this project, on the CPU. Raises UserError where it cannot be read."""
-    state = read_content(path)
-    if not is_checkpoint(state):
+    state = own_state(read_content(path), f"checkpoint={path}")
+    if state is None:
         raise UserError(f"checkpoint={path} is not a checkpoint of this project: model, config or categories missing.")
-    check_content(state, f"checkpoint={path}")
-    return dict(state)
+    return state
 
 
 def read_content(path: Path) -> Any:
@@ -113,16 +112,15 @@ def read_content(path: Path) -> Any:
     return load_tensors(path, "checkpoint")
 
 
-def is_checkpoint(content: Any) -> bool:
-    """Whether a file's content is a checkpoint of this project."""
-    return isinstance(content, dict) and {"model", "config", "categories"} <= set(content)
+def own_state(content: Any, source: str) -> dict[str, Any] | None:
+    """The state that a file's content holds if it is a checkpoint of this project; None if it is another's.
 
-
-def check_content(state: Mapping[str, Any], source: str) -> None:
-    """Refuse what no checkpoint of this project holds; whether the weights fit shows when they are loaded.
-
-    Raises UserError, naming the entry: the file may be anybody's.
+    Whether the weights fit shows when they are loaded. Raises UserError, naming the entry, where it holds what no
+    checkpoint of this project does: the file may be anybody's.
     """
+    if not (isinstance(content, dict) and {"model", "config", "categories"} <= set(content)):
+        return None
+    state = dict(content)
     expected = {
         "model": (is_weights(state["model"]), "tensors by name"),
         "ema": (state.get("ema") is None or is_weights(state["ema"]), "tensors by name"),
@@ -134,6 +132,7 @@ def check_content(state: Mapping[str, Any], source: str) -> None:
     for entry, (sound, what) in expected.items():
         if not sound:
             raise UserError(f"{source} is damaged, or not a checkpoint of this project: its `{entry}` is not {what}.")
+    return state
 
 
 def is_weights(value: Any) -> bool:
