@@ -8,10 +8,10 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from htc.config import Config, Precision, SemanticFusion, SemanticSource
+from htc.config import BnMode, Config, Norm, Precision, SemanticFusion, SemanticSource
 from htc.errors import UserError
 
-# Key -> lowest and highest value; None is no bound. Null values are left alone.
+# Key -> lowest and highest value; None is no bound. Null values are left alone. Bounds of OPEN are not reached.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "model.num_stages": (1, 5),
     "model.semantic_loss_weight": (0, None),
@@ -75,6 +75,12 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "threads": (1, None),
     "log_every": (1, None),
 }
+# A gradient clipped to nothing, an average that never moves, a mask of every pixel: key -> bound and what to do.
+OPEN: dict[str, tuple[float, str]] = {
+    "schedule.clip_norm": (0, "; null switches clipping off"),
+    "schedule.ema": (1, "; null switches the average off"),
+    "eval.mask_threshold": (0, ""),
+}
 
 
 def schema_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
@@ -129,10 +135,14 @@ def check_ranges(config: Config) -> None:
         value: Any = config
         for name in key.split("."):
             value = getattr(value, name, None)
-        if value is None or ((low is None or value >= low) and (high is None or value <= high)):
+        if value is None:
+            continue
+        excluded, remedy = OPEN.get(key, (None, ""))
+        if (low is None or value >= low) and (high is None or value <= high) and value != excluded:
             continue
         bounds = f"between {low} and {high}" if high is not None else f"{low} or more"
-        raise UserError(f"{key}={value} is out of range: it must be {bounds}.")
+        without = "" if excluded is None else f", {excluded} excluded{remedy}"
+        raise UserError(f"{key}={value} is out of range: it must be {bounds}{without}.")
 
 
 def check(config: Config) -> None:
@@ -201,6 +211,16 @@ def check(config: Config) -> None:
         "each, of red, green and blue, the second ones positive.",
     )
     refuse(
+        backbone.norm is Norm.sync_bn and backbone.bn_mode is BnMode.stored,
+        "backbone.norm=sync_bn has no meaning with backbone.bn_mode=stored: there are no statistics of a batch to "
+        "share; set backbone.bn_mode=batch or backbone.norm=bn.",
+    )
+    refuse(
+        backbone.norm in (Norm.frozen_bn, Norm.gn) and backbone.bn_mode is BnMode.batch,
+        f"backbone.bn_mode=batch has no meaning with backbone.norm={backbone.norm.value}, which takes no statistics of "
+        "a batch: set backbone.norm=bn or sync_bn, or backbone.bn_mode=stored.",
+    )
+    refuse(
         config.checkpoint.partial and config.checkpoint.file is None,
         "checkpoint.partial=true has no meaning without a checkpoint: give checkpoint=FILE.",
     )
@@ -217,6 +237,17 @@ def check(config: Config) -> None:
         not model.rpn.anchor_ratios or min(model.rpn.anchor_ratios) <= 0,
         f"model.rpn.anchor_ratios={model.rpn.anchor_ratios} must be one or more positive numbers.",
     )
+
+
+def check_training(config: Config) -> None:
+    """Refuse what has no meaning in training alone. Raises UserError."""
+    backbone = config.backbone
+    if backbone.weights is None and config.checkpoint.file is None and backbone.frozen_stages >= 0:
+        raise UserError(
+            f"backbone.frozen_stages={backbone.frozen_stages} with backbone.weights=null would keep the stem and the "
+            "frozen stages at their random weights: set backbone.frozen_stages=-1 to train from scratch, or give "
+            "backbone.weights or checkpoint=FILE."
+        )
 
 
 def derive(config: Config) -> None:

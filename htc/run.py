@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from htc.cli import fail, run_command
-from htc.composition import finalize
+from htc.composition import check_training, finalize
 from htc.config import register
 from htc.errors import UserError
 
@@ -22,6 +22,7 @@ register()
 def main(composed: DictConfig) -> None:
     try:
         config = finalize(composed)
+        check_training(config)
         # Only now: PyTorch takes seconds to import, and neither --help nor a refused key needs it.
         from htc.experiment import run_experiment
 

@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from htc.cli import CONFIG_FOLDER, group_options, recorded_config
-from htc.composition import RANGES, finalize, schema_keys
+from htc.composition import RANGES, check_training, finalize, schema_keys
 from htc.config import Config, register, signature, to_plain
 from htc.errors import UserError
 
@@ -93,6 +93,15 @@ MEANINGLESS = {
     "schedule.milestones": ["schedule.milestones=[8,11]"],
     "schedule.accumulate=3": ["schedule.batch_size=8", "schedule.accumulate=3"],
     "precision=fp16": ["precision=fp16", "device=cpu"],
+    "schedule.clip_norm=0.* 0 excluded; null switches clipping off": ["schedule.clip_norm=0"],
+    "schedule.ema=1.* 1 excluded": ["schedule.ema=1"],
+    "eval.mask_threshold=0": ["eval.mask_threshold=0"],
+    "backbone.norm=sync_bn has no meaning": ["backbone.norm=sync_bn"],
+    "backbone.bn_mode=batch has no meaning with backbone.norm=gn": ["backbone.bn_mode=batch"],
+    "backbone.bn_mode=batch has no meaning with backbone.norm=frozen_bn": [
+        "backbone.norm=frozen_bn",
+        "backbone.bn_mode=batch",
+    ],
     "data.train.stuff": ["data.semantic_source=stuff", "data.train.stuff=null"],
 }
 
@@ -102,6 +111,14 @@ def test_settings_without_meaning_are_refused_before_anything_starts(named: str,
     with pytest.raises(UserError, match=named) as caught:
         configuration(*overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_stages_frozen_at_random_weights_are_refused_in_training_alone() -> None:
+    config = configuration("data=coco", "data.root=somewhere", "backbone.weights=null")
+    with pytest.raises(UserError, match=r"backbone\.frozen_stages=1 with backbone\.weights=null.*frozen_stages=-1"):
+        check_training(config)
+    for remedy in ("backbone.frozen_stages=-1", "backbone.weights=w.pth", "checkpoint.file=c.pt"):
+        check_training(configuration("data=coco", "data.root=somewhere", "backbone.weights=null", remedy))
 
 
 @pytest.mark.parametrize("model", ["htc", "cascade_mask_rcnn", "mask_rcnn"])

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.composition import check, derive, typed
+from htc.composition import check, check_training, derive, typed
 from htc.config import Config
 from htc.errors import UserError
 
@@ -119,6 +119,7 @@ class Composer:
                 if value is not None:
                     _assign(config, *value)
         check(config)
+        check_training(config)
         derive(config)
         return config
 

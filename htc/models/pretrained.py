@@ -28,7 +28,8 @@ def load_body(body: nn.Module, config: BackboneConfig) -> None:
     if misfit:
         raise UserError(
             f"backbone.weights={config.weights} does not fit backbone.name={config.name} with width {config.width} and "
-            f"norm {config.norm.value}: {misfit.description()}; choose matching weights or backbone.weights=null."
+            f"norm {config.norm.value}: {misfit.description()}; choose matching weights, or train from scratch with "
+            "backbone.weights=null backbone.frozen_stages=-1."
         )
     body.load_state_dict(state, strict=False)
 
@@ -39,14 +40,15 @@ def _imagenet_weights(config: BackboneConfig) -> Mapping[str, Tensor]:
     except (ValueError, KeyError):
         raise UserError(
             f"torchvision has no ImageNet weights for backbone.name={config.name}: give a file, "
-            "backbone.weights=FILE, or train from scratch with backbone.weights=null."
+            "backbone.weights=FILE, or train from scratch with backbone.weights=null backbone.frozen_stages=-1."
         ) from None
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"backbone.weights=imagenet could not be downloaded ({error}): fetch {weights.url} where there is a "
-            "network and give it as backbone.weights=FILE, or use backbone.weights=null."
+            "network and give it as backbone.weights=FILE, or train from scratch with backbone.weights=null "
+            "backbone.frozen_stages=-1."
         ) from None
 
 
