@@ -40,6 +40,10 @@ def run_command(main: Callable[[], Any]) -> None:
         fail(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename} cannot be used ({error.strerror}): make it readable, or writable if it is an output.")
     except Exception as error:
         if exhausted := memory_exhausted(error):
             fail(exhausted.sentence, exhausted.status)
@@ -186,6 +190,15 @@ def composed_config(overrides: list[str]) -> Config:
         return finalize(compose("config", overrides))
 
 
+def eval_settings(name: str) -> Any:
+    """What `eval=NAME` sets, below `eval`. Raises UserError where conf/eval has no such file."""
+    path = CONFIG_FOLDER / "eval" / f"{name}.yaml"
+    if not path.is_file():
+        options = group_options("eval")
+        raise UserError(f"eval={name} is not one of {', '.join(options)}{nearest(name, options)}.")
+    return OmegaConf.load(path)
+
+
 def recorded_config(recorded: Any, overrides: list[str]) -> Config:
     """The configuration that a run recorded, with KEY=VALUE overrides; `eval=NAME` takes a file of conf/eval.
 
@@ -196,11 +209,7 @@ def recorded_config(recorded: Any, overrides: list[str]) -> Config:
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "eval":
-            path = CONFIG_FOLDER / "eval" / f"{value}.yaml"
-            if not path.is_file():
-                options = group_options("eval")
-                raise UserError(f"eval={value} is not one of {', '.join(options)}{nearest(value, options)}.")
-            merged = OmegaConf.merge(merged, {"eval": OmegaConf.load(path)})
+            merged = OmegaConf.merge(merged, {"eval": eval_settings(value)})
         else:
             plain.append(override)
     merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(plain))

@@ -36,33 +36,44 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     from htc.engine.distributed import start_processes
     from htc.engine.evaluation import Evaluator
     from htc.engine.files import write_json
-    from htc.trained import load_trained, place
+    from htc.trained import check_categories, load_trained, place, use_threads
 
     trained = load_trained(arguments, overrides)
     config = trained.config
     if trained.foreign and not any(override.startswith("data.root=") for override in overrides):
         raise UserError("data.root has no value: name the folder of COCO's images and annotations, data.root=DIR.")
+    use_threads(config)
     processes = start_processes(config.device)
     dataset = build_dataset(config.data, train=False, semantic=False)
-    same = len(trained.category_names) == len(dataset.category_ids)
-    if not same or trained.category_ids not in (None, dataset.category_ids):
-        raise UserError(
-            f"{dataset.annotation_file} has {len(dataset.category_ids)} categories, the model was trained on "
-            f"{len(trained.category_names)}, or their ids differ: evaluate on data with the same categories."
-        )
-    if trained.category_ids is None:
-        log.warning("the checkpoint does not tell its category ids: those of %s are taken", dataset.annotation_file)
+    check_categories(trained, dataset)
+    out = output_folder(arguments, signature(config))
+    if processes.is_main:
+        # Found out now if it cannot be written, not after the work.
+        (out / "predictions").mkdir(parents=True, exist_ok=True)
     result = Evaluator(config, dataset, processes).evaluate(place(trained.model, config, processes.device))
     results = {**result.to_dict(), "iterations": trained.step, "overrides": overrides, "config": to_plain(config)}
     if processes.is_main:
-        base = Path(arguments["run"]) if "run" in arguments else Path(arguments["checkpoint"]).parent
-        out = Path(arguments["out"]) if "out" in arguments else base / "evaluations" / signature(config)
         result.write(out / "predictions")
         write_json(out / "results.json", results)
         print(metrics_table(results))
-        print(f"{result.predictions.speed.fps or 0:.2f} images/s; predictions and results are in {out}")
+        speed = result.predictions.speed
+        under = speed.conditions
+        print(
+            f"{speed.fps or 0:.2f} images/s ({under.device}, {under.threads} CPU threads, {under.precision}, "
+            f"batch size {under.batch_size}); predictions and results are in {out}"
+        )
     processes.close()
     return results
+
+
+def output_folder(arguments: dict[str, str], name: str) -> Path:
+    """Where the predictions and results go; of each checkpoint file in a folder, and of each `name`, elsewhere."""
+    if "out" in arguments:
+        return Path(arguments["out"])
+    if "run" in arguments:
+        return Path(arguments["run"]) / "evaluations" / name
+    checkpoint = Path(arguments["checkpoint"])
+    return checkpoint.parent / "evaluations" / f"{checkpoint.stem}-{name}"
 
 
 def metrics_table(results: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from htc.cli import log_to_console, read_arguments, run_command
 from htc.errors import UserError
@@ -47,28 +47,42 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
 
     from tqdm import tqdm
 
+    from htc.data.transforms import UnreadableImageError
     from htc.engine.coco_metrics import write_results_file
     from htc.engine.distributed import choose_device
     from htc.engine.files import write_json
-    from htc.trained import load_trained, place
+    from htc.trained import load_trained, place, use_threads
 
     out = Path(arguments["out"])
     pictures = picture_files(files, out)
     trained = load_trained(arguments, overrides)
+    use_threads(trained.config)
     device = choose_device(trained.config.device)
     place(trained.model, trained.config, device)
     out.mkdir(parents=True, exist_ok=True)
     bbox: list[Result] = []
     segm: list[Result] = []
+    images: list[dict[str, Any]] = []
+    unreadable: list[UnreadableImageError] = []
     pairs = zip(tqdm(files, unit="image", disable=None), pictures, strict=True)
     for image_id, (file, picture) in enumerate(pairs, start=1):
-        boxes, masks = predict_file(trained, device, file, image_id, picture, shown_score)
+        try:
+            boxes, masks = predict_file(trained, device, file, image_id, picture, shown_score)
+        except UnreadableImageError as error:
+            unreadable.append(error)
+            continue
         bbox += boxes
         segm += masks
+        images.append({"id": image_id, "file_name": file.name})
     write_results_file(out / "bbox.json", bbox)
     write_results_file(out / "segm.json", segm)
-    write_json(out / "images.json", [{"id": i, "file_name": file.name} for i, file in enumerate(files, start=1)])
-    print(f"{len(bbox)} detections in {len(files)} images; pictures, bbox.json and segm.json are in {out}")
+    write_json(out / "images.json", images)
+    print(f"{len(bbox)} detections in {len(images)} images; pictures, bbox.json and segm.json are in {out}")
+    if unreadable:
+        raise UserError(
+            f"{len(unreadable)} of {len(files)} images could not be read and are not in the predictions, the first: "
+            f"{unreadable[0].sentence}"
+        )
 
 
 def predict_file(

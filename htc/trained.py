@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htc.cli import composed_config, read_flag, recorded_config
+from htc.cli import composed_config, eval_settings, read_flag, recorded_config
 from htc.config import Config, to_plain, value_at
 from htc.data.coco import CocoDataset
 from htc.engine.checkpoint import evaluated_weights, load_newest, own_state, read_content
@@ -42,6 +42,8 @@ class Trained:
     """Tensors of an imported checkpoint that the network has no use for, under their names."""
     foreign: bool = False
     """Read from a checkpoint of another framework."""
+    named: bool = True
+    """Whether the checkpoint tells the categories' names; `category_names` are made up otherwise."""
 
 
 def load_trained(arguments: dict[str, str], overrides: list[str]) -> Trained:
@@ -113,7 +115,9 @@ def trained_from_foreign(foreign: Foreign, source: str, overrides: list[str], pa
     log.info("%s: %s", source, foreign.description())
     for hint in foreign.hints:
         log.warning("%s: %s", source, hint)
-    inferred = [f"{key}={override_value(value)}" for key, value in foreign.overrides.items()]
+    # Hydra would let a single value win over a whole file of values, whichever the user gave.
+    chosen = {f"eval.{key}" for text in overrides if text.startswith("eval=") for key in eval_settings(text[5:])}
+    inferred = [f"{key}={override_value(value)}" for key, value in foreign.overrides.items() if key not in chosen]
     # A prediction reads no data set; an evaluation asks for its place.
     config = composed_config(["data=coco", "data.root=.", "backbone.weights=null", *inferred, *overrides])
     model = build_detector(config, foreign.num_classes)
@@ -122,7 +126,8 @@ def trained_from_foreign(foreign: Foreign, source: str, overrides: list[str], pa
     names = foreign.class_names or [f"class {i}" for i in range(1, foreign.num_classes + 1)]
     if foreign.num_classes == len(coco_ids()) and foreign.class_names in (None, coco_names()):
         ids, names = coco_ids(), coco_names()
-    return Trained(model, config, ids, names, 0, foreign.unused, foreign=True)
+    named = ids is not None or foreign.class_names is not None
+    return Trained(model, config, ids, names, 0, foreign.unused, foreign=True, named=named)
 
 
 def _load_foreign(model: Detector, foreign: Foreign, source: str, config: Config, partial: bool) -> None:
@@ -144,6 +149,34 @@ def _newest(run: Path) -> dict[str, Any]:
     if found is None:
         raise UserError(f"run={run} holds no undamaged checkpoint: train it first, or give checkpoint=FILE.")
     return found[1]
+
+
+def check_categories(trained: Trained, dataset: CocoDataset) -> None:
+    """Refuse data whose categories are not those that the model was trained on, in the same order.
+
+    Raises UserError. What the checkpoint does not tell is taken from the data, and logged.
+    """
+    names, file = trained.category_names, dataset.annotation_file
+    same_ids = trained.category_ids in (None, dataset.category_ids)
+    if len(names) != len(dataset.category_names) or not same_ids:
+        raise UserError(
+            f"{file} has {len(dataset.category_names)} categories, the model was trained on {len(names)}, or their ids "
+            "differ: evaluate on data with the same categories."
+        )
+    if trained.named and names != dataset.category_names:
+        ours, theirs = next(pair for pair in zip(names, dataset.category_names, strict=True) if pair[0] != pair[1])
+        raise UserError(
+            f"{file} calls {theirs!r} the category that the model learnt as {ours!r}: evaluate on data with the "
+            "same names in the same order."
+        )
+    if trained.category_ids is None:
+        log.warning("the checkpoint does not tell its category ids: those of %s are taken", file)
+
+
+def use_threads(config: Config) -> None:
+    """Let PyTorch compute with `threads` CPU threads in this process; its own choice where that is null."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
 
 
 def place(model: Detector, config: Config, device: torch.device) -> Detector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,55 @@ def test_evaluate_takes_other_test_settings(finished: Path) -> None:
     found = json.loads((finished / "paper" / "predictions" / "bbox.json").read_text())
     images = [detection["image_id"] for detection in found]
     assert max(images.count(image) for image in set(images)) == 3
+
+
+def test_evaluations_of_checkpoints_in_one_folder_are_kept_apart(finished: Path, tmp_path: Path) -> None:
+    (source,) = (finished / "checkpoints").glob("step_00000006.pt")
+    for name in ("first", "second"):
+        shutil.copy(source, tmp_path / f"{name}.pt")
+        result = command("htc.evaluate", f"checkpoint={tmp_path / name}.pt", "data.val.limit=2", "threads=1")
+        assert result.returncode == 0, result.stderr
+        assert ", 1 CPU threads, fp32, batch size 1); predictions" in result.stdout
+    folders = sorted(folder.name.split("-")[0] for folder in (tmp_path / "evaluations").iterdir())
+    assert folders == ["first", "second"]
+
+
+def test_evaluation_that_cannot_be_written_is_refused_before_the_work(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = command("htc.evaluate", f"run={finished}", f"out={tmp_path / 'file'}")
+    assert result.returncode == 2
+    assert f"error: {tmp_path / 'file'}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "masks" not in result.stdout
+
+
+def test_evaluation_on_categories_of_other_names_is_refused(finished: Path, tmp_path: Path) -> None:
+    (annotations,) = (finished.parents[2] / "data").glob("*/annotations/instances_val2017.json")
+    content = json.loads(annotations.read_text())
+    first, second = content["categories"][:2]
+    first["name"], second["name"] = second["name"], first["name"]
+    (tmp_path / "swapped.json").write_text(json.dumps(content))
+    swapped = [f"data.root={annotations.parents[1]}", f"data.val.annotations={tmp_path / 'swapped.json'}"]
+    result = command("htc.evaluate", f"run={finished}", "data.name=coco", *swapped)
+    assert result.returncode == 2
+    assert f"calls {first['name']!r} the category that the model learnt as {second['name']!r}" in result.stderr
+
+
+def test_predict_goes_on_after_a_broken_image_and_says_so(finished: Path, tmp_path: Path) -> None:
+    (images,) = (finished.parents[2] / "data").glob("*/val2017")
+    pictures = tmp_path / "images"
+    pictures.mkdir()
+    good = sorted(images.iterdir())[:2]
+    for image in good:
+        shutil.copy(image, pictures)
+    (pictures / "a_broken.png").write_bytes(good[0].read_bytes()[:200])
+    result = command("htc.predict", f"run={finished}", f"images={pictures}", f"out={tmp_path / 'out'}")
+    assert result.returncode == 2
+    assert "1 of 3 images could not be read" in result.stderr
+    assert "a_broken.png" in result.stderr
+    listed = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [entry["file_name"] for entry in listed] == [image.name for image in good]
+    assert (tmp_path / "out" / "segm.json").is_file()
 
 
 def test_predict_draws_every_image_and_writes_coco_results(finished: Path, tmp_path: Path) -> None:

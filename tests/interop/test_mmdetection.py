@@ -243,7 +243,10 @@ def test_what_the_user_says_goes_over_what_the_file_says(tmp_path: Path) -> None
     text = "model = dict(test_cfg=dict(rcnn=dict(max_per_img=55, score_thr=0.2)))"
     trained = load(save(tmp_path / "t.pth", {"state_dict": state, "meta": {"cfg": text}}), "eval.max_detections=9")
     assert (trained.config.eval.max_detections, trained.config.eval.score_threshold) == (9, 0.2)
-    assert load(tmp_path / "t.pth", "eval=paper").config.eval.score_threshold == 0.2
+    chosen = load(tmp_path / "t.pth", "eval=paper").config.eval
+    assert (chosen.max_detections, chosen.score_threshold) == (55, 0.001)
+    both = load(tmp_path / "t.pth", "eval=paper", "eval.score_threshold=0.3").config.eval
+    assert both.score_threshold == 0.3
 
 
 @pytest.mark.parametrize(
