@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,8 @@ from analysis.runs import METRICS, Run
 METHODS = {"mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN", "htc": "HTC"}
 IDEAS = {"interleaved": "interleaving", "mask_flow": "mask flow", "semantic": "semantic branch"}
 DATA = {"coco": "COCO"}
+# Normalisation of the body -> words, where it is not that of stored statistics.
+NORMS = {("sync_bn", "batch"): ["SyncBN"], ("bn", "batch"): ["BN of the batch"], ("gn", "stored"): ["GN"]}
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,14 @@ def published_row(table: PublishedTable, row: PublishedRow) -> Row:
 
 
 def backbone_label(settings: dict[str, Any]) -> str:
-    """`ResNet-50-FPN`; widths other than the paper's are said, as they make another network."""
+    """`ResNet-50-FPN`; what makes it another network than the paper's is said: widths, normalisation, DCN."""
     name = str(settings["backbone.name"])
     label = re.sub(r"^resnext(\d+)_(\w+)$", r"ResNeXt-\1-\2", re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) + "-FPN"
     widths = {"width": (settings.get("backbone.width"), 64), "channels": (settings.get("model.channels"), 256)}
     unusual = [f"{word} {value}" for word, (value, usual) in widths.items() if value not in (usual, None)]
+    if stages := settings.get("backbone.deformable_stages"):
+        unusual.append("DCN c" + "-c".join(str(stage + 1) for stage in dict.fromkeys((stages[0], stages[-1]))))
+    unusual += NORMS.get((str(settings.get("backbone.norm")), str(settings.get("backbone.bn_mode"))), [])
     return f"{label} ({', '.join(unusual)})" if unusual else label
 
 
@@ -190,25 +194,3 @@ def method_with_variant(row: Row) -> str:
 def _listed(words: Iterable[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def tell_apart(rows: list[Row], identity: Callable[[Row], Hashable], ignore: Iterable[str] = ()) -> dict[int, str]:
-    """For rows that would look alike, the settings that they differ in: {id(row): 'schedule.learning_rate=0.01'}."""
-    alike: dict[Hashable, list[Row]] = {}
-    for row in rows:
-        alike.setdefault(identity(row), []).append(row)
-    words = {}
-    for group in alike.values():
-        keys = sorted({key for row in group for key in row.settings} - set(ignore))
-        differing = [key for key in keys if len({_word(row.settings.get(key)) for row in group}) > 1]
-        for row in group:
-            parts = [f"{key}={_word(row.settings.get(key))}" for key in differing]
-            if len({other.images for other in group}) > 1:
-                parts.append(f"{row.images} images evaluated")
-            if len(group) > 1 and parts:
-                words[id(row)] = ", ".join(parts)
-    return words
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)

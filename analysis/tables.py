@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from analysis.differences import LABEL_KEYS, METHOD_KEYS, changed, name_differences, tell_apart
 from analysis.published import Published, PublishedTable
-from analysis.rows import IDEAS, METHODS, Row, average, method_with_variant, published_row, tell_apart
+from analysis.rows import IDEAS, METHODS, Row, average, method_with_variant, published_row
 from analysis.runs import Run
 
 METRIC_HEADERS = {
@@ -31,7 +32,8 @@ SWITCH_HEADERS = {
 }
 LEGEND = (
     "AP in percent; AP50 to APl are of masks. Mean ± sample standard deviation over n seeds where n > 1. "
-    "Blocks differ in data, split or settings: compare within a block."
+    "Blocks differ in data, split or settings: compare within a block. "
+    "Its rows say in brackets what else they differ in."
 )
 
 
@@ -75,7 +77,7 @@ def _comparison_table(rows: list[Row], published: Published, remarks: list[str])
     for block in blocks:
         for row in block.rows:
             row.method = method_with_variant(row)
-        _name_differences(block.rows, lambda row: (row.method, row.backbone, row.schedule))
+        name_differences(block.rows, lambda row: (row.method, row.backbone, row.schedule), LABEL_KEYS)
     columns = {**TEXT_HEADERS, **METRIC_HEADERS, "fps": "fps", "seeds": "n", "from": "from"}
     notes = [LEGEND, *(table.remark for table in published.comparison)]
     return Table(
@@ -94,7 +96,9 @@ def _components_table(rows: list[Row], published: Published, remarks: list[str])
     blocks = _own_blocks(rows, _is_setting, _setting_title)
     for block in blocks:
         _set_deltas(block.rows)
-        _name_differences(block.rows, lambda row: (row.method, *row.switches.values(), row.fusion, row.stages))
+        name_differences(
+            block.rows, lambda row: (row.method, *row.switches.values(), row.fusion, row.stages), METHOD_KEYS
+        )
     columns = {"method": "method", **SWITCH_HEADERS}
     if len({row.fusion for row in rows if row.switches["semantic"]}) > 1:
         columns["fusion"] = "fusion"
@@ -105,7 +109,8 @@ def _components_table(rows: list[Row], published: Published, remarks: list[str])
     if blocks:
         notes.append(
             "Δ mask AP: points above the row marked 'base', which has the fewest of interleaving, mask flow and "
-            "semantic branch in its block; from means before rounding. Rows of a block differ in nothing but the model."
+            "semantic branch in its block; a block without one has several such rows. From means before rounding. "
+            "Rows of a block differ in nothing but the model."
         )
     notes += [table.remark for table in published.components]
     return Table(
@@ -129,14 +134,14 @@ def _own_blocks(rows: list[Row], belongs: Callable[[str], bool], title: Callable
     differences = tell_apart(first, title, ignore)
     blocks = []
     for group in by_key.values():
-        extra = differences.get(id(group[0]))
-        blocks.append(Block(f"Ours: {title(group[0])}" + (f", {extra}" if extra else ""), group))
+        parts = [f"Ours: {title(group[0])}", *differences.get(id(group[0]), [])]
+        blocks.append(Block(", ".join(parts), group))
     return sorted(blocks, key=lambda block: _natural(block.title))
 
 
 def _is_data(key: str) -> bool:
     """Whether the dotted key says what is evaluated on."""
-    return key in ("data.name", "data.val.images", "data.val.annotations") or key.startswith("data.shapes.")
+    return key in ("data.name", "eval.limit") or key.startswith(("data.val.", "data.shapes."))
 
 
 def _is_setting(key: str) -> bool:
@@ -162,16 +167,18 @@ def _published_blocks(tables: list[PublishedTable], name_backbone: bool = False)
     return blocks
 
 
-def _name_differences(rows: list[Row], identity: Callable[[Row], tuple[Any, ...]]) -> None:
-    """Say in the method's cell what rows that look alike differ in."""
-    for row_id, words in tell_apart(rows, identity).items():
-        row = next(row for row in rows if id(row) == row_id)
-        row.method = f"{row.method} ({words})"
-
-
 def _set_deltas(rows: list[Row]) -> None:
-    """Differences to the base: fewest ideas, a cascade before a single stage, HTC's own settings before others'."""
-    base = min(rows, key=lambda row: (row.ideas, not row.switches["cascade"], row.method != METHODS["htc"]))
+    """Differences to the base: fewest ideas, a cascade before a single stage, HTC's own settings before others'.
+
+    Where several rows are equals in all of that, none is the base.
+    """
+
+    def rank(row: Row) -> tuple[Any, ...]:
+        return (row.ideas, not row.switches["cascade"], row.method != METHODS["htc"], len(changed(row)))
+
+    base = min(rows, key=rank)
+    if [rank(row) for row in rows].count(rank(base)) > 1:
+        return
     base.is_base = True
     for row in rows:
         if row is not base and "mask_AP" in row.stats and "mask_AP" in base.stats:

@@ -250,16 +250,22 @@ def check_training(config: Config) -> None:
         )
 
 
+def stage_defaults(num_stages: int) -> dict[str, Any]:
+    """What null stands for in the keys of ModelConfig that have an entry a stage."""
+    stages = range(num_stages)
+    return {
+        "stage_loss_weights": [0.5**t for t in stages],
+        "stage_ious": [round(0.5 + 0.1 * t, 6) for t in stages],
+        "stage_stds": [[round(s / (t + 1), 3) for s in (0.1, 0.1, 0.2, 0.2)] for t in stages],
+    }
+
+
 def derive(config: Config) -> None:
     """Fill in what null stands for, so that a spelled-out default and a derived one are the same run."""
     model = config.model
-    stages = range(model.num_stages)
-    if model.stage_loss_weights is None:
-        model.stage_loss_weights = [0.5**t for t in stages]
-    if model.stage_ious is None:
-        model.stage_ious = [round(0.5 + 0.1 * t, 6) for t in stages]
-    if model.stage_stds is None:
-        model.stage_stds = [[round(s / (t + 1), 3) for s in (0.1, 0.1, 0.2, 0.2)] for t in stages]
+    for key, value in stage_defaults(model.num_stages).items():
+        if getattr(model, key) is None:
+            setattr(model, key, value)
     if model.semantic and model.semantic_fusion is None:
         model.semantic_fusion = SemanticFusion.both
     if config.checkpoint.file is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from analysis.make_tables import main
-from htc.config import SemanticFusion
+from htc.config import BnMode, Config, Norm, Precision, RPNConfig, SemanticFusion
 from tests.analysis.run_folders import ON, WriteRun
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +140,44 @@ def test_rows_that_would_look_alike_say_what_they_differ_in(runs: Path, write_ru
     expected = ["HTC (schedule.learning_rate=0.01)", "HTC (schedule.learning_rate=0.02)"]
     assert sorted(row["method"] for row in comparison) == expected
     assert len({row["block"] for row in components}) == 2, "another learning rate is no base to compare with"
+
+
+def test_rows_without_a_twin_say_what_they_differ_in_too(runs: Path, write_run: WriteRun) -> None:
+    mask_rcnn = {"name": "mask_rcnn", "class_agnostic": False, "box_loss": "l1", "low_quality_matches": True}
+    mask_rcnn["rpn"] = RPNConfig(allowed_border=-1, train_proposals=1000)
+    write_run(change=lambda config: setattr(config.eval, "score_threshold", 0.001), **mask_rcnn)
+    write_run(change=lambda config: setattr(config, "precision", Precision.bf16), num_stages=2, **ON)
+    write_run(change=lambda config: setattr(config.model, "rois_per_image", 128), name="cascade_mask_rcnn")
+    _, comparison, _ = tables(runs)
+    assert [row["method"] for row in comparison] == [
+        "Mask R-CNN (eval.score_threshold=0.001, precision=fp32)",
+        "Cascade Mask R-CNN (eval.score_threshold=0.05, model.rois_per_image=128, precision=fp32)",
+        "HTC 2 stages (eval.score_threshold=0.05, precision=bf16)",
+    ]
+
+
+def test_other_networks_are_told_in_the_backbone(runs: Path, write_run: WriteRun) -> None:
+    def extended(config: Config) -> None:
+        config.backbone.deformable_stages = [2, 3, 4]
+        config.backbone.norm, config.backbone.bn_mode = Norm.sync_bn, BnMode.batch
+
+    write_run(backbone="resnext101_64x4d", change=extended, **ON)
+    write_run(backbone="resnet50", **ON)
+    _, comparison, _ = tables(runs)
+    assert [row["backbone"] for row in comparison] == ["ResNeXt-101-64x4d-FPN (DCN c3-c5, SyncBN)", "ResNet-50-FPN"]
+    assert [row["method"] for row in comparison] == ["HTC", "HTC"]
+
+
+@pytest.mark.parametrize(("weights", "base"), [([0.5, 1.0], ["0", "0"]), ([0.5, 0.2], ["0", "1"])])
+def test_among_rows_with_the_same_ideas_the_methods_own_settings_are_the_base(
+    runs: Path, write_run: WriteRun, weights: list[float], base: list[str]
+) -> None:
+    for weight in weights:
+        write_run(semantic_loss_weight=weight, mask_ap=weight / 2, **ON)
+    _, _, rows = tables(runs)
+    found = {row["method"]: row["is_base"] for row in rows}
+    assert found == {f"HTC (model.semantic_loss_weight={w})": mark for w, mark in zip(weights, base, strict=True)}
+    assert all(row["mask_AP_delta"] == "" for row in rows if "1" not in base)
 
 
 def test_deltas_are_to_the_cascade_without_ideas(
