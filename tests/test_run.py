@@ -166,6 +166,23 @@ def test_evaluation_on_categories_of_other_names_is_refused(finished: Path, tmp_
     assert f"calls {first['name']!r} the category that the model learnt as {second['name']!r}" in result.stderr
 
 
+def test_predict_takes_ids_and_images_of_a_coco_file_without_annotations(finished: Path, tmp_path: Path) -> None:
+    (annotations,) = (finished.parents[2] / "data").glob("*/annotations/instances_val2017.json")
+    listed = json.loads(annotations.read_text())["images"][:2]
+    for number, image in enumerate(listed, start=900):
+        image["id"] = number
+    (tmp_path / "image_info.json").write_text(json.dumps({"images": listed}))
+    result = command(
+        "htc.predict", f"run={finished}", f"images={annotations.parents[1] / 'val2017'}", f"out={tmp_path / 'out'}",
+        f"annotations={tmp_path / 'image_info.json'}", "draw=false", "eval.score_threshold=0.01",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bbox.json", "images.json", "segm.json"]
+    found = json.loads((tmp_path / "out" / "segm.json").read_text())
+    assert {entry["image_id"] for entry in found} == {900, 901}
+    assert set(found[0]) >= {"image_id", "category_id", "score", "segmentation"}
+
+
 def test_predict_goes_on_after_a_broken_image_and_says_so(finished: Path, tmp_path: Path) -> None:
     (images,) = (finished.parents[2] / "data").glob("*/val2017")
     pictures = tmp_path / "images"

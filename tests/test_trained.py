@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from htc.cli import explain
 from htc.config import to_plain
 from htc.errors import UserError
-from htc.predict import picture_files
+from htc.images import ImageFile, listed_images, picture_files
 from htc.structures import Detections
 from htc.trained import load_trained
 from tests.fuzzing import fuzz
@@ -145,12 +146,40 @@ def test_any_recorded_configuration_is_a_model_or_a_sentence(
     assert sentence is None or is_sentence(sentence)
 
 
+def images_of(folder: Path, *names: str) -> list[ImageFile]:
+    return [ImageFile(number, name, folder / name) for number, name in enumerate(names, start=7)]
+
+
 def test_images_of_one_name_have_a_picture_each(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("a.jpg", "a.png", "b.jpg")]
-    assert [path.name for path in picture_files(files, tmp_path / "out")] == ["a.jpg.png", "a.png.png", "b.jpg.png"]
-    assert [path.name for path in picture_files(files[1:], tmp_path / "out")] == ["a.png", "b.png"]
+    def names(*images: str) -> list[str]:
+        return [path.name for path in picture_files(images_of(tmp_path, *images), tmp_path / "out")]
+
+    assert names("a.png", "b.jpg") == ["a.png", "b.png"]
+    assert names("a.jpg", "a.png", "b.jpg") == ["a.jpg.png", "a.png.png", "b.jpg.png"]
+    assert names("one/a.jpg", "two/a.jpg") == ["7_a.jpg.png", "8_a.jpg.png"]
 
 
 def test_picture_that_would_replace_an_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.png would replace an image: choose an out="):
-        picture_files([tmp_path / "a.png"], tmp_path / "sub" / "..")
+        picture_files(images_of(tmp_path, "a.png"), tmp_path / "sub" / "..")
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ([{"id": "1", "file_name": "a.jpg"}], "without a whole number as its id"),
+        ([{"id": 1}], "without a file_name"),
+        ([7], "without a file_name"),
+        ([], "lists no image"),
+        ([{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "a.jpg"}], "two images with the id 1"),
+        (
+            [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+            r"b\.jpg, listed in .*missing \(of 1 such",
+        ),
+    ],
+)
+def test_list_of_images_that_cannot_be_predicted_is_refused(tmp_path: Path, images: list[Any], sentence: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "list.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(UserError, match=sentence):
+        listed_images(tmp_path / "list.json", tmp_path)
