@@ -270,7 +270,7 @@ def table(tally: Tally, settings: dict[str, str], seconds: float) -> str:
     differences = [f"- {difference}" for difference in tally.differences] or ["None."]
     lines = [
         "# Runs that were killed", "",
-        f"`python -m benchmarks.kills kills={settings['kills']} seed={settings['seed']} workers={settings['workers']}`,"
+        f"`python -m benchmarks.kills {' '.join(f'{key}={settings[key]}' for key in DEFAULTS if key != 'out')}`,"
         f" {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores ({platform.machine()}), "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}: {seconds / 60:.0f} minutes.", "",
         f"{sum(tally.kills.values())} kills (SIGKILL) in {tally.attempts} attempts at {tally.runs} runs. Each run was "

@@ -22,7 +22,7 @@ START = time.monotonic()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests come last: where time is short, all else has run. Of them crashes and agreement come first."""
+    """Slow tests come last, of each file where files are shared out; of them crashes and agreement come first."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     items[:] = [item for item in items if not item.get_closest_marker("slow")] + slow[::-1]
 

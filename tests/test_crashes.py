@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fault_list import SECTIONS
 from tests.test_run import ROOT, command, tiny
 
 
@@ -26,14 +27,27 @@ def test_killed_runs_end_as_undisturbed_ones() -> None:
 
 
 @pytest.mark.slow
-def test_faults_end_as_they_are_listed() -> None:
-    """The short form of the benchmark, whose outcome is in benchmarks/results/faults.md."""
+@pytest.mark.parametrize(("section", "some"), [("Splits", "an empty split"), ("Runs", ""), ("Checkpoints", "")])
+def test_faults_end_as_they_are_expected_to(section: str, some: str) -> None:
+    """A part of the benchmark, whose whole outcome is in benchmarks/results/faults.md."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", "only=Splits"],
+        [sys.executable, "-m", "benchmarks.faults", f"only={section}"],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "\nNothing.\n" in done.stdout and "| an empty split | 2 | error: " in done.stdout
+    assert "\nNothing.\n" in done.stdout and f"\n## {section}\n" in done.stdout
+    assert f"| {some}" in done.stdout
+
+
+def test_list_of_faults_is_that_of_the_last_measurement() -> None:
+    listed = (ROOT / "benchmarks" / "results" / "faults.md").read_text()
+    missing = [
+        fault.name
+        for section, faults in SECTIONS.items()
+        for fault in faults()
+        if f"| {fault.name} |" not in listed.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    ]
+    assert not missing, "run python -m benchmarks.faults out=benchmarks/results/faults.md"
 
 
 def test_full_disk_is_one_sentence(tmp_path: Path) -> None:

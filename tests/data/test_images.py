@@ -163,7 +163,7 @@ def test_skip_does_not_hide_that_hardly_any_image_can_be_read(folder: Folder) ->
         data[Draw(0, 1)]
 
 
-def test_a_run_that_stopped_at_a_bad_image_goes_on_with_skip_in_the_same_folder() -> None:
+def test_skip_is_the_same_run_so_that_one_that_stopped_at_a_bad_image_can_go_on_with_it() -> None:
     assert signature(composed_config([])) == signature(composed_config(["data.on_bad_image=skip"]))
 
 

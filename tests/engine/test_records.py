@@ -319,7 +319,8 @@ def test_git_facts_are_null_without_repository_or_git(tmp_path: Path, monkeypatc
 
 def test_git_that_hangs_does_not_hold_up_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = tmp_path / "git"
-    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    # Had it been waited for, it would have told something.
+    hanging.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(5)\nprint('{tmp_path}')\n")
     hanging.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(environment, "GIT_TIMEOUT", 0.2)

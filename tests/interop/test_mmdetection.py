@@ -195,6 +195,8 @@ def test_file_without_counters_loads_and_is_exported_with_them(tmp_path: Path) -
     path = save(tmp_path / "theirs.pth", without_counter(their_state(model)))
     trained = load(path)
     assert_same_tensors(without_counter(trained.model.state_dict()), without_counter(model.state_dict()))
+    exported = convert({"checkpoint": str(path), "out": str(tmp_path / "out.pth"), "to": "mmdetection"}, [])
+    assert set(load_tensors(exported, "checkpoint")["state_dict"]) == set(their_state(model))
 
 
 def test_tensors_without_use_come_back_too(tmp_path: Path) -> None:
