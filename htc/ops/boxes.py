@@ -23,10 +23,15 @@ def box_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
 def pairwise_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """Intersection over union of [n, 4] with [m, 4] boxes -> [n, m]; 0, not NaN, for boxes without area."""
     (aw, ah), (bw, bh) = box_sides(a[:, None]), box_sides(b)
-    w, h = (torch.min(a[:, None, 2:], b[:, 2:]) - torch.max(a[:, None, :2], b[:, :2])).clamp_(min=0).unbind(-1)
-    intersection = w * h
-    union = aw * ah + bw * bh - intersection
-    return intersection / union.clamp_(min=eps)
+    # In place: of an image with many objects and all anchors, each tensor [n, m] takes a hundred megabytes and more.
+    intersection = _overlap(a[:, None, 0::2], b[:, 0::2]).mul_(_overlap(a[:, None, 1::2], b[:, 1::2]))
+    union = (aw * ah + bw * bh).sub_(intersection).clamp_(min=eps)
+    return intersection.div_(union)
+
+
+def _overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Length that intervals [n, 1, 2] have in common with [m, 2] ones -> [n, m]."""
+    return torch.min(a[..., 1], b[..., 1]).sub_(torch.max(a[..., 0], b[..., 0])).clamp_(min=0)
 
 
 def encode_deltas(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:

@@ -36,9 +36,9 @@ def match_boxes(
     if low_quality_iou is not None:
         best_of_object = overlaps.max(dim=1, keepdim=True).values
         claims = (overlaps == best_of_object) & (best_of_object >= low_quality_iou)
-        order = torch.arange(len(objects), device=boxes.device)[:, None]
+        order = torch.arange(len(objects), device=boxes.device, dtype=torch.int32)[:, None]
         claimed = torch.where(claims, order, NEGATIVE).max(dim=0).values
-        matched = torch.where(claimed >= 0, claimed, matched)
+        matched = torch.where(claimed >= 0, claimed.long(), matched)
     return matched
 
 

@@ -20,7 +20,11 @@ def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling:
     """
     if aligned and sampling > 0 and features.device.type == "cpu":
         return pool_map(features, rois, size, scale, sampling)
-    return torchvision.ops.roi_align(features, rois, (size, size), scale, sampling, aligned)
+    if sampling > 0:
+        return torchvision.ops.roi_align(features, rois, (size, size), scale, sampling, aligned)
+    # The wrapper's deterministic form on a GPU takes every row and column of the map as a point: terabytes.
+    pooled: Tensor = torch.ops.torchvision.roi_align(features, rois, scale, size, size, sampling, aligned)
+    return pooled
 
 
 def pyramid_roi_align(
@@ -39,8 +43,9 @@ def pyramid_roi_align(
     if aligned and sampling > 0 and pyramid[0].device.type == "cpu":
         return pool_pyramid(pyramid, rois, levels, size, scales, sampling)
     features = pyramid[0].new_zeros((len(rois), pyramid[0].shape[1], size, size))
-    for i, (level, scale) in enumerate(zip(pyramid, scales, strict=True)):
-        chosen = torch.nonzero(levels == i).squeeze(1)
-        pooled = roi_align(level, rois[chosen], size, scale, sampling, aligned)
-        features = features.index_copy(0, chosen, pooled.to(features.dtype))
-    return features
+    chosen = [torch.nonzero(levels == i).squeeze(1) for i in range(len(pyramid))]
+    pooled = [
+        roi_align(level, rois[own], size, scale, sampling, aligned).to(features.dtype)
+        for level, own, scale in zip(pyramid, chosen, scales, strict=True)
+    ]
+    return features.index_copy(0, torch.cat(chosen), torch.cat(pooled))
