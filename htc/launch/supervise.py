@@ -52,10 +52,15 @@ class RunJob:
         return "done"
 
     def checkpoint(self) -> Any:
-        """Stop the run with its state saved -> what submitit queues again; None where that would lead nowhere."""
+        """Stop the run with its state saved -> what submitit queues again; None where that would lead nowhere.
+
+        Exits where the run is done by then.
+        """
         from submitit.helpers import DelayedSubmission
 
         if self._supervisor is not None and not self._supervisor.save_and_stop():
+            if self._supervisor.folder.done:
+                sys.exit(0)
             return None
         return DelayedSubmission(RunJob(self.submission, self.index, self.gpus))
 
@@ -83,9 +88,10 @@ class Supervisor:
         if self.ranks.is_main:
             self._take_over()
         try:
-            while True:
+            # However its process ended, a run that is done is not started again: forced, it would be another run.
+            while not self.folder.done:
                 code = self._run_once()
-                if code == 0:
+                if code == 0 or self.folder.done:
                     return
                 if self.terminated or code == STOPPED:
                     sys.exit(STOPPED)
@@ -108,6 +114,8 @@ class Supervisor:
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
             self._wait_or_kill(float(self.submission.options.get("signal_before") or 60) * 0.8)
+        if self.folder.done:
+            return False
         if timed_out and self.newest_step() == self.first_step:
             reason = "the time limit is over and the run is not one checkpoint further: raise launcher.time"
             self.folder.set_status("failed", reason)

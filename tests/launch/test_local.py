@@ -50,6 +50,10 @@ def states(folder: Path, sweep: str) -> dict[str, str]:
     return {row["run"]: row["state"] for row in json.loads(answer.stdout)}
 
 
+def run_folders(sweep: Path) -> list[Path]:
+    return [path for path in sweep.iterdir() if not path.name.startswith(".")]
+
+
 @contextmanager
 def killing(run: Path) -> Iterator[list[int]]:
     """While entered, `kill -9` of every process that trains in a folder -> their ids."""
@@ -163,7 +167,7 @@ def test_runs_in_the_background_share_out_the_gpus_and_can_be_cancelled_and_retr
 def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path)]
     assert command("htc.run", *arguments).returncode == 0
-    (run,) = [path for path in (tmp_path / "runs" / "single").iterdir() if not path.name.startswith(".")]
+    (run,) = run_folders(tmp_path / "runs" / "single")
     results = json.loads((run / "results.json").read_text())
     for name in ("results.json", "run.json", "config.yaml"):
         (run / name).unlink()
@@ -210,7 +214,7 @@ def test_a_run_whose_every_process_is_told_to_stop_saves_its_state_and_leaves_no
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    (run,) = [path for path in sweep.iterdir() if not path.name.startswith(".")]
+    (run,) = run_folders(sweep)
     assert record(run)["status"] == "preempted"
 
     def is_gone() -> bool:
@@ -221,3 +225,24 @@ def test_a_run_whose_every_process_is_told_to_stop_saves_its_state_and_leaves_no
         return False
 
     wait_until(is_gone, "no process left")
+
+
+DIES_AT_EXIT = """
+import atexit, os, signal, sys
+atexit.register(lambda: sys.argv[0].endswith("child.py") and os.kill(os.getpid(), signal.SIGSEGV))
+"""
+
+
+def test_a_forced_run_whose_process_crashes_after_it_is_done_is_done_and_not_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "faulty").mkdir()
+    (tmp_path / "faulty" / "sitecustomize.py").write_text(DIES_AT_EXIT)
+    result = command("htc.run", "-m", *tiny(tmp_path), "force=true", PYTHONPATH=str(tmp_path / "faulty"))
+    assert result.returncode == 0, result.stderr
+    (run,) = run_folders(tmp_path / "runs" / "single")
+    assert record(run)["status"] == "done"
+    assert not record(run)["launch"].get("failures")
+    # As when Slurm starts the job once more.
+    (submission,) = (tmp_path / "runs" / "single" / ".launch").glob("*/submission.json")
+    again = command("htc.launch.supervise", str(submission.parent), "0")
+    assert again.returncode == 0, again.stderr
+    assert run_folders(tmp_path / "runs" / "single") == [run]
