@@ -18,7 +18,6 @@ from htc.errors import UserError
 from htc.launch.locks import FileLock
 from htc.launch.submission import Submission
 from htc.launch.supervise import python_path
-from htc.plain import mapping
 
 POLL = 0.1
 
@@ -65,7 +64,7 @@ class LocalManager:
 
     def _start(self, index: int, show: bool) -> None:
         folder = RunFolder(self.submission.path.parent.parent / self.submission.runs[index])
-        if mapping(folder.read().get("launch")).get("cancelled"):
+        if not self.submission.wants(folder.read()):
             return
         gpus = [self.free_gpus.pop(0) for _ in range(self.gpus_per_run)] if self.free_gpus else []
         environment = {**os.environ, "PYTHONPATH": python_path(self.submission.code), "PYTHONSAFEPATH": "1"}

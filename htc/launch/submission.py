@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,6 +21,7 @@ from typing import Any
 
 from htc.engine.files import write_json
 from htc.engine.records import now
+from htc.plain import mapping
 
 LAUNCH_FOLDER = ".launch"
 
@@ -69,6 +71,11 @@ class Submission:
     def manager_lock(self) -> Path:
         """Held for as long as the local launcher works on this submission."""
         return self.path / "manager.lock"
+
+    def wants(self, record: Mapping[str, Any]) -> bool:
+        """Whether a run, by its run.json, is this submission's to start: neither cancelled nor submitted anew since."""
+        launch = mapping(record.get("launch"))
+        return not launch.get("cancelled") and launch.get("submission", self.id) == self.id
 
     def write(self) -> None:
         record = asdict(self)

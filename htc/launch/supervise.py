@@ -85,11 +85,13 @@ class Supervisor:
     def run(self) -> None:
         """Return when the run is done; else exit: 143 where it was told to stop, 1 where it failed for good."""
         signal.signal(signal.SIGTERM, self._note_termination)
+        self._exit_unless_wanted()
         if self.ranks.is_main:
             self._take_over()
         try:
             # However its process ended, a run that is done is not started again: forced, it would be another run.
             while not self.folder.done:
+                self._exit_unless_wanted()
                 code = self._run_once()
                 if code == 0 or self.folder.done:
                     return
@@ -199,6 +201,12 @@ class Supervisor:
             return (self.submission.path / f"{self.index}.error").read_text(encoding="utf-8").strip()
         except OSError:
             return "the run was refused: see its job's log"
+
+    def _exit_unless_wanted(self) -> None:
+        """End where the run was cancelled, or submitted anew, before this process was the run's."""
+        if not self.submission.wants(self.folder.read()):
+            print(f"{self.folder.path} was cancelled or submitted anew: not started", file=sys.stderr)
+            sys.exit(STOPPED)
 
     def _take_over(self) -> None:
         """Make this process the run's only one: an earlier job that still lives sees that it is replaced, and ends."""

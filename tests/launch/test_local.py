@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from htc.launch.locks import is_held
 from tests.cluster.observe import assert_twins, checkpoint_steps, record, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +163,35 @@ def test_runs_in_the_background_share_out_the_gpus_and_can_be_cancelled_and_retr
     wait_until(lambda: record(one).get("resumes"), "the run going on")
     command("htc.status", "cancel", "single", f"runs={tmp_path / 'runs'}")
     wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled")
+
+
+@pytest.mark.slow
+def test_a_queued_run_leaves_the_queue_when_it_is_cancelled_and_its_retry_has_it_alone(tmp_path: Path) -> None:
+    folder = f"runs={tmp_path / 'runs'}"
+    arguments = ["-m", *tiny(tmp_path, 200_000), "seed=0,1", "launcher.wait=false", "launcher.jobs=1"]
+    launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="")
+    assert launched.returncode == 0, launched.stderr
+    sweep = tmp_path / "runs" / "single"
+    (first,) = wait_until(lambda: [path.parent for path in sweep.glob("*/metrics.jsonl")], "a run in training")
+    (second,) = [path for path in run_folders(sweep) if path != first]
+    manager = next((sweep / ".launch").glob("*/manager.lock"))
+    command("htc.status", "cancel", f"single/{second.name}", folder)
+    assert states(tmp_path, "single") == {first.name: "running", second.name: "cancelled"}
+    command("htc.status", "retry", f"single/{second.name}", folder, CUDA_VISIBLE_DEVICES="")
+    process = wait_until(lambda: (second / ".lock").is_file() and (second / ".lock").read_text(), "the retried run")
+    wait_until(lambda: checkpoint_steps(second), "a checkpoint")
+    # Now the first submission has a place for it.
+    command("htc.status", "cancel", f"single/{first.name}", folder)
+    wait_until(lambda: not is_held(manager), "the first submission at its end")
+    assert states(tmp_path, "single") == {first.name: "cancelled", second.name: "running"}
+    assert (second / ".lock").read_text() == process
+    command("htc.status", "cancel", "single", folder)
+    wait_until(lambda: states(tmp_path, "single")[second.name] == "cancelled", "both cancelled")
+    # As when the run is cancelled while its process is on the way.
+    submission = sweep / ".launch" / record(second)["launch"]["submission"]
+    late = command("htc.launch.supervise", str(submission), "0")
+    assert late.returncode == 143
+    assert not record(second)["resumes"]
 
 
 def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_path: Path) -> None:
