@@ -1,9 +1,9 @@
 """What a job does: start the run as a process of its own, watch over it, and start it again where that makes sense.
 
 The run is a child, so that `kill -9`, a crash or the memory's end of it leave somebody who knows. submitit calls
-`RunJob.checkpoint` on the signal that Slurm sends before the time limit and at a preemption, and puts the job back
-into the queue; a node's failure and `scontrol requeue` are Slurm's own affair. In each case the next start goes on
-from the newest checkpoint.
+`RunJob.checkpoint` on the signal that Slurm sends before the time limit and, where the cluster is set so, at a
+preemption, and puts the job back into the queue; at other clusters' preemptions the supervisor does; a node's failure
+and `scontrol requeue` are Slurm's own affair. In each case the next start goes on from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from htc.engine.environment import slurm_job_id
 from htc.engine.records import RunFolder, now
+from htc.errors import UserError
 from htc.launch.locks import FileLock
 from htc.launch.ranks import Ranks
+from htc.launch.slurm import is_preempted, requeue_job
 from htc.launch.submission import Submission, supervisor_lock
 from htc.plain import items, mapping
 
@@ -33,6 +35,8 @@ TAKEOVER_CHECK = 2.0
 """Seconds between looks at whether another job has taken the run over."""
 TAKEOVER_PATIENCE = 600.0
 """Seconds that a job waits for the one before it to let go of the run."""
+GRACE_PATIENCE = 600.0
+"""Seconds that a job that was told to stop waits for Slurm to end it, where Slurm does not say why it is to stop."""
 USER_ERROR, STOPPED = 2, 128 + signal.SIGTERM
 
 
@@ -96,7 +100,7 @@ class Supervisor:
                 if code == 0 or self.folder.done:
                     return
                 if self.terminated or code == STOPPED:
-                    sys.exit(STOPPED)
+                    self._exit_when_told_to()
                 if not self.ranks.is_main:
                     # The first process decides what becomes of the run, and ends this one.
                     time.sleep(120)
@@ -105,7 +109,7 @@ class Supervisor:
                     sys.exit(1)
                 if self.ranks.world_size > 1:
                     # All processes must start anew, also those on other nodes.
-                    subprocess.run(["scontrol", "requeue", str(slurm_job_id())], timeout=60, check=True)
+                    requeue_job(str(slurm_job_id()))
                     sys.exit(1)
         finally:
             self.lock.release()
@@ -202,6 +206,22 @@ class Supervisor:
         except OSError:
             return "the run was refused: see its job's log"
 
+    def _exit_when_told_to(self) -> NoReturn:
+        """End the job; in a preemption put it back into the queue first.
+
+        Slurm sends SIGTERM at a preemption unless the cluster sets `preempt_send_user_signal`, and takes a job that
+        ends by itself in the time of grace for a failed one.
+        """
+        in_slurm = self.submission.launcher == "slurm" and self.ranks.is_main
+        if in_slurm and self._owner() == self.token and self.submission.wants(self.folder.read()):
+            try:
+                if is_preempted(job := str(slurm_job_id())):
+                    requeue_job(job)
+            except UserError as error:
+                print(f"{error.sentence} Waiting for Slurm to end the job.", file=sys.stderr, flush=True)
+                time.sleep(GRACE_PATIENCE)
+        sys.exit(STOPPED)
+
     def _exit_unless_wanted(self) -> None:
         """End where the run was cancelled, or submitted anew, before this process was the run's."""
         if not self.submission.wants(self.folder.read()):
@@ -214,7 +234,9 @@ class Supervisor:
         self.owner_file.write_text(self.token)
         end = time.monotonic() + TAKEOVER_PATIENCE
         while not self.lock.acquire():
-            if time.monotonic() > end or self.terminated:
+            if self.terminated:
+                self._exit_when_told_to()
+            if time.monotonic() > end:
                 print(f"{self.folder.path} is still in use by an earlier job", file=sys.stderr)
                 sys.exit(1)
             time.sleep(POLL)
