@@ -89,6 +89,7 @@ class Submission:
         (self.path / "rows.jsonl").write_text(text, encoding="utf-8")
 
     def row(self, index: int) -> Row:
+        """Raises OSError, ValueError, TypeError or IndexError where there is none that can be read."""
         with (self.path / "rows.jsonl").open(encoding="utf-8") as file:
             for number, line in enumerate(file):
                 if number == index:
@@ -99,7 +100,20 @@ class Submission:
     def read(cls, path: Path) -> Submission:
         """Raises OSError, ValueError or TypeError where there is none that can be read."""
         record = json.loads((path / "submission.json").read_text(encoding="utf-8"))
-        return cls(**record, path=path)
+        submission = cls(**record, path=path)
+        if not all(map(is_folder_name, submission.runs)) or not all(map(is_job_id, submission.jobs)):
+            raise ValueError(f"{path} names what is neither a run's folder nor a job")
+        return submission
+
+
+def is_folder_name(name: Any) -> bool:
+    """Whether it can be a run's folder, below the sweep's own; a sweep's folder may come from anybody."""
+    return isinstance(name, str) and "/" not in name and "\0" not in name and name not in ("", ".", "..", LAUNCH_FOLDER)
+
+
+def is_job_id(job: Any) -> bool:
+    """Whether it is null or a job's id, and nothing else that `scancel` would understand."""
+    return job is None or (isinstance(job, str) and re.fullmatch(r"\d+(_\d+)?", job) is not None)
 
 
 def new_submission_path(sweep_folder: Path) -> Path:

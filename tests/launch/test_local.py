@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from htc.launch.locks import is_held
+from htc.launch.submission import read_submissions
 from tests.cluster.observe import assert_twins, checkpoint_steps, record, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -205,6 +206,69 @@ def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_
         assert again.returncode == 0, again.stderr
         assert json.loads((run / "results.json").read_text())["segm"] == results["segm"]
         assert set(states(tmp_path, "single").values()) == {"done"}
+
+
+@pytest.fixture
+def failed_run(tmp_path: Path) -> Path:
+    """A launched run that failed."""
+    result = command("htc.run", "-m", *tiny(tmp_path), "checkpoint.file=nowhere.pt")
+    assert result.returncode == 1
+    (run,) = run_folders(tmp_path / "runs" / "single")
+    return run
+
+
+def retry(run: Path) -> subprocess.CompletedProcess[str]:
+    return command("htc.status", "retry", f"single/{run.name}", f"runs={run.parents[1]}")
+
+
+def refused(run: Path, words: str) -> bool:
+    """Whether a retry ends in a sentence with these words and changes nothing."""
+    before = record(run)
+    result = retry(run)
+    return (
+        result.returncode == 2
+        and result.stderr.startswith("error: ")
+        and result.stderr.count("\n") == 1
+        and words in result.stderr
+        and record(run) == before
+    )
+
+
+def test_retry_starts_nothing_outside_the_sweep_whatever_its_files_say(failed_run: Path, tmp_path: Path) -> None:
+    (rows,) = failed_run.parent.glob(".launch/*/rows.jsonl")
+    good = json.loads(rows.read_text())
+    outside = tmp_path / "outside"
+    for bad in (
+        {**good, "folder": "../../outside"},
+        {**good, "config": {**good["config"], "runs": str(outside)}},
+        {**good, "config": {**good["config"], "sweep": "../outside"}},
+    ):
+        rows.write_text(json.dumps(bad) + "\n")
+        assert refused(failed_run, "was launched as")
+    rows.write_text("[]\n")
+    assert refused(failed_run, "cannot be read")
+    assert not outside.exists()
+    rows.write_text(json.dumps(good) + "\n")
+    assert "nowhere.pt is not a file" in retry(failed_run).stderr
+
+
+@pytest.mark.parametrize("change", [{"runs": ["../../outside"]}, {"jobs": ["--user=root"]}, {"runs": [7]}])
+def test_a_submission_that_names_no_folders_or_jobs_is_passed_over(tmp_path: Path, change: dict[str, object]) -> None:
+    record = {"id": "a", "launcher": "slurm", "options": {}, "code": "", "cwd": "", "runs": ["run"], "jobs": ["7_0"]}
+    for name, content in (("good", record), ("bad", {**record, **change})):
+        folder = tmp_path / ".launch" / name
+        folder.mkdir(parents=True)
+        (folder / "submission.json").write_text(json.dumps(content))
+    assert [submission.path.name for submission in read_submissions(tmp_path)] == ["good"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_retry_takes_no_options_that_another_user_wrote(failed_run: Path) -> None:
+    for name in ("submission.json", "rows.jsonl"):
+        (file,) = failed_run.parent.glob(f".launch/*/{name}")
+        os.chown(file, 12345, -1)
+        assert refused(failed_run, "belongs to another user")
+        os.chown(file, os.geteuid(), -1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
