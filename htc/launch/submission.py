@@ -72,6 +72,10 @@ class Submission:
         """Held for as long as the local launcher works on this submission."""
         return self.path / "manager.lock"
 
+    def error_file(self, index: int) -> Path:
+        """What a run's process leaves here where the user has to mend something: a sentence."""
+        return self.path / f"{index}.error"
+
     def wants(self, record: Mapping[str, Any]) -> bool:
         """Whether a run, by its run.json, is this submission's to start: neither cancelled nor submitted anew since."""
         launch = mapping(record.get("launch"))

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -35,6 +36,8 @@ TAKEOVER_CHECK = 2.0
 """Seconds between looks at whether another job has taken the run over."""
 TAKEOVER_PATIENCE = 600.0
 """Seconds that a job waits for the one before it to let go of the run."""
+PEER_PATIENCE = 60.0
+"""Seconds that the first process of a run may go on after another one has failed: it may be about to end, or stuck."""
 GRACE_PATIENCE = 600.0
 """Seconds that a job that was told to stop waits for Slurm to end it, where Slurm does not say why it is to stop."""
 USER_ERROR, STOPPED = 2, 128 + signal.SIGTERM
@@ -83,6 +86,8 @@ class Supervisor:
         self.token = f"{socket.gethostname()} {os.getpid()} {slurm_job_id()} {time.time_ns()}"
         self.child: subprocess.Popen[bytes] | None = None
         self.terminated = False
+        self.peer_failure: str | None = None
+        """Of another process of the run, which this one's was waiting for in vain."""
         self.started = time.time()
         self.first_step = self.newest_step()
 
@@ -103,7 +108,8 @@ class Supervisor:
                     self._exit_when_told_to()
                 if not self.ranks.is_main:
                     # The first process decides what becomes of the run, and ends this one.
-                    time.sleep(120)
+                    self.ranks.report_failure(self.submission, ending(code))
+                    time.sleep(3 * PEER_PATIENCE)
                     sys.exit(1)
                 if not self._should_go_on(code):
                     sys.exit(1)
@@ -135,6 +141,9 @@ class Supervisor:
 
     def _run_once(self) -> int:
         """Start the run and wait for it -> its exit status, negative for a signal's number."""
+        if self.ranks.is_main:
+            with suppress(OSError):
+                self.submission.error_file(self.index).unlink(missing_ok=True)
         environment = {**os.environ, **self.ranks.environment(self.submission)}
         environment |= {"PYTHONPATH": python_path(self.submission.code), "PYTHONSAFEPATH": "1"}
         if self.gpus is not None:
@@ -152,16 +161,27 @@ class Supervisor:
             [*program, *arguments], cwd=self.submission.cwd, env=environment, pass_fds=descriptors,
             stdin=subprocess.DEVNULL, preexec_fn=_ignore_user_signal,
         )  # fmt: skip
-        checked = time.monotonic()
-        while (code := self.child.poll()) is None:
+        return self._watch(self.child)
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> int:
+        """Wait for the run, and stop it where it is another job's by now, or waits in vain for another process."""
+        checked = complete = time.monotonic()
+        while (code := child.poll()) is None:
             time.sleep(POLL)
-            if self.ranks.is_main and time.monotonic() - checked > TAKEOVER_CHECK:
-                checked = time.monotonic()
-                if self._owner() != self.token:
-                    print("another job has taken this run over: stopping", file=sys.stderr, flush=True)
-                    self.terminated = True
-                    self.child.send_signal(signal.SIGTERM)
-                    return self._wait_or_kill(30)
+            if not self.ranks.is_main or time.monotonic() - checked < TAKEOVER_CHECK:
+                continue
+            checked = time.monotonic()
+            if self._owner() != self.token:
+                print("another job has taken this run over: stopping", file=sys.stderr, flush=True)
+                self.terminated = True
+                child.send_signal(signal.SIGTERM)
+                return self._wait_or_kill(30)
+            failure = self.ranks.reported_failure(self.submission)
+            if failure is None:
+                complete = checked
+            elif checked - complete > PEER_PATIENCE:
+                self.peer_failure = failure
+                child.kill()
         return code
 
     def _wait_or_kill(self, seconds: float) -> int:
@@ -175,16 +195,13 @@ class Supervisor:
     def _should_go_on(self, code: int) -> bool:
         """Whether to start again after a failure: not after the same one without a new checkpoint in between."""
         record = self.folder.read()
-        if code < 0:
-            cause = f"killed by {signal.Signals(-code).name}"
-        elif record.get("status") == "failed" and record.get("error"):
-            cause = str(record["error"])
-        else:
-            cause = f"the process ended with status {code}"
-        if code == USER_ERROR:
-            if record.get("status") != "failed":
-                self.folder.set_status("failed", self._user_error())
+        recorded = str(record["error"]) if record.get("status") == "failed" and record.get("error") else None
+        if (refusal := self._refusal()) is not None or code == USER_ERROR:
+            # The disk may be full.
+            with suppress(OSError):
+                self.folder.set_status("failed", refusal or recorded or "the run was refused: see its job's log")
             return False
+        cause = self.peer_failure or (recorded if code > 0 else None) or ending(code)
         launch = mapping(record.get("launch"))
         step = self.newest_step()
         before = [f for f in map(mapping, items(launch.get("failures"))) if f.get("submission") == self.submission.id]
@@ -199,12 +216,12 @@ class Supervisor:
         print(f"the run failed ({cause}): starting it again", file=sys.stderr, flush=True)
         return True
 
-    def _user_error(self) -> str:
-        """What the child said last, where it could not even record it."""
+    def _refusal(self) -> str | None:
+        """What the user has to mend, by any process of the run since it was started last."""
         try:
-            return (self.submission.path / f"{self.index}.error").read_text(encoding="utf-8").strip()
+            return self.submission.error_file(self.index).read_text(encoding="utf-8").strip() or None
         except OSError:
-            return "the run was refused: see its job's log"
+            return None
 
     def _exit_when_told_to(self) -> NoReturn:
         """End the job; in a preemption put it back into the queue first.
@@ -257,6 +274,11 @@ class Supervisor:
         self.terminated = True
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its exit status."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"the process ended with status {code}"
 
 
 def python_path(code: str) -> str:

@@ -234,6 +234,15 @@ def refused(run: Path, words: str) -> bool:
     )
 
 
+def test_settings_that_one_of_several_processes_refuses_fail_at_once(tmp_path: Path) -> None:
+    arguments = [*tiny(tmp_path), "checkpoint.file=nowhere.pt", "launcher.gpus_per_run=2"]
+    result = command("htc.run", "-m", *arguments, CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 1
+    (run,) = run_folders(tmp_path / "runs" / "single")
+    assert record(run)["error"].startswith("checkpoint=nowhere.pt is not a file")
+    assert not record(run)["launch"].get("failures")
+
+
 def test_retry_starts_nothing_outside_the_sweep_whatever_its_files_say(failed_run: Path, tmp_path: Path) -> None:
     (rows,) = failed_run.parent.glob(".launch/*/rows.jsonl")
     good = json.loads(rows.read_text())
