@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from htc.launch.local import LocalManager
 from htc.launch.locks import is_held
-from htc.launch.submission import read_submissions
+from htc.launch.submission import Submission, read_submissions
 from tests.cluster.observe import assert_twins, checkpoint_steps, record, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -241,6 +242,25 @@ def test_settings_that_one_of_several_processes_refuses_fail_at_once(tmp_path: P
     (run,) = run_folders(tmp_path / "runs" / "single")
     assert record(run)["error"].startswith("checkpoint=nowhere.pt is not a file")
     assert not record(run)["launch"].get("failures")
+
+
+def test_runs_at_once_on_the_cpu_share_its_processors_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def threads(runs: int, jobs: int) -> str | None:
+        names = [f"run{number}" for number in range(runs)]
+        submission = Submission("a", "local", {"jobs": jobs}, "", "", names, [None] * runs, path=tmp_path)
+        return LocalManager(submission).environment.get("OMP_NUM_THREADS")
+
+    mine = len(os.sched_getaffinity(0))
+    assert threads(runs=4, jobs=2) == threads(runs=1, jobs=2) == str(max(1, mine // 2))
+    assert threads(runs=4, jobs=2 * mine) == "1"
+    assert threads(runs=4, jobs=1) is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads(runs=2, jobs=2) == "3"
 
 
 def test_retry_starts_nothing_outside_the_sweep_whatever_its_files_say(failed_run: Path, tmp_path: Path) -> None:
