@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,12 +10,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from htc.engine.records import RunFolder, now
+from htc.errors import UserError
 from htc.launch.following import follow
 from htc.launch.launching import submit
 from htc.launch.locks import locked
 from htc.launch.slurm import cancel_jobs
 from htc.launch.states import LIVE, RunState, sweep_states
-from htc.launch.submission import Row, launch_lock, supervisor_lock
+from htc.launch.submission import Row, Submission, launch_lock, supervisor_lock
 from htc.plain import mapping
 
 
@@ -42,19 +44,20 @@ def cancel(folder: Path, names: Sequence[str]) -> None:
 
 
 def retry(folder: Path, names: Sequence[str]) -> None:
-    """Start again what failed, was cancelled or got lost, each with its launcher and options, and the code of now."""
+    """Start again what failed, was cancelled or got lost, each with its launcher and options, and the code of now.
+
+    Raises UserError, and starts nothing, where another user wrote these, or a run leads out of the sweep's folder.
+    """
     with _launch_locked(folder):
         chosen = [state for state in _states(folder, names) if not state.is_live and state.state != "done"]
-        groups: dict[str, list[RunState]] = defaultdict(list)
+        before = {state.submission.path: state.submission for state in chosen if state.submission is not None}
+        rows: dict[Path, list[Row]] = defaultdict(list)
         for state in chosen:
             if state.submission is not None:
-                groups[state.submission.id].append(state)
+                rows[state.submission.path].append(_row(folder, state.submission, state.name))
         submissions = []
-        for group in groups.values():
-            before = group[0].submission
-            assert before is not None
-            rows: list[Row] = [before.row(before.positions[state.name]) for state in group]
-            submissions += submit(folder, rows, before.launcher, before.options)
+        for path, of_path in rows.items():
+            submissions += submit(folder, of_path, before[path].launcher, before[path].options)
     by_hand = [state.name for state in chosen if state.submission is None]
     if by_hand:
         print(f"started by hand, so start them by the command in run.json: {', '.join(by_hand)}", file=sys.stderr)
@@ -62,6 +65,27 @@ def retry(folder: Path, names: Sequence[str]) -> None:
     for submission in submissions:
         if follow(folder, [submission], submission.runs, submission.options):
             sys.exit(1)
+
+
+def _row(folder: Path, submission: Submission, name: str) -> Row:
+    """The row of a run that is to be started again; what it holds becomes commands of whoever retries."""
+    try:
+        for file in (submission.path / "submission.json", submission.path / "rows.jsonl"):
+            if file.stat().st_uid != os.geteuid():
+                raise UserError(
+                    f"{file} belongs to another user, whose options would become your commands: launch {folder.name} "
+                    "with options of your own, which starts what is missing."
+                )
+        row = submission.row(submission.positions[name])
+        place = Path(row.config["runs"]) / row.config["sweep"]
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        raise UserError(f"{submission.path} cannot be read: launch {folder.name} again.") from None
+    if row.folder != name or place.resolve() != folder.resolve():
+        raise UserError(
+            f"{name} was launched as {place / row.folder}, not as {folder / name}: retry it in the folder where it was "
+            f"launched, or launch it again with runs={folder.parent}."
+        )
+    return row
 
 
 def _launch_locked(folder: Path) -> AbstractContextManager[None]:

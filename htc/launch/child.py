@@ -24,9 +24,10 @@ def main() -> None:
 
         run_experiment(config, shlex.split(f"python -m htc.run {shlex.join(row.overrides)}"))
     except UserError as error:
-        # The run's own record may be what could not be written.
-        with suppress(OSError):
-            (submission.path / f"{index}.error").write_text(error.sentence + "\n", encoding="utf-8")
+        # The run's own record may be what could not be written, or another process's; torchrun hides our status.
+        if error.status == UserError.status:
+            with suppress(OSError):
+                submission.error_file(index).write_text(error.sentence + "\n", encoding="utf-8")
         fail(error.sentence, error.status)
 
 

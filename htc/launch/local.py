@@ -18,7 +18,6 @@ from htc.errors import UserError
 from htc.launch.locks import FileLock
 from htc.launch.submission import Submission
 from htc.launch.supervise import python_path
-from htc.plain import mapping
 
 POLL = 0.1
 
@@ -38,6 +37,11 @@ class LocalManager:
         jobs = submission.options.get("jobs") or places
         # Two runs on one GPU would share its memory: not unless there are none to share.
         self.jobs = min(jobs, places) if self.free_gpus else jobs
+        self.environment = {**os.environ, "PYTHONPATH": python_path(submission.code), "PYTHONSAFEPATH": "1"}
+        if not self.free_gpus and self.jobs > 1:
+            # However few are left: a run that goes on later has the threads that it had, and so the same figures.
+            threads = max(1, processors() // (self.jobs * self.gpus_per_run))
+            self.environment.setdefault("OMP_NUM_THREADS", str(threads))
         self.running: dict[int, tuple[subprocess.Popen[bytes], list[str]]] = {}
         self.waiting = list(range(len(submission.runs)))
         self.stopped = False
@@ -65,17 +69,16 @@ class LocalManager:
 
     def _start(self, index: int, show: bool) -> None:
         folder = RunFolder(self.submission.path.parent.parent / self.submission.runs[index])
-        if mapping(folder.read().get("launch")).get("cancelled"):
+        if not self.submission.wants(folder.read()):
             return
         gpus = [self.free_gpus.pop(0) for _ in range(self.gpus_per_run)] if self.free_gpus else []
-        environment = {**os.environ, "PYTHONPATH": python_path(self.submission.code), "PYTHONSAFEPATH": "1"}
         command = [sys.executable, "-m", "htc.launch.supervise", str(self.submission.path), str(index)]
         command += [json.dumps(",".join(gpus))] if gpus else []
         with (self.submission.path / f"{index}.log").open("ab") as log:
             output = None if show else log
             # Its own session: Ctrl-C reaches the launcher alone, which tells the runs in its own time.
             process = subprocess.Popen(
-                command, cwd=self.submission.cwd, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                command, cwd=self.submission.cwd, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, start_new_session=True,
             )  # fmt: skip
         self.running[index] = process, gpus
@@ -98,6 +101,11 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return answer.stdout.split()
+
+
+def processors() -> int:
+    """How many this process may use: fewer than the machine has, in a container or a job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_manager(submission: Submission) -> None:

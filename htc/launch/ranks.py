@@ -47,8 +47,7 @@ class Ranks:
         """
         if self.world_size == 1:
             return {}
-        job, start = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
-        path = submission.path / f"address-{job}-{start}.json"
+        path = submission.path / f"address-{this_start()}.json"
         if self.is_main:
             address = {"MASTER_ADDR": own_address(), "MASTER_PORT": str(free_port())}
             write_json(path, address)
@@ -66,6 +65,27 @@ class Ranks:
             "LOCAL_WORLD_SIZE": self.local_world_size,
         }
         return {**address, **{key: str(value) for key, value in ranks.items()}}
+
+    def report_failure(self, submission: Submission, cause: str) -> None:
+        """Tell the first process that the one on this rank has failed: it may wait for it for ever."""
+        path = submission.path / f"failure-{this_start()}-{self.rank}.json"
+        with suppress(OSError):
+            write_json(path, {"rank": self.rank, "host": socket.gethostname(), "cause": cause})
+
+    def reported_failure(self, submission: Submission) -> str | None:
+        """What another process of this start of the job failed of; None where none has."""
+        if self.world_size == 1:
+            return None
+        for path in sorted(submission.path.glob(f"failure-{this_start()}-*.json")):
+            with suppress(OSError, ValueError, KeyError):
+                failure = json.loads(path.read_text(encoding="utf-8"))
+                return f"process {failure['rank']} on {failure['host']}: {failure['cause']}"
+        return None
+
+
+def this_start() -> str:
+    """Names this start of this job of Slurm: a job that is queued again keeps its number."""
+    return f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
 
 
 def own_address() -> str:

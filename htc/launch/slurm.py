@@ -82,6 +82,17 @@ def cancel_jobs(ids: Sequence[str]) -> None:
         run_slurm("scancel", *ids[start : start + 500])
 
 
+def is_preempted(job: str) -> bool:
+    """Whether Slurm has told a running job to make room for another one. Raises UserError where it is silent."""
+    shown = run_slurm("scontrol", "show", "job", job)
+    return "JobState=RUNNING" in shown and re.search(r"\bPreemptTime=\d", shown) is not None
+
+
+def requeue_job(job: str) -> None:
+    """End a job and put it back into the queue. Raises UserError where Slurm refuses."""
+    run_slurm("scontrol", "requeue", job)
+
+
 def run_slurm(*command: str) -> str:
     """What a command of Slurm prints. Raises UserError, in Slurm's words, where it fails."""
     if shutil.which(command[0]) is None:

@@ -106,6 +106,7 @@ def decide(
 ) -> str:
     """The state of one run; what it recorded last counts only where nothing that is alive says otherwise."""
     status = record.get("status")
+    cancelled = bool(mapping(record.get("launch")).get("cancelled"))
     folder = sweep_folder / name
     if status == "done" and (folder / "results.json").is_file():
         return "done"
@@ -113,13 +114,13 @@ def decide(
         return "running"
     if job is not None and job.is_live:
         return "queued" if job.is_pending else "running"
-    if managed and status == "queued":
+    if managed and status == "queued" and not cancelled:
         return "queued"
     if submission is not None and submission.launcher == "slurm" and status != "failed" and not slurm_known:
         return "unknown"
     if status == "failed":
         return "failed"
-    if (job is not None and job.state == "CANCELLED") or mapping(record.get("launch")).get("cancelled"):
+    if (job is not None and job.state == "CANCELLED") or cancelled:
         return "cancelled"
     if status == "preempted":
         return "preempted"

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,6 +21,7 @@ from typing import Any
 
 from htc.engine.files import write_json
 from htc.engine.records import now
+from htc.plain import mapping
 
 LAUNCH_FOLDER = ".launch"
 
@@ -70,6 +72,15 @@ class Submission:
         """Held for as long as the local launcher works on this submission."""
         return self.path / "manager.lock"
 
+    def error_file(self, index: int) -> Path:
+        """What a run's process leaves here where the user has to mend something: a sentence."""
+        return self.path / f"{index}.error"
+
+    def wants(self, record: Mapping[str, Any]) -> bool:
+        """Whether a run, by its run.json, is this submission's to start: neither cancelled nor submitted anew since."""
+        launch = mapping(record.get("launch"))
+        return not launch.get("cancelled") and launch.get("submission", self.id) == self.id
+
     def write(self) -> None:
         record = asdict(self)
         del record["path"]
@@ -82,6 +93,7 @@ class Submission:
         (self.path / "rows.jsonl").write_text(text, encoding="utf-8")
 
     def row(self, index: int) -> Row:
+        """Raises OSError, ValueError, TypeError or IndexError where there is none that can be read."""
         with (self.path / "rows.jsonl").open(encoding="utf-8") as file:
             for number, line in enumerate(file):
                 if number == index:
@@ -92,7 +104,20 @@ class Submission:
     def read(cls, path: Path) -> Submission:
         """Raises OSError, ValueError or TypeError where there is none that can be read."""
         record = json.loads((path / "submission.json").read_text(encoding="utf-8"))
-        return cls(**record, path=path)
+        submission = cls(**record, path=path)
+        if not all(map(is_folder_name, submission.runs)) or not all(map(is_job_id, submission.jobs)):
+            raise ValueError(f"{path} names what is neither a run's folder nor a job")
+        return submission
+
+
+def is_folder_name(name: Any) -> bool:
+    """Whether it can be a run's folder, below the sweep's own; a sweep's folder may come from anybody."""
+    return isinstance(name, str) and "/" not in name and "\0" not in name and name not in ("", ".", "..", LAUNCH_FOLDER)
+
+
+def is_job_id(job: Any) -> bool:
+    """Whether it is null or a job's id, and nothing else that `scancel` would understand."""
+    return job is None or (isinstance(job, str) and re.fullmatch(r"\d+(_\d+)?", job) is not None)
 
 
 def new_submission_path(sweep_folder: Path) -> Path:

@@ -1,9 +1,9 @@
 """What a job does: start the run as a process of its own, watch over it, and start it again where that makes sense.
 
 The run is a child, so that `kill -9`, a crash or the memory's end of it leave somebody who knows. submitit calls
-`RunJob.checkpoint` on the signal that Slurm sends before the time limit and at a preemption, and puts the job back
-into the queue; a node's failure and `scontrol requeue` are Slurm's own affair. In each case the next start goes on
-from the newest checkpoint.
+`RunJob.checkpoint` on the signal that Slurm sends before the time limit and, where the cluster is set so, at a
+preemption, and puts the job back into the queue; at other clusters' preemptions the supervisor does; a node's failure
+and `scontrol requeue` are Slurm's own affair. In each case the next start goes on from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from htc.engine.environment import slurm_job_id
 from htc.engine.records import RunFolder, now
+from htc.errors import UserError
 from htc.launch.locks import FileLock
 from htc.launch.ranks import Ranks
+from htc.launch.slurm import is_preempted, requeue_job
 from htc.launch.submission import Submission, supervisor_lock
 from htc.plain import items, mapping
 
@@ -33,6 +36,10 @@ TAKEOVER_CHECK = 2.0
 """Seconds between looks at whether another job has taken the run over."""
 TAKEOVER_PATIENCE = 600.0
 """Seconds that a job waits for the one before it to let go of the run."""
+PEER_PATIENCE = 60.0
+"""Seconds that the first process of a run may go on after another one has failed: it may be about to end, or stuck."""
+GRACE_PATIENCE = 600.0
+"""Seconds that a job that was told to stop waits for Slurm to end it, where Slurm does not say why it is to stop."""
 USER_ERROR, STOPPED = 2, 128 + signal.SIGTERM
 
 
@@ -52,10 +59,15 @@ class RunJob:
         return "done"
 
     def checkpoint(self) -> Any:
-        """Stop the run with its state saved -> what submitit queues again; None where that would lead nowhere."""
+        """Stop the run with its state saved -> what submitit queues again; None where that would lead nowhere.
+
+        Exits where the run is done by then.
+        """
         from submitit.helpers import DelayedSubmission
 
         if self._supervisor is not None and not self._supervisor.save_and_stop():
+            if self._supervisor.folder.done:
+                sys.exit(0)
             return None
         return DelayedSubmission(RunJob(self.submission, self.index, self.gpus))
 
@@ -74,30 +86,36 @@ class Supervisor:
         self.token = f"{socket.gethostname()} {os.getpid()} {slurm_job_id()} {time.time_ns()}"
         self.child: subprocess.Popen[bytes] | None = None
         self.terminated = False
+        self.peer_failure: str | None = None
+        """Of another process of the run, which this one's was waiting for in vain."""
         self.started = time.time()
         self.first_step = self.newest_step()
 
     def run(self) -> None:
         """Return when the run is done; else exit: 143 where it was told to stop, 1 where it failed for good."""
         signal.signal(signal.SIGTERM, self._note_termination)
+        self._exit_unless_wanted()
         if self.ranks.is_main:
             self._take_over()
         try:
-            while True:
+            # However its process ended, a run that is done is not started again: forced, it would be another run.
+            while not self.folder.done:
+                self._exit_unless_wanted()
                 code = self._run_once()
-                if code == 0:
+                if code == 0 or self.folder.done:
                     return
                 if self.terminated or code == STOPPED:
-                    sys.exit(STOPPED)
+                    self._exit_when_told_to()
                 if not self.ranks.is_main:
                     # The first process decides what becomes of the run, and ends this one.
-                    time.sleep(120)
+                    self.ranks.report_failure(self.submission, ending(code))
+                    time.sleep(3 * PEER_PATIENCE)
                     sys.exit(1)
                 if not self._should_go_on(code):
                     sys.exit(1)
                 if self.ranks.world_size > 1:
                     # All processes must start anew, also those on other nodes.
-                    subprocess.run(["scontrol", "requeue", str(slurm_job_id())], timeout=60, check=True)
+                    requeue_job(str(slurm_job_id()))
                     sys.exit(1)
         finally:
             self.lock.release()
@@ -108,6 +126,8 @@ class Supervisor:
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
             self._wait_or_kill(float(self.submission.options.get("signal_before") or 60) * 0.8)
+        if self.folder.done:
+            return False
         if timed_out and self.newest_step() == self.first_step:
             reason = "the time limit is over and the run is not one checkpoint further: raise launcher.time"
             self.folder.set_status("failed", reason)
@@ -121,6 +141,9 @@ class Supervisor:
 
     def _run_once(self) -> int:
         """Start the run and wait for it -> its exit status, negative for a signal's number."""
+        if self.ranks.is_main:
+            with suppress(OSError):
+                self.submission.error_file(self.index).unlink(missing_ok=True)
         environment = {**os.environ, **self.ranks.environment(self.submission)}
         environment |= {"PYTHONPATH": python_path(self.submission.code), "PYTHONSAFEPATH": "1"}
         if self.gpus is not None:
@@ -138,16 +161,27 @@ class Supervisor:
             [*program, *arguments], cwd=self.submission.cwd, env=environment, pass_fds=descriptors,
             stdin=subprocess.DEVNULL, preexec_fn=_ignore_user_signal,
         )  # fmt: skip
-        checked = time.monotonic()
-        while (code := self.child.poll()) is None:
+        return self._watch(self.child)
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> int:
+        """Wait for the run, and stop it where it is another job's by now, or waits in vain for another process."""
+        checked = complete = time.monotonic()
+        while (code := child.poll()) is None:
             time.sleep(POLL)
-            if self.ranks.is_main and time.monotonic() - checked > TAKEOVER_CHECK:
-                checked = time.monotonic()
-                if self._owner() != self.token:
-                    print("another job has taken this run over: stopping", file=sys.stderr, flush=True)
-                    self.terminated = True
-                    self.child.send_signal(signal.SIGTERM)
-                    return self._wait_or_kill(30)
+            if not self.ranks.is_main or time.monotonic() - checked < TAKEOVER_CHECK:
+                continue
+            checked = time.monotonic()
+            if self._owner() != self.token:
+                print("another job has taken this run over: stopping", file=sys.stderr, flush=True)
+                self.terminated = True
+                child.send_signal(signal.SIGTERM)
+                return self._wait_or_kill(30)
+            failure = self.ranks.reported_failure(self.submission)
+            if failure is None:
+                complete = checked
+            elif checked - complete > PEER_PATIENCE:
+                self.peer_failure = failure
+                child.kill()
         return code
 
     def _wait_or_kill(self, seconds: float) -> int:
@@ -161,16 +195,13 @@ class Supervisor:
     def _should_go_on(self, code: int) -> bool:
         """Whether to start again after a failure: not after the same one without a new checkpoint in between."""
         record = self.folder.read()
-        if code < 0:
-            cause = f"killed by {signal.Signals(-code).name}"
-        elif record.get("status") == "failed" and record.get("error"):
-            cause = str(record["error"])
-        else:
-            cause = f"the process ended with status {code}"
-        if code == USER_ERROR:
-            if record.get("status") != "failed":
-                self.folder.set_status("failed", self._user_error())
+        recorded = str(record["error"]) if record.get("status") == "failed" and record.get("error") else None
+        if (refusal := self._refusal()) is not None or code == USER_ERROR:
+            # The disk may be full.
+            with suppress(OSError):
+                self.folder.set_status("failed", refusal or recorded or "the run was refused: see its job's log")
             return False
+        cause = self.peer_failure or (recorded if code > 0 else None) or ending(code)
         launch = mapping(record.get("launch"))
         step = self.newest_step()
         before = [f for f in map(mapping, items(launch.get("failures"))) if f.get("submission") == self.submission.id]
@@ -185,12 +216,34 @@ class Supervisor:
         print(f"the run failed ({cause}): starting it again", file=sys.stderr, flush=True)
         return True
 
-    def _user_error(self) -> str:
-        """What the child said last, where it could not even record it."""
+    def _refusal(self) -> str | None:
+        """What the user has to mend, by any process of the run since it was started last."""
         try:
-            return (self.submission.path / f"{self.index}.error").read_text(encoding="utf-8").strip()
+            return self.submission.error_file(self.index).read_text(encoding="utf-8").strip() or None
         except OSError:
-            return "the run was refused: see its job's log"
+            return None
+
+    def _exit_when_told_to(self) -> NoReturn:
+        """End the job; in a preemption put it back into the queue first.
+
+        Slurm sends SIGTERM at a preemption unless the cluster sets `preempt_send_user_signal`, and takes a job that
+        ends by itself in the time of grace for a failed one.
+        """
+        in_slurm = self.submission.launcher == "slurm" and self.ranks.is_main
+        if in_slurm and self._owner() == self.token and self.submission.wants(self.folder.read()):
+            try:
+                if is_preempted(job := str(slurm_job_id())):
+                    requeue_job(job)
+            except UserError as error:
+                print(f"{error.sentence} Waiting for Slurm to end the job.", file=sys.stderr, flush=True)
+                time.sleep(GRACE_PATIENCE)
+        sys.exit(STOPPED)
+
+    def _exit_unless_wanted(self) -> None:
+        """End where the run was cancelled, or submitted anew, before this process was the run's."""
+        if not self.submission.wants(self.folder.read()):
+            print(f"{self.folder.path} was cancelled or submitted anew: not started", file=sys.stderr)
+            sys.exit(STOPPED)
 
     def _take_over(self) -> None:
         """Make this process the run's only one: an earlier job that still lives sees that it is replaced, and ends."""
@@ -198,7 +251,9 @@ class Supervisor:
         self.owner_file.write_text(self.token)
         end = time.monotonic() + TAKEOVER_PATIENCE
         while not self.lock.acquire():
-            if time.monotonic() > end or self.terminated:
+            if self.terminated:
+                self._exit_when_told_to()
+            if time.monotonic() > end:
                 print(f"{self.folder.path} is still in use by an earlier job", file=sys.stderr)
                 sys.exit(1)
             time.sleep(POLL)
@@ -219,6 +274,11 @@ class Supervisor:
         self.terminated = True
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its exit status."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"the process ended with status {code}"
 
 
 def python_path(code: str) -> str:

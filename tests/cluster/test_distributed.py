@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,37 @@ def test_two_nodes_train_one_run_through_a_kill_and_equal_torchrun_and_a_single_
     assert_close(metrics(folder), metrics(by_one_process))
     ours, alone = weights(folder), weights(by_one_process)
     assert all(torch.allclose(ours[name], alone[name], rtol=1e-4, atol=1e-5) for name in alone)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_the_cause_though_the_first_one_waits_for_it_and_the_run_goes_on(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    cluster.wait_for_idle_nodes()
+    launched = command("htc.run", "-m", *tiny(data, tmp_path, ITERATIONS), *SAME_PADDING, *TWO_NODES)
+    assert launched.returncode == 0, launched.stderr
+    folder = only_run(tmp_path)
+    wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
+    first = int((folder / ".lock").read_text().split()[1])
+    # As in a collective that never comes about.
+    os.kill(first, signal.SIGSTOP)
+    (second,) = [process for process in processes_of(folder) if process != first]
+    os.kill(second, signal.SIGKILL)
+    wait_until(lambda: record(folder).get("status") == "done", "the run done")
+    (failure,) = record(folder)["launch"]["failures"]
+    assert failure["cause"].startswith("process 1 on ")
+    assert failure["cause"].endswith("killed by SIGKILL")
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Those that train a launched run, by their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if b"htc.launch.child" in words and any(os.fsencode(folder.parent) in word for word in words):
+                found.append(int(path.parent.name))
+    return found
 
 
 def assert_close(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:

@@ -207,6 +207,26 @@ def test_a_run_longer_than_the_time_limit_goes_on_in_the_same_job(
     cluster.cancel_all()
 
 
+@pytest.mark.slow
+def test_a_preemption_by_sigterm_queues_the_run_again_and_scancel_does_not(
+    command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
+) -> None:
+    cluster.wait_for_idle_nodes()
+    launched = command("htc.run", "-m", *tiny(data, tmp_path, iterations=100_000), *SLURM)
+    assert launched.returncode == 0, launched.stderr
+    (folder,) = [path for path in (tmp_path / "single").iterdir() if not path.name.startswith(".")]
+    wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
+    before = status(command, tmp_path, "single")[folder.name]
+    with cluster.without_user_signal():
+        cluster.run("sbatch", "--partition=urgent", f"--nodelist={before['node']}", "--exclusive",
+                    "--output=/dev/null", "--wrap=sleep 2")  # fmt: skip
+        wait_until(lambda: record(folder).get("resumes"), "the run going on")
+    assert record(folder)["resumes"][0]["step"] > 0
+    assert record(folder)["slurm_job_ids"] == [before["job"]]
+    cluster.run("scancel", str(before["job"]))
+    wait_until(lambda: states(command, tmp_path, "single")[folder.name] == "cancelled", "the run cancelled", 60)
+
+
 def test_jobs_run_the_code_of_their_submission(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from htc.launch.local import LocalManager
+from htc.launch.locks import is_held
+from htc.launch.submission import Submission, read_submissions
 from tests.cluster.observe import assert_twins, checkpoint_steps, record, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +51,10 @@ def states(folder: Path, sweep: str) -> dict[str, str]:
     answer = command("htc.status", sweep, f"runs={folder / 'runs'}", "--json")
     assert answer.returncode == 0, answer.stderr
     return {row["run"]: row["state"] for row in json.loads(answer.stdout)}
+
+
+def run_folders(sweep: Path) -> list[Path]:
+    return [path for path in sweep.iterdir() if not path.name.startswith(".")]
 
 
 @contextmanager
@@ -160,10 +167,39 @@ def test_runs_in_the_background_share_out_the_gpus_and_can_be_cancelled_and_retr
     wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled")
 
 
+@pytest.mark.slow
+def test_a_queued_run_leaves_the_queue_when_it_is_cancelled_and_its_retry_has_it_alone(tmp_path: Path) -> None:
+    folder = f"runs={tmp_path / 'runs'}"
+    arguments = ["-m", *tiny(tmp_path, 200_000), "seed=0,1", "launcher.wait=false", "launcher.jobs=1"]
+    launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="")
+    assert launched.returncode == 0, launched.stderr
+    sweep = tmp_path / "runs" / "single"
+    (first,) = wait_until(lambda: [path.parent for path in sweep.glob("*/metrics.jsonl")], "a run in training")
+    (second,) = [path for path in run_folders(sweep) if path != first]
+    manager = next((sweep / ".launch").glob("*/manager.lock"))
+    command("htc.status", "cancel", f"single/{second.name}", folder)
+    assert states(tmp_path, "single") == {first.name: "running", second.name: "cancelled"}
+    command("htc.status", "retry", f"single/{second.name}", folder, CUDA_VISIBLE_DEVICES="")
+    process = wait_until(lambda: (second / ".lock").is_file() and (second / ".lock").read_text(), "the retried run")
+    wait_until(lambda: checkpoint_steps(second), "a checkpoint")
+    # Now the first submission has a place for it.
+    command("htc.status", "cancel", f"single/{first.name}", folder)
+    wait_until(lambda: not is_held(manager), "the first submission at its end")
+    assert states(tmp_path, "single") == {first.name: "cancelled", second.name: "running"}
+    assert (second / ".lock").read_text() == process
+    command("htc.status", "cancel", "single", folder)
+    wait_until(lambda: states(tmp_path, "single")[second.name] == "cancelled", "both cancelled")
+    # As when the run is cancelled while its process is on the way.
+    submission = sweep / ".launch" / record(second)["launch"]["submission"]
+    late = command("htc.launch.supervise", str(submission), "0")
+    assert late.returncode == 143
+    assert not record(second)["resumes"]
+
+
 def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path)]
     assert command("htc.run", *arguments).returncode == 0
-    (run,) = [path for path in (tmp_path / "runs" / "single").iterdir() if not path.name.startswith(".")]
+    (run,) = run_folders(tmp_path / "runs" / "single")
     results = json.loads((run / "results.json").read_text())
     for name in ("results.json", "run.json", "config.yaml"):
         (run / name).unlink()
@@ -171,6 +207,97 @@ def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_
         assert again.returncode == 0, again.stderr
         assert json.loads((run / "results.json").read_text())["segm"] == results["segm"]
         assert set(states(tmp_path, "single").values()) == {"done"}
+
+
+@pytest.fixture
+def failed_run(tmp_path: Path) -> Path:
+    """A launched run that failed."""
+    result = command("htc.run", "-m", *tiny(tmp_path), "checkpoint.file=nowhere.pt")
+    assert result.returncode == 1
+    (run,) = run_folders(tmp_path / "runs" / "single")
+    return run
+
+
+def retry(run: Path) -> subprocess.CompletedProcess[str]:
+    return command("htc.status", "retry", f"single/{run.name}", f"runs={run.parents[1]}")
+
+
+def refused(run: Path, words: str) -> bool:
+    """Whether a retry ends in a sentence with these words and changes nothing."""
+    before = record(run)
+    result = retry(run)
+    return (
+        result.returncode == 2
+        and result.stderr.startswith("error: ")
+        and result.stderr.count("\n") == 1
+        and words in result.stderr
+        and record(run) == before
+    )
+
+
+def test_settings_that_one_of_several_processes_refuses_fail_at_once(tmp_path: Path) -> None:
+    arguments = [*tiny(tmp_path), "checkpoint.file=nowhere.pt", "launcher.gpus_per_run=2"]
+    result = command("htc.run", "-m", *arguments, CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 1
+    (run,) = run_folders(tmp_path / "runs" / "single")
+    assert record(run)["error"].startswith("checkpoint=nowhere.pt is not a file")
+    assert not record(run)["launch"].get("failures")
+
+
+def test_runs_at_once_on_the_cpu_share_its_processors_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def threads(runs: int, jobs: int) -> str | None:
+        names = [f"run{number}" for number in range(runs)]
+        submission = Submission("a", "local", {"jobs": jobs}, "", "", names, [None] * runs, path=tmp_path)
+        return LocalManager(submission).environment.get("OMP_NUM_THREADS")
+
+    mine = len(os.sched_getaffinity(0))
+    assert threads(runs=4, jobs=2) == threads(runs=1, jobs=2) == str(max(1, mine // 2))
+    assert threads(runs=4, jobs=2 * mine) == "1"
+    assert threads(runs=4, jobs=1) is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads(runs=2, jobs=2) == "3"
+
+
+def test_retry_starts_nothing_outside_the_sweep_whatever_its_files_say(failed_run: Path, tmp_path: Path) -> None:
+    (rows,) = failed_run.parent.glob(".launch/*/rows.jsonl")
+    good = json.loads(rows.read_text())
+    outside = tmp_path / "outside"
+    for bad in (
+        {**good, "folder": "../../outside"},
+        {**good, "config": {**good["config"], "runs": str(outside)}},
+        {**good, "config": {**good["config"], "sweep": "../outside"}},
+    ):
+        rows.write_text(json.dumps(bad) + "\n")
+        assert refused(failed_run, "was launched as")
+    rows.write_text("[]\n")
+    assert refused(failed_run, "cannot be read")
+    assert not outside.exists()
+    rows.write_text(json.dumps(good) + "\n")
+    assert "nowhere.pt is not a file" in retry(failed_run).stderr
+
+
+@pytest.mark.parametrize("change", [{"runs": ["../../outside"]}, {"jobs": ["--user=root"]}, {"runs": [7]}])
+def test_a_submission_that_names_no_folders_or_jobs_is_passed_over(tmp_path: Path, change: dict[str, object]) -> None:
+    record = {"id": "a", "launcher": "slurm", "options": {}, "code": "", "cwd": "", "runs": ["run"], "jobs": ["7_0"]}
+    for name, content in (("good", record), ("bad", {**record, **change})):
+        folder = tmp_path / ".launch" / name
+        folder.mkdir(parents=True)
+        (folder / "submission.json").write_text(json.dumps(content))
+    assert [submission.path.name for submission in read_submissions(tmp_path)] == ["good"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_retry_takes_no_options_that_another_user_wrote(failed_run: Path) -> None:
+    for name in ("submission.json", "rows.jsonl"):
+        (file,) = failed_run.parent.glob(f".launch/*/{name}")
+        os.chown(file, 12345, -1)
+        assert refused(failed_run, "belongs to another user")
+        os.chown(file, os.geteuid(), -1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
@@ -210,7 +337,7 @@ def test_a_run_whose_every_process_is_told_to_stop_saves_its_state_and_leaves_no
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    (run,) = [path for path in sweep.iterdir() if not path.name.startswith(".")]
+    (run,) = run_folders(sweep)
     assert record(run)["status"] == "preempted"
 
     def is_gone() -> bool:
@@ -221,3 +348,24 @@ def test_a_run_whose_every_process_is_told_to_stop_saves_its_state_and_leaves_no
         return False
 
     wait_until(is_gone, "no process left")
+
+
+DIES_AT_EXIT = """
+import atexit, os, signal, sys
+atexit.register(lambda: sys.argv[0].endswith("child.py") and os.kill(os.getpid(), signal.SIGSEGV))
+"""
+
+
+def test_a_forced_run_whose_process_crashes_after_it_is_done_is_done_and_not_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "faulty").mkdir()
+    (tmp_path / "faulty" / "sitecustomize.py").write_text(DIES_AT_EXIT)
+    result = command("htc.run", "-m", *tiny(tmp_path), "force=true", PYTHONPATH=str(tmp_path / "faulty"))
+    assert result.returncode == 0, result.stderr
+    (run,) = run_folders(tmp_path / "runs" / "single")
+    assert record(run)["status"] == "done"
+    assert not record(run)["launch"].get("failures")
+    # As when Slurm starts the job once more.
+    (submission,) = (tmp_path / "runs" / "single" / ".launch").glob("*/submission.json")
+    again = command("htc.launch.supervise", str(submission.parent), "0")
+    assert again.returncode == 0, again.stderr
+    assert run_folders(tmp_path / "runs" / "single") == [run]
