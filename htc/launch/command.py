@@ -15,7 +15,6 @@ from htc.launch.estimate import Throughput
 from htc.launch.launching import launch, plan, sweep_folder_of
 from htc.launch.reports import dry_run_report
 from htc.launch.rows import Composer
-from htc.launch.slurm import processes_per_node
 from htc.launch.states import sweep_states
 
 
@@ -43,10 +42,9 @@ def launch_overrides(
         planned = plan(paired, states)
         throughput = Throughput(Path(configs[0].runs))
         estimates = [throughput.hours(each.row.config) for each in planned]
-        processes = processes_per_node(options) * int(options.get("nodes") or 1) if launcher == "slurm" else 1
         shown = [brief(each.row.overrides) for each in planned]
         common = set(shown[0]).intersection(*shown[1:]) if len(shown) > 1 else set()
-        print(dry_run_report(planned, [[o for o in row if o not in common] for row in shown], estimates, processes))
+        print(dry_run_report(planned, [[o for o in row if o not in common] for row in shown], estimates))
         if common:
             print("All with: " + " ".join(override for override in shown[0] if override in common))
         return

@@ -22,7 +22,7 @@ COST_KEYS = (
 
 
 class Throughput:
-    """Seconds an image of the finished runs below a folder, by what they depend on."""
+    """Seconds of a device for an image in the finished runs below a folder, by what they depend on."""
 
     def __init__(self, runs: Path) -> None:
         self._exact: dict[str, list[float]] = defaultdict(list)
@@ -32,7 +32,7 @@ class Throughput:
             self._read(path.parent)
 
     def hours(self, config: Mapping[str, Any]) -> float | None:
-        """Of a run with this configuration; None where nothing like it was measured."""
+        """Of all the devices of a run with this configuration; None where nothing like it was measured."""
         seconds = self._exact.get(_cost_key(config)) or self._loose.get(_loose_key(config))
         images = self._images_of(config)
         return None if not seconds or images is None else median(seconds) * images / 3600
@@ -56,7 +56,7 @@ class Throughput:
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
             config = yaml.load(folder.config_file.read_text(encoding="utf-8"), Loader=loader)
             images = results["iterations"] * config["schedule"]["batch_size"]
-            seconds = results["training_seconds"] / images
+            seconds = results["training_seconds"] * results.get("processes", 1) / images
             self._exact[_cost_key(config)].append(seconds)
             self._loose[_loose_key(config)].append(seconds)
             if config["schedule"]["epochs"] is not None:

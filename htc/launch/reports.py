@@ -48,20 +48,18 @@ def launch_report(folder: Path, planned: Sequence[Planned], submissions: Sequenc
     return "\n".join(lines)
 
 
-def dry_run_report(
-    planned: Sequence[Planned], rows: Sequence[Sequence[str]], estimates: Sequence[float | None], processes: int
-) -> str:
+def dry_run_report(planned: Sequence[Planned], rows: Sequence[Sequence[str]], estimates: Sequence[float | None]) -> str:
     """The runs, how they stand, their overrides, and the GPU hours that they will cost (hours of the process on CPU).
 
-    `estimates`: hours of each run on its `processes` devices, None where nothing like it was measured.
+    `estimates`: GPU hours of each run, None where nothing like it was measured.
     """
     lines = []
     total, unknown = 0.0, 0
     for each, overrides, hours in zip(planned, rows, estimates, strict=True):
         cost = ""
         if each.action != "leave":
-            cost = "?" if hours is None else f"{hours * processes:.2f}"
-            total += (hours or 0.0) * processes
+            cost = "?" if hours is None else f"{hours:.2f}"
+            total += hours or 0.0
             unknown += hours is None
         lines.append((each.row.folder, each.state, each.action, cost, " ".join(overrides)))
     counted = Counter(each.action for each in planned)

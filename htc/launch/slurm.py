@@ -128,7 +128,7 @@ def submit_array(
     try:
         import submitit
     except ImportError:
-        raise UserError("submitit is not installed: pip install 'htc[slurm]'.") from None
+        raise UserError("submitit is not installed: pip install -e '.[slurm]' in the project's folder.") from None
 
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=ENDLESS)
     executor.update_parameters(**sbatch_parameters(name, options, setup))
@@ -171,7 +171,10 @@ def sbatch_option(option: Any) -> tuple[str, Any]:
     """`--exclude=node7` or `--hold` -> its name and value. Raises UserError for what is neither."""
     found = re.fullmatch(r"--([a-z][\w-]*)(?:=(.+))?", str(option))
     if found is None:
-        raise UserError(f"launcher.sbatch has {option!r}: write options as sbatch has them, such as --exclude=node7.")
+        raise UserError(
+            f"launcher.sbatch has {option!r}: write options as sbatch has them, in quotes, such as "
+            """'launcher.sbatch=["--exclude=node7"]'."""
+        )
     return found[1], found[2] or True
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from htc.cli import CONFIG_FOLDER, composed_config
-from htc.config import register, signature
+from htc.config import register, signature, to_plain
 from htc.errors import UserError
+from htc.launch.estimate import Throughput
 from htc.launch.rows import Composer, expand
 from htc.launch.slurm import job_ids, minutes, sbatch_option
 
@@ -105,6 +110,23 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
     assert "2 runs: 2 to start" in result.stdout
 
 
+def test_gpu_hours_are_those_of_all_devices_whatever_number_was_measured(tmp_path: Path) -> None:
+    config = to_plain(
+        composed_config(["schedule.iterations=100", "schedule.batch_size=8", "schedule.reference_batch=8"])
+    )
+    for processes, folder in ((1, "one"), (4, "four")):
+        run = tmp_path / folder / "runs" / "single" / "run"
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        # 800 images in an hour of one device, or in a quarter of it on four.
+        results = {"iterations": 100, "training_seconds": 3600 / processes, "processes": processes}
+        (run / "results.json").write_text(json.dumps(results))
+        throughput = Throughput(tmp_path / folder / "runs")
+        assert throughput.hours(config) == pytest.approx(1)
+        longer = composed_config(["schedule.iterations=300", "schedule.batch_size=8", "schedule.reference_batch=8"])
+        assert throughput.hours(to_plain(longer)) == pytest.approx(3)
+
+
 EVERY_ROW = """
 import sys
 from omegaconf import OmegaConf
@@ -149,6 +171,16 @@ def test_what_is_no_time_or_no_option_is_refused() -> None:
     with pytest.raises(UserError, match=r"launcher\.sbatch has 'exclude=n1'"):
         sbatch_option("exclude=n1")
     assert sbatch_option("--exclude=n1,n2") == ("exclude", "n1,n2")
+
+
+def test_options_of_sbatch_are_written_as_the_manual_and_the_sentence_say() -> None:
+    with pytest.raises(UserError) as caught:
+        sbatch_option("exclude=n1")
+    manual = (ROOT / "docs" / "cluster.md").read_text()
+    for text, names in ((caught.value.sentence, ["exclude"]), (manual, ["exclude", "mail-type"])):
+        (written,) = re.findall(r"'(launcher\.sbatch=\[.*?\])'", text)
+        options: Any = OverridesParser.create().parse_override(written).value()
+        assert [sbatch_option(option)[0] for option in options] == names
 
 
 def test_arrays_that_slurm_lists_together_are_told_apart() -> None:
