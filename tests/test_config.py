@@ -190,11 +190,11 @@ def test_recorded_configuration_takes_changes() -> None:
 def test_reference_in_a_recorded_configuration_is_refused(
     monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    monkeypatch.setenv("HTC_TEST_SECRET", "swordfish")
+    monkeypatch.setenv("HTC_TEST_SECRET", "mackerel")
     recorded: Any = {**to_plain(configuration()), **change}
     with pytest.raises(UserError, match=r"the recorded configuration holds '.*\$\{") as caught:
         recorded_config(recorded, [])
-    assert "swordfish" not in caught.value.sentence
+    assert "mackerel" not in caught.value.sentence
 
 
 def test_recorded_configuration_that_holds_itself_is_refused() -> None:
