@@ -123,7 +123,7 @@ def test_an_image_that_turns_out_unreadable_stops_training_by_name(folder: Folde
     loader = build_train_loader(data, data.config, batch_size=2, seed=0)
     with pytest.raises(UserError) as caught:
         list(islice(loader, 4))
-    assert caught.value.sentence.startswith(f"{folder.root}/images/7.png is cut off")
+    assert caught.value.sentence.startswith(f"image 7: {folder.root}/images/7.png is cut off")
 
 
 def test_a_skipped_image_is_replaced_alike_with_any_workers_and_after_resuming_and_counted(
