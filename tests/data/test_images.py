@@ -18,6 +18,7 @@ from htc.cli import composed_config
 from htc.config import OnBadImage, signature
 from htc.data.coco import CocoDataset, Draw
 from htc.data.loader import build_train_loader
+from htc.data.scan import Job, examine
 from htc.data.transforms import UnreadableImageError, read_image
 from htc.errors import UserError
 from htc.structures import Sample
@@ -179,3 +180,12 @@ def test_a_flipped_sample_keeps_the_seed_of_its_sampling(folder: Folder) -> None
     config = dataclasses.replace(folder.config, flip=1.0)
     targets = CocoDataset(config, config.train, train=True, semantic=False)[Draw(0, 77)].targets
     assert targets is not None and targets.seed == 77
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("exif", [b"II*\0", b"MM\0*\0\0", b"Exif\0\0II*\0\x08"])
+def test_image_with_damaged_exif_data_is_read_and_examined(tmp_path: Path, suffix: str, exif: bytes) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.new("RGB", (20, 10), (9, 9, 9)).save(path, exif=exif)
+    assert read_image(path, (10, 20)).shape == (10, 20, 3)
+    assert examine(Job(path, (10, 20))).problems == []
