@@ -11,13 +11,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from htc.composition import finalize, schema_keys
@@ -202,15 +202,49 @@ def eval_settings(name: str) -> Any:
 def recorded_config(recorded: Any, overrides: list[str]) -> Config:
     """The configuration that a run recorded, with KEY=VALUE overrides; `eval=NAME` takes a file of conf/eval.
 
-    Raises UserError for values of a wrong type.
+    Raises UserError for values of a wrong type, for overrides that cannot be read, and for references in what was
+    recorded: runs record plain values, and a file of somebody else's must not read this user's environment.
     """
+    refuse_references(recorded)
     merged = OmegaConf.merge(OmegaConf.structured(Config), recorded)
-    plain: list[str] = []
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "eval":
             merged = OmegaConf.merge(merged, {"eval": eval_settings(value)})
-        else:
-            plain.append(override)
-    merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(plain))
-    return finalize(merged)  # type: ignore[arg-type]
+    plain = [read_override(override) for override in overrides if not override.startswith("eval=")]
+    return finalize(OmegaConf.merge(merged, *plain))  # type: ignore[arg-type]
+
+
+def refuse_references(recorded: Any) -> None:
+    """Raise UserError where a key or value of a recorded configuration holds `${`."""
+    try:
+        found = next((text for text in texts(recorded) if "${" in text), None)
+    except RecursionError:
+        raise UserError("the recorded configuration is nested without end: it is damaged.") from None
+    if found is not None:
+        raise UserError(
+            f"the recorded configuration holds {found!r}, but runs record values and no references: it was not written "
+            "by a run, or was changed; replace the reference by its value."
+        )
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every string in nested lists and dicts, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from texts([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts(item)
+
+
+def read_override(override: str) -> DictConfig:
+    """The configuration of one KEY=VALUE. Raises UserError where the value is not valid YAML."""
+    try:
+        return OmegaConf.from_dotlist([override])
+    except OmegaConfBaseException:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the reader of YAML makes of a value
+        reason = getattr(error, "problem", None) or "not valid YAML"
+        raise UserError(f"{override} cannot be read ({reason}): close its brackets and quotes.") from None

@@ -9,6 +9,10 @@ ALLOCATION = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 EXHAUSTED = re.compile(
     r"DefaultCPUAllocator: can't allocate|out of memory|CUDNN_STATUS_ALLOC_FAILED|Insufficient memory", re.IGNORECASE
 )
+# PyTorch's for processes that load data: killed, or without room in /dev/shm to hand on what they have loaded.
+LOADERS_EXHAUSTED = re.compile(
+    r"DataLoader worker [^\n]*?(?:killed by signal: (?:Killed|Bus error)|exited unexpectedly)|unable to [^<\n]*</torch_"
+)
 
 
 class UserError(Exception):
@@ -39,8 +43,14 @@ class MemoryExhaustedError(UserError):
 def memory_exhausted(error: BaseException) -> MemoryExhaustedError | None:
     """The sentence for what PyTorch, OpenCV and Python raise where memory does not suffice; None for other errors."""
     text = str(error)
-    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) or is_opencvs(error)):
+    if not isinstance(error, MemoryError | RuntimeError) and not is_opencvs(error):
         return None
+    if ended := LOADERS_EXHAUSTED.search(text):
+        reason = ended[0].removesuffix(" </torch_")
+        return MemoryExhaustedError(
+            f"the processes that load data ran out of memory or of shared memory ({reason}): lower data.workers or "
+            "enlarge /dev/shm."
+        )
     if not isinstance(error, MemoryError) and not EXHAUSTED.search(text):
         return None
     whose = "GPU" if re.search("CUDA|CUDNN", text) else "machine"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from htc.cli import read_arguments, recorded_config, run_command
+from htc.config import Config
+from htc.engine.checkpoint import is_categories, is_count, is_weights
 from htc.engine.distributed import choose_device
 from htc.engine.nonfinite import sample_of
 from htc.engine.precision import autocast_of
 from htc.errors import UserError
+from htc.fitting import compare, is_plain, load_weights
 from htc.loading import load_tensors
 from htc.models.detector import Detector, build_detector
+from htc.models.semantic import IGNORED_LABEL
+from htc.plain import number
+from htc.structures import Sample, Targets
 
 USAGE = "python -m htc.replay FILE [KEY=VALUE ...]"
 SHOWN = 5
@@ -53,7 +59,7 @@ def main() -> None:
     if len(files) != 1:
         raise UserError(f"give one file of a run's replay folder; usage: {USAGE}.")
     content = read_replay(Path(files[0]))
-    result = replay(content, overrides)
+    result = replay(content, overrides, files[0])
     print(report(content, result))
     sys.exit(1 if result.finite else 0)
 
@@ -63,18 +69,75 @@ def read_replay(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is not a file: give one of RUN_DIR/replay.")
     content = load_tensors(path, "replay")
-    if not isinstance(content, dict) or content.get("replay") != 1:
+    if not isinstance(content, dict) or not is_count(content.get("replay")) or content["replay"] != 1:
         raise UserError(f"{path} is not a replay file: give one of RUN_DIR/replay.")
+    for entry, sound in {
+        "config": lambda value: isinstance(value, dict),
+        "categories": is_categories,
+        "model": is_weights,
+        "step": is_count,
+        "loss_scale": lambda value: number(value) is not None,
+        "passes": is_passes,
+    }.items():
+        if not sound(content.get(entry)):
+            raise UserError(f"{path} is damaged: its `{entry}` is not what a run writes; give another of its folder.")
     return content
 
 
-def replay(content: dict[str, Any], overrides: list[str]) -> Replay:
-    """Forward and backward of all passes of the step, on one device and without an update."""
+def is_passes(value: Any) -> bool:
+    """Whether it is one or more passes of one or more samples, as `plain_sample` writes them."""
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(samples, list) and samples and all(map(is_sample, samples)) for samples in value)
+    )
+
+
+def is_sample(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {each.name for each in fields(Sample)}:
+        return False
+    image, size, targets = value["image"], value["original_size"], value["targets"]
+    return (
+        is_array(image, torch.uint8, 3) and image.shape[0] == 3 and min(image.shape) > 0
+        and isinstance(value["image_id"], int)
+        and isinstance(size, list) and len(size) == 2 and all(map(is_count, size))
+        and isinstance(targets, dict) and set(targets) == {each.name for each in fields(Targets)}
+        and are_targets(targets, image.shape[1:])
+    )  # fmt: skip
+
+
+def are_targets(value: dict[str, Any], size: torch.Size) -> bool:
+    """Whether they are the objects of an image of `size` (height, width)."""
+    boxes, labels, masks, semantic = (value[name] for name in ("boxes", "labels", "masks", "semantic"))
+    return (
+        is_array(boxes, torch.float32, 2) and is_array(labels, torch.int64, 1) and is_array(masks, torch.uint8, 3)
+        and boxes.shape == (len(labels), 4) and masks.shape == (len(labels), *size)
+        and (semantic is None or (is_array(semantic, torch.uint8, 2) and semantic.shape == size))
+        and is_count(value["seed"])
+    )  # fmt: skip
+
+
+def is_array(value: Any, dtype: torch.dtype, dimensions: int) -> bool:
+    return isinstance(value, Tensor) and is_plain(value) and value.dtype is dtype and value.dim() == dimensions
+
+
+def replay(content: dict[str, Any], overrides: list[str], source: str) -> Replay:
+    """Forward and backward of all passes of the step, on one device and without an update.
+
+    Raises UserError, naming `source`, where the model that the overrides make is not that of the step.
+    """
     config = recorded_config(content["config"], overrides)
     config.backbone.weights = None
+    num_classes = len(content["categories"]["names"])
+    # Without memory at first: what a damaged file describes may not fit into any.
+    with torch.device("meta"):
+        misfit = compare(build_detector(config, num_classes).state_dict(), content["model"])
+    if misfit:
+        raise UserError(f"{source} does not fit the model: {misfit.description()}; leave out what changes the model.")
+    check_classes(content["passes"], config, num_classes, source)
     device = choose_device(config.device)
-    model = build_detector(config, len(content["categories"]["ids"]))
-    model.load_state_dict(content["model"])
+    model = build_detector(config, num_classes)
+    load_weights(model, content["model"], source)
     model = model.to(device).train()
     autocast = autocast_of(config.precision, device)
     result = Replay(weights=not_finite(dict(model.named_parameters())))
@@ -91,6 +154,18 @@ def replay(content: dict[str, Any], overrides: list[str]) -> Replay:
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     result.gradients = not_finite(gradients)
     return result
+
+
+def check_classes(passes: list[list[dict[str, Any]]], config: Config, num_classes: int, source: str) -> None:
+    """Raise UserError for objects and pixels of classes that the model does not know, or pixels without any."""
+    for targets in (sample["targets"] for samples in passes for sample in samples):
+        labels, pixels = targets["labels"], targets["semantic"]
+        known = bool(((labels >= 0) & (labels < num_classes)).all())
+        if known and config.model.semantic:
+            limit = config.data.semantic_classes
+            known = pixels is not None and bool(((pixels < limit) | (pixels == IGNORED_LABEL)).all())
+        if not known:
+            raise UserError(f"{source} holds objects or pixels of classes that its model does not know: it is damaged.")
 
 
 def watch(model: Detector, found: list[str]) -> None:

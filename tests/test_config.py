@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -193,6 +195,37 @@ def test_recorded_configuration_takes_changes() -> None:
     assert (changed.eval.score_threshold, changed.eval.nms_iou, changed.device) == (0.001, 0.4, "cpu")
     with pytest.raises(UserError, match="eval=papr is not one of default, paper; did you mean paper"):
         recorded_config(recorded, ["eval=papr"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "${oc.env:HTC_TEST_SECRET}"}, {"wandb": {"project": "a ${seed}"}}, {"${seed}": 1},
+        {"model": {"stage_ious": ["${oc.env:HTC_TEST_SECRET}"]}},
+    ],
+)  # fmt: skip
+def test_reference_in_a_recorded_configuration_is_refused(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("HTC_TEST_SECRET", "mackerel")
+    recorded: Any = {**to_plain(configuration()), **change}
+    with pytest.raises(UserError, match=r"the recorded configuration holds '.*\$\{") as caught:
+        recorded_config(recorded, [])
+    assert "mackerel" not in caught.value.sentence
+
+
+def test_recorded_configuration_that_holds_itself_is_refused() -> None:
+    recorded: Any = to_plain(configuration())
+    recorded["data"]["train"] = recorded
+    with pytest.raises(UserError, match="nested without end"):
+        recorded_config(recorded, [])
+
+
+@pytest.mark.parametrize("override", ["data.root=[x", "name='a", "seed={a: b: c}", "name=!!set x"])
+def test_change_that_cannot_be_read_is_named(override: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"{override} cannot be read (")) as caught:
+        recorded_config(to_plain(configuration()), [override])
+    assert "\n" not in caught.value.sentence
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["model.mask_flw=true"], ["model.num_stages=1"]])

@@ -49,7 +49,13 @@ def test_what_pytorch_raises_on_a_gpu_is_one_sentence() -> None:
     assert error.sentence.startswith("the GPU's memory does not suffice (")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), UserError("out of memory"), OSError("disk")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes differ"), UserError("out of memory"), OSError("disk"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. "),
+    ],
+)  # fmt: skip
 def test_other_errors_are_left_as_they_are(error: Exception) -> None:
     assert memory_exhausted(error) is None
 

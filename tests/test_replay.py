@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
 
-from htc.config import DataConfig, Precision
+from htc.cli import explain
+from htc.config import DataConfig, Precision, to_plain
 from htc.engine.distributed import Processes
+from htc.engine.nonfinite import plain_sample
 from htc.engine.records import RunFolder
 from htc.engine.tracking import Tracker
 from htc.engine.train import Trainer
 from htc.errors import UserError
+from htc.replay import read_replay, replay
+from htc.structures import Sample
 from tests.engine.trainers import make_trainer, training_config
+from tests.fuzzing import fuzz
+from tests.test_fuzz import damage, is_sentence
+from tests.test_trained import ANYTHING
+from tests.tiny import tiny_batch, tiny_config, tiny_detector
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,3 +131,81 @@ def test_overflow_that_no_scale_prevents_stops_the_run(tiny_shapes: DataConfig, 
 def test_what_is_no_replay_file_is_refused_in_a_sentence(arguments: list[str], sentence: str) -> None:
     done = command(*arguments)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and sentence in done.stderr
+
+
+def content() -> dict[str, Any]:
+    """What a replay file of a tiny run holds."""
+    config = tiny_config(interleaved=True, mask_flow=True, semantic=True)
+    batch = zip(*tiny_batch(), strict=True)
+    samples = [Sample(image, i, (64, 96), targets) for i, (image, targets) in enumerate(batch)]
+    return {
+        "replay": 1,
+        "config": to_plain(config),
+        "categories": {"ids": [1, 3, 4], "names": ["one", "three", "four"]},
+        "model": tiny_detector(config).state_dict(),
+        "step": 6,
+        "loss_scale": 1.0,
+        "passes": [[plain_sample(sample)] for sample in samples],
+    }
+
+
+SOUND = content()
+
+
+def refusal(state: Any, path: Path, *overrides: str) -> str | None:
+    """The sentence with which a file of this content is refused; None where its step is done again."""
+    torch.save(state, path)
+    try:
+        replay(read_replay(path), list(overrides), str(path))
+    except UserError as error:
+        return error.sentence
+    except OmegaConfBaseException as error:
+        return explain(error, [])
+    return None
+
+
+def test_sound_file_is_replayed(tmp_path: Path) -> None:
+    assert refusal(SOUND, tmp_path / "sound.pt") is None
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        ({"replay": 1}, "is damaged: its `config` is not what a run writes"),
+        ({"replay": torch.ones(2)}, "is not a replay file"),
+        ({**SOUND, "passes": [[{}]]}, "its `passes` is not"),
+        ({**SOUND, "categories": {"ids": [1], "names": []}}, "its `categories` is not"),
+        ({**SOUND, "categories": {"ids": [1], "names": ["one"]}}, "does not fit the model"),
+    ],
+)
+def test_content_that_no_run_writes_is_named(tmp_path: Path, state: Any, sentence: str) -> None:
+    assert sentence in str(refusal(state, tmp_path / "wrong.pt"))
+
+
+@pytest.mark.parametrize(("entry", "value"), [("labels", 3), ("labels", -1), ("semantic", 200)])
+def test_class_that_the_model_does_not_know_is_refused(tmp_path: Path, entry: str, value: int) -> None:
+    state = copy.deepcopy(SOUND)
+    state["passes"][0][0]["targets"][entry].flatten()[0] = value
+    assert "classes that its model does not know" in str(refusal(state, tmp_path / "wrong.pt"))
+
+
+def test_override_that_changes_the_model_is_refused(tmp_path: Path) -> None:
+    per_stage = [f"model.{key}=null" for key in ("stage_loss_weights", "stage_ious", "stage_stds")]
+    sentence = refusal(SOUND, tmp_path / "sound.pt", "model.num_stages=2", *per_stage)
+    assert "sound.pt does not fit the model: " in str(sentence)
+    assert "leave out what changes the model" in str(sentence)
+
+
+@fuzz(40)
+@given(
+    place=st.sampled_from(["file", "sample", "config"]),
+    path=st.lists(st.integers(0, 400), min_size=1, max_size=3),
+    value=ANYTHING,
+)
+def test_any_content_is_replayed_or_refused_in_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, place: str, path: list[int], value: Any
+) -> None:
+    state = copy.deepcopy(SOUND)
+    damage({"file": state, "sample": state["passes"][0][0], "config": state["config"]}[place], path, value)
+    sentence = refusal(state, tmp_path_factory.mktemp("fuzz") / "any.pt")
+    assert sentence is None or is_sentence(sentence)

@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import Dataset
 
 from htc.config import DataConfig, OnBadImage, SplitConfig
+from htc.data.problems import refuse
 from htc.data.reader import load_annotations
-from htc.data.semantic import SemanticTargets, stuff_map_path
+from htc.data.semantic import SemanticTargets, shared_stuff_maps
 from htc.data.shapes import ensure_shapes
 from htc.data.transforms import (
     UnreadableImageError,
@@ -91,6 +92,12 @@ class CocoDataset(Dataset[Sample]):
 
     def _read(self, key: int | Draw) -> Sample:
         image = int(self.images[key.index if isinstance(key, Draw) else key])
+        try:
+            return self._sample(image, key)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"image {self.annotations.image_ids[image]}: {error.sentence}") from error
+
+    def _sample(self, image: int, key: int | Draw) -> Sample:
         annotations = self.annotations
         original_size = int(annotations.heights[image]), int(annotations.widths[image])
         size = network_size(*original_size, self.config.short_side, self.config.long_side)
@@ -168,16 +175,18 @@ class CocoDataset(Dataset[Sample]):
                 f"{annotations.images_dir / missing[0]} does not exist{others} {self.annotation_file}: complete the "
                 "folder or correct data.root."
             )
-        stuff = self.semantic_targets.folder if self.semantic_targets is not None else None
-        if stuff is None:
+        semantic = self.semantic_targets
+        if semantic is None or semantic.folder is None:
             return
-        missing = missing_files(stuff, [stuff_map_path(stuff, name).name for name in names])
+        stuff = semantic.folder
+        missing = missing_files(stuff, [semantic.map_name(image) for image in self.images.tolist()])
         if missing:
             others = f", as are {len(missing) - 1} other stuff maps" if len(missing) > 1 else ", the stuff map of one"
             raise UserError(
                 f"{stuff / missing[0]} is missing{others} of the images of {self.annotation_file}: complete the folder "
                 "or use data.semantic_source=instances."
             )
+        refuse(list(shared_stuff_maps(semantic, self.images.tolist())))
 
 
 def missing_files(folder: Path, names: list[str]) -> list[str]:

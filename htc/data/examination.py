@@ -17,7 +17,7 @@ from htc.data.coco import missing_files
 from htc.data.problems import Problem, Severity, fault
 from htc.data.reader import read_annotations
 from htc.data.scan import Job, examine_all
-from htc.data.semantic import SemanticTargets, stuff_map_path
+from htc.data.semantic import SemanticTargets, shared_stuff_maps
 from htc.data.sheet import contact_sheet, write_sheet
 from htc.data.splits import shared_files, shared_image
 from htc.errors import UserError
@@ -68,12 +68,12 @@ class SplitExamination:
             if count > 1:
                 sentence = f"{annotations.path}: {count} images have the file_name {name}."
                 self.problems.append(Problem(Severity.note, "file listed twice", sentence))
-        for folder, wanted in (
-            (annotations.images_dir, names),
-            (self.stuff, [stuff_map_path(Path(), name).name for name in names]),
-        ):
-            if folder is None:
-                continue
+        places = [(annotations.images_dir, names)]
+        if self.semantic is not None and self.semantic.folder is not None:
+            maps = [self.semantic.map_name(image) for image in range(len(annotations))]
+            places.append((self.semantic.folder, maps))
+            self.problems += shared_stuff_maps(self.semantic, range(len(annotations)))
+        for folder, wanted in places:
             try:
                 for name in missing_files(folder, wanted):
                     self.missing.add(str(folder / name))
@@ -82,9 +82,11 @@ class SplitExamination:
                 self.problems.append(fault("missing folder", error.sentence))
                 self.missing.update(str(folder / name) for name in wanted)
 
-    @property
-    def stuff(self) -> Path | None:
-        return None if self.semantic is None else self.semantic.folder
+    def stuff_map(self, image: int) -> Path | None:
+        """Where the stuff map of an image must be; None where there need not be any."""
+        if self.semantic is None or self.semantic.folder is None:
+            return None
+        return self.semantic.folder / self.semantic.map_name(image)
 
     def decode(self, processes: int, name: str) -> None:
         """Decode every image and stuff map that is there."""
@@ -94,7 +96,7 @@ class SplitExamination:
         jobs = []
         for image in range(len(annotations)):
             path = annotations.image_path(image)
-            stuff = None if self.stuff is None else stuff_map_path(self.stuff, path.name)
+            stuff = self.stuff_map(image)
             if str(path) in self.missing:
                 continue
             size = int(annotations.heights[image]), int(annotations.widths[image])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from htc.config import DataConfig
 from htc.data.coco import CocoDataset
@@ -90,6 +90,16 @@ def build_val_loader(
 
 
 def _as_list(samples: list[Sample]) -> list[Sample]:
+    """The samples as they are, in a worker with their tensors in shared memory.
+
+    They have to go there in any case. Left to the queue, it is done in a thread whose errors nobody hears of: where
+    /dev/shm is full, training would wait for ever.
+    """
+    if get_worker_info() is not None:
+        for sample in samples:
+            for value in (*vars(sample).values(), *(vars(sample.targets).values() if sample.targets else ())):
+                if isinstance(value, torch.Tensor):
+                    value.share_memory_()
     return samples
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from htc.data.problems import Problem, Severity, fault
 from htc.data.semantic import IGNORE, read_stuff_map
-from htc.data.transforms import UnreadableImageError, decode_image
+from htc.data.transforms import DAMAGED, UnreadableImageError, decode_image
 from htc.errors import UserError
 
 EXIF_ORIENTATION = 0x0112
@@ -96,7 +96,7 @@ def _look(data: bytes, found: Examined) -> list[Problem]:
         with Image.open(io.BytesIO(data)) as image:
             found.format = f"{image.format} {image.mode}"
             kind, orientation = image.format or "", image.getexif().get(EXIF_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except DAMAGED:
         # OpenCV reads it, and training asks no one else.
         found.format = "other"
         return []

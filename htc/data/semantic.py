@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 import cv2
@@ -10,6 +12,7 @@ import numpy as np
 
 from htc.config import DataConfig, SemanticSource, SplitConfig
 from htc.data.annotations import Annotations
+from htc.data.problems import Problem, fault
 from htc.data.transforms import UnreadableImageError, decode, is_cut_off, resize_labels
 from htc.errors import UserError
 
@@ -39,6 +42,8 @@ class SemanticTargets:
             )
         self.folder = folder if found and config.semantic_source is not SemanticSource.instances else None
         if self.folder is not None:
+            self.in_subfolder = lie_in_subfolders(self.folder, map(annotations.file_name, range(len(annotations))))
+            """[n] bool: the stuff map of an image lies in the subfolder that the image's name has."""
             logger.info("Semantic targets are the stuff maps of %s.", self.folder)
             return
         needed = len(annotations.category_ids) + 1
@@ -55,9 +60,15 @@ class SemanticTargets:
             return self._from_stuff_map(self.folder, image, size)
         return self._from_instances(image, objects, masks, size)
 
+    def map_name(self, image: int) -> str:
+        """The stuff map of an image, relative to their folder."""
+        path = PurePath(self.annotations.file_name(image))
+        name = f"{path.stem}.png"
+        return str(path.parent / name) if self.in_subfolder[image] else name
+
     def _from_stuff_map(self, folder: Path, image: int, size: tuple[int, int]) -> np.ndarray:
         expected = int(self.annotations.heights[image]), int(self.annotations.widths[image])
-        path = stuff_map_path(folder, self.annotations.file_name(image))
+        path = folder / self.map_name(image)
         labels = read_stuff_map(path, expected)
         resized = resize_labels(labels, size)
         unknown = (resized >= self.classes) & (resized != IGNORE)
@@ -80,14 +91,48 @@ class SemanticTargets:
         return semantic
 
 
-def stuff_map_path(folder: Path, file_name: str) -> Path:
-    """Where the stuff map of an image is."""
-    return folder / f"{PurePath(file_name).stem}.png"
+def lie_in_subfolders(folder: Path, images: Iterable[str]) -> np.ndarray:
+    """Whether the stuff map of each image lies below `folder` where the image lies below its own, [n] bool.
+
+    Else it is looked for in `folder` itself. Lists each subfolder once.
+    """
+    listed: dict[PurePath, set[str]] = {PurePath(): set()}
+
+    def lies(image: str) -> bool:
+        path = PurePath(image)
+        if path.parent not in listed:
+            try:
+                listed[path.parent] = set(os.listdir(folder / path.parent))
+            except OSError:
+                listed[path.parent] = set()
+        return f"{path.stem}.png" in listed[path.parent]
+
+    return np.fromiter(map(lies, images), bool)
+
+
+def shared_stuff_maps(targets: SemanticTargets, images: Iterable[int]) -> Iterator[Problem]:
+    """A fault for each image whose stuff map is that of another image file, too: it can be right for one of them."""
+    owners: dict[str, PurePath] = {}
+    for image in images:
+        name, file = targets.map_name(image), PurePath(targets.annotations.file_name(image))
+        owner = owners.setdefault(name, file)
+        if owner != file:
+            yield fault(
+                "shared stuff map",
+                f"{targets.annotations.path}: the images {owner} and {file} have one stuff map, {name} in "
+                f"{targets.folder}: give each its own, in the subfolder of that name or with another name, or use "
+                "data.semantic_source=instances.",
+            )
 
 
 def read_stuff_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The classes of each pixel, [h, w] uint8. Raises UnreadableImageError where it is missing or not of `size`."""
-    data = path.read_bytes() if path.is_file() else b""
+    """The classes of each pixel, [h, w] uint8. Raises UnreadableImageError where it is missing, cannot be read, or
+    is not of `size`.
+    """
+    try:
+        data = path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise UnreadableImageError(f"{path} cannot be read ({error.strerror}): copy the file anew.") from error
     labels = decode(data, cv2.IMREAD_UNCHANGED)
     if labels is None or is_cut_off(data):
         raise UnreadableImageError(f"{path} is missing or is no image: each training image needs its stuff map.")

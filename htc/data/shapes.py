@@ -32,6 +32,8 @@ CATEGORY_IDS = [1, 2, 3, 5, 7, 8, 11, 13]
 """With gaps, as COCO's."""
 SPLITS = {"train2017": 1, "val2017": 1_000_001}
 """Name -> id of the first image; it also seeds the split's images."""
+MOST_IMAGES = 1_000_000
+"""Of a split: more would take the ids of the next, and a file of somebody else's must not fill the disk."""
 CONTOUR_SCALE = 2
 
 
@@ -44,10 +46,11 @@ def ensure_shapes(config: DataConfig) -> DataConfig:
     second one at the same time does no harm. Raises UserError for settings without meaning or an unwritable root.
     """
     shapes = config.shapes or ShapesConfig()
-    if min(shapes.train_images, shapes.val_images) < 1 or shapes.image_size < 64 or shapes.seed < 0:
+    counts = shapes.train_images, shapes.val_images
+    if min(counts) < 1 or max(counts) > MOST_IMAGES or shapes.image_size < 64 or shapes.seed < 0:
         raise UserError(
-            f"data.shapes={dataclasses.asdict(shapes)}: train_images and val_images must be 1 or more, image_size 64 "
-            "or more and seed 0 or more."
+            f"data.shapes={dataclasses.asdict(shapes)}: train_images and val_images must be 1 to {MOST_IMAGES}, "
+            "image_size 64 or more and seed 0 or more."
         )
     settings = json.dumps([GENERATOR_VERSION, dataclasses.asdict(shapes)], sort_keys=True)
     name = f"shapes-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"

@@ -12,8 +12,8 @@ from htc.data.rows import SHORTEST_POLYGON
 logger = logging.getLogger(__name__)
 
 
-def mend_truth(content: dict[str, Any], source: str) -> bool:
-    """Repair in place what makes pycocotools fail or count wrong -> whether anything was; says so in the log.
+def mend_truth(content: dict[str, Any], source: str) -> None:
+    """Repair in place what makes pycocotools fail or count wrong; what is left out is said in the log.
 
     content: of an annotation file that `htc.data.reader` has accepted. An annotation without an outline is left out, a
     polygon of fewer than three points and far points outside of the image are treated as in training, `iscrowd` is 0
@@ -21,28 +21,23 @@ def mend_truth(content: dict[str, Any], source: str) -> bool:
     "no match". What COCO's own files hold stays as it is.
     """
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    kept, changed = [], 0
+    kept = []
     for annotation in content["annotations"]:
         segmentation = annotation.get("segmentation")
         if isinstance(segmentation, list):
             mended = [polygon for polygon in segmentation if len(polygon) >= SHORTEST_POLYGON and len(polygon) % 2 == 0]
             mended = [_within(polygon, sizes[annotation["image_id"]]) for polygon in mended]
-            changed += mended != segmentation
             annotation["segmentation"] = segmentation = mended
         if segmentation:
             kept.append(annotation)
-        if "iscrowd" not in annotation:
-            annotation["iscrowd"] = 0
-            changed += 1
+        annotation.setdefault("iscrowd", 0)
     dropped = len(content["annotations"]) - len(kept)
     content["annotations"] = kept
     if any(annotation["id"] == 0 for annotation in kept):
-        changed += 1
         for number, annotation in enumerate(kept, 1):
             annotation["id"] = number
     if dropped:
         logger.warning("%s: annotations without an outline: %d, not used in the evaluation.", source, dropped)
-    return bool(changed or dropped)
 
 
 def _within(polygon: list[float], size: tuple[int, int]) -> list[float]:

@@ -50,14 +50,12 @@ def coco_metrics(
 ) -> Metrics:
     """Compare results with annotations, on `image_ids` alone. What pycocotools prints goes to the log.
 
-    Raises UserError where the annotation file is missing.
+    Raises UserError where the annotation file is missing or cannot be read.
     """
-    if not Path(annotation_file).is_file():
-        raise UserError(f"{annotation_file} does not exist: set data.root and data.val.annotations to where it is.")
+    content = _read_truth(Path(annotation_file))
+    mend_truth(content, str(annotation_file))
     with _printed_to_log():
-        truth = COCO(str(annotation_file))
-        if mend_truth(truth.dataset, str(annotation_file)):
-            truth.createIndex()
+        truth = _indexed(content)
         evaluations = {
             "bbox": _evaluate(truth, bbox_results, image_ids, "bbox"),
             "segm": _evaluate(truth, segm_results, image_ids, "segm"),
@@ -68,6 +66,24 @@ def coco_metrics(
         segm=_summary(evaluations["segm"]),
         per_category={kind: _per_category(evaluation, names) for kind, evaluation in evaluations.items()},
     )
+
+
+def _read_truth(path: Path) -> dict[str, Any]:
+    """What the annotation file holds, in any encoding of JSON: COCO's own reader takes the locale's."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: set data.root and data.val.annotations to where it is.")
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): was it changed during the run? Write it again.") from error
+    return content
+
+
+def _indexed(content: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = content
+    coco.createIndex()
+    return coco
 
 
 def write_results_file(path: Path, results: Sequence[Result]) -> None:
@@ -94,10 +110,7 @@ def _load_results(truth: COCO, results: Sequence[Result]) -> COCO:
         # loadRes adds keys to the very dicts it is given, and those are still to be written to predictions/.
         return truth.loadRes([dict(result) for result in results])
     # loadRes looks at the first result to learn their kind, and fails where there is none.
-    empty = COCO()
-    empty.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}
-    empty.createIndex()
-    return empty
+    return _indexed({**truth.dataset, "annotations": []})
 
 
 def _summary(evaluation: COCOeval) -> dict[str, float | None]:

@@ -28,8 +28,37 @@ REDACTED = "<redacted>"
 SNAPSHOT_FILE = "snapshot.json"
 """Beside a copy of the package: the facts of the repository that it was copied from."""
 
-_SECRET_NAME = r"(?:api[_-]?key|token|secret|password|passwd|credentials?)"
-_SECRET_ASSIGNMENT = re.compile(rf"({_SECRET_NAME}[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s\"',;}}]+)", re.IGNORECASE)
+_SECRET_NAME = (
+    r"(?:(?:api|access|private|secret|auth|wandb)[_-]?key|token|secret|password|passwd|passphrase|credentials?)"
+)
+_VALUE = (
+    r"""[rbfu]{0,2}(?:(?P<quote>\"{3}|'{3})(?:\\.|(?!(?P=quote)).)*(?P=quote)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?"""
+    r"""|[^\s"',;}]+(?:["']\w+)*)"""
+)
+_OPENED = r"(?:[(\[]\s*(?:\+\s*)?)?"
+"""A value in brackets, on a line of its own that a diff may have added."""
+_SECRETS = [
+    # `api_key: str = VALUE`, `"token": VALUE`, `environ["API_KEY"] = VALUE`
+    re.compile(
+        rf"(?P<name>{_SECRET_NAME}\\?[\"']?\]?[ \t]*(?::[ \t]*[\w.\[]*\b(?:str|bytes|Any)\b[\] |None]*=|[:=]=?>?)"
+        rf"[ \t]*{_OPENED}){_VALUE}",
+        re.IGNORECASE | re.DOTALL,
+    ),
+    # `setdefault("API_KEY", VALUE)`
+    re.compile(
+        rf"(?P<name>\(\s*[\"'][\w.-]*{_SECRET_NAME}[\"']\s*,\s*)(?=[rbfu]{{0,2}}[\"']){_VALUE}",
+        re.IGNORECASE | re.DOTALL,
+    ),
+    # `wandb.login(key=VALUE)`
+    re.compile(rf"(?P<name>\blogin\([^()]{{0,200}}?\bkey\s*=\s*){_VALUE}", re.IGNORECASE | re.DOTALL),
+    # Keys of Weights & Biases: the older ones look like commits and are known by what stands before them.
+    re.compile(
+        rf"(?P<name>(?:wandb[\w.]{{0,20}}|key|login|{_SECRET_NAME})\b(?:[ \t]--?[a-z][\w-]{{0,20}}){{0,4}}"
+        r"[^\w\n]{1,12})\b[0-9a-f]{40}\b",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?P<name>)\bwandb_v\d+_\w+"),
+]
 _SECRET_OPTION = re.compile(rf"--?[\w.-]*{_SECRET_NAME}$", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(rf"{_SECRET_NAME}$", re.IGNORECASE)
 
@@ -120,11 +149,15 @@ def slurm_job_id(environment: Mapping[str, str] = os.environ) -> str | None:
 
 
 def redact(text: str) -> str:
-    """Text without secrets: values assigned to names such as `api_key`, and values of such environment variables."""
+    """Text without secrets: values given to names such as `api_key`, values of such environment variables, and keys of
+    Weights & Biases.
+    """
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name) and len(value) >= 8:
             text = text.replace(value, REDACTED)
-    return _SECRET_ASSIGNMENT.sub(rf"\1{REDACTED}", text)
+    for pattern in _SECRETS:
+        text = pattern.sub(rf"\g<name>{REDACTED}", text)
+    return text
 
 
 def redact_command(arguments: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from htc.config import to_plain
 from htc.engine.randomness import random_state, set_random_state
+from htc.errors import UserError
 
 if TYPE_CHECKING:
     from htc.engine.train import Trainer
@@ -31,12 +32,25 @@ def snapshot(trainer: Trainer, own_states: list[dict[str, Any]]) -> dict[str, An
         "processes": own_states,
         "metrics_length": trainer.folder.metrics_length(),
         "config": to_plain(trainer.config),
-        "categories": {"ids": trainer.dataset.category_ids, "names": trainer.dataset.category_names},
+        "categories": categories(trainer),
     }
 
 
+def categories(trainer: Trainer) -> dict[str, Any]:
+    """Ids and names of the data set's categories, by class index."""
+    return {"ids": trainer.dataset.category_ids, "names": trainer.dataset.category_names}
+
+
 def restore(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Take up a snapshot, except for the random states: see `restore_randomness`."""
+    """Take up a snapshot, except for the random states: see `restore_randomness`.
+
+    Raises UserError where the data set's categories are others by now: the network's classes would mean other things.
+    """
+    if state["categories"] != categories(trainer):
+        raise UserError(
+            f"{trainer.dataset.annotation_file} has other categories than those that the run in "
+            f"{trainer.folder.path} was trained on so far: restore the file, or move that folder away to start anew."
+        )
     trainer.raw_model.load_state_dict(state["model"])
     if trainer.average is not None:
         trainer.average.module.load_state_dict(state["ema"])

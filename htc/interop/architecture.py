@@ -47,7 +47,7 @@ def read_architecture(shapes: Shapes, source: str) -> Architecture:
     flow = {int(stage) for stage in _numbers(shapes, r"cascade\.mask_branch\.flow\.embeddings\.(\d+)\.")}
     mask_flow = stages > 1 and set(range(1, stages)) <= flow
     name = "htc" if semantic or mask_flow else "cascade_mask_rcnn" if stages > 1 else "mask_rcnn"
-    deltas = _shape(shapes, "cascade.box_heads.0.deltas.weight", source)
+    deltas = _shape(shapes, "cascade.box_heads.0.deltas.weight", source, 2)
     overrides: dict[str, Any] = {
         "model": name,
         **_body(shapes, source),
@@ -55,24 +55,27 @@ def read_architecture(shapes: Shapes, source: str) -> Architecture:
         "model.semantic": semantic,
         "model.mask_flow": mask_flow,
         "model.class_agnostic": deltas[0] == 4,
-        "model.channels": _shape(shapes, "backbone.fpn.layer_blocks.0.0.weight", source)[0],
-        "model.fc_channels": _shape(shapes, "cascade.box_heads.0.fc1.weight", source)[0],
+        "model.channels": _shape(shapes, "backbone.fpn.layer_blocks.0.0.weight", source, 4)[0],
+        "model.fc_channels": _shape(shapes, "cascade.box_heads.0.fc1.weight", source, 2)[0],
         "model.mask_convs": _count(shapes, r"cascade\.mask_branch\.heads\.0\.convs\.(\d+)\.0\.weight"),
     }
     if semantic:
         overrides["model.semantic_convs"] = _count(shapes, r"semantic\.convs\.(\d+)\.0\.weight")
-        overrides["data.semantic_classes"] = _shape(shapes, "semantic.logits.weight", source)[0]
+        overrides["data.semantic_classes"] = _shape(shapes, "semantic.logits.weight", source, 4)[0]
     deformable = sorted({int(n) for n in _numbers(shapes, r"backbone\.body\.layer(\d)\.\d+\.conv2\.conv_offset\.")})
     if deformable:
         overrides["backbone.deformable_stages"] = deformable
-    return Architecture(overrides, _shape(shapes, "cascade.box_heads.0.logits.weight", source)[0] - 1)
+    num_classes = _shape(shapes, "cascade.box_heads.0.logits.weight", source, 2)[0] - 1
+    if num_classes == 0:
+        raise UserError(f"{source} tells the background from nothing: give a checkpoint with one or more classes.")
+    return Architecture(overrides, num_classes)
 
 
 def _body(shapes: Shapes, source: str) -> dict[str, Any]:
     blocks = tuple(_count(shapes, rf"backbone\.body\.layer{i}\.(\d+)\.conv1\.weight") for i in range(1, 5))
     bottleneck = "backbone.body.layer1.0.conv3.weight" in shapes
-    stem = _shape(shapes, "backbone.body.conv1.weight", source)[0]
-    middle = _shape(shapes, "backbone.body.layer1.0.conv2.weight", source)
+    stem = _shape(shapes, "backbone.body.conv1.weight", source, 4)[0]
+    middle = _shape(shapes, "backbone.body.layer1.0.conv2.weight", source, 4)
     groups = middle[0] // middle[1]
     group_width = middle[1] * 64 // stem  # as if the stem had its usual 64 channels
     found = KNOWN_BODIES.get((blocks, bottleneck, groups, group_width))
@@ -85,12 +88,19 @@ def _body(shapes: Shapes, source: str) -> dict[str, Any]:
     return {"backbone": found} if stem == 64 else {"backbone": found, "backbone.width": stem}
 
 
-def _shape(shapes: Shapes, key: str, source: str) -> Sequence[int]:
+def _shape(shapes: Shapes, key: str, source: str, dimensions: int) -> Sequence[int]:
+    """The shape of a tensor, of so many dimensions. Raises UserError where it is missing, or is none of a weight's."""
     if key not in shapes:
         raise UserError(
             f"{source} lacks {key} (our name): it is not a Mask R-CNN, Cascade Mask R-CNN or HTC on an FPN."
         )
-    return shapes[key]
+    shape = shapes[key]
+    if len(shape) != dimensions or min(shape) < 1:
+        raise UserError(
+            f"{source} has a {key} (our name) of shape {list(shape)}, not of {dimensions} dimensions with 1 or more "
+            "each: it is damaged; download or convert it again."
+        )
+    return shape
 
 
 def _numbers(shapes: Shapes, pattern: str) -> set[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from htc.errors import UserError
+from htc.fitting import is_plain
 from htc.interop.coco import coco_ids
 
 # torchvision's names -> ours; the first form is of 0.13 and later, the second of earlier versions.
@@ -42,7 +43,8 @@ TORCHVISION_SETTINGS = {
 def from_torchvision(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The state dict under our names, background last, COCO's unused category ids left out.
 
-    Raises UserError where the architecture is another: `maskrcnn_resnet50_fpn_v2`, for one.
+    Raises UserError where the architecture is another (`maskrcnn_resnet50_fpn_v2`, for one), and where rows cannot be
+    classes.
     """
     found: dict[str, Tensor] = {}
     unknown = []
@@ -51,7 +53,7 @@ def from_torchvision(state: Mapping[str, Tensor], source: str) -> dict[str, Tens
         if ours is None or ours in found:
             unknown.append(name)
         else:
-            found[ours] = _classes_in_our_order(ours, value)
+            found[ours] = _classes_in_our_order(ours, value, f"{source} has a {name}")
     if unknown:
         raise UserError(
             f"{source} has the names of torchvision but not the layers of maskrcnn_resnet50_fpn: {len(unknown)} "
@@ -69,14 +71,16 @@ def _our_name(name: str) -> str | None:
     return None
 
 
-def _classes_in_our_order(name: str, value: Tensor) -> Tensor:
+def _classes_in_our_order(name: str, value: Tensor, what: str) -> Tensor:
     """Rows of class outputs: theirs start with the background, and COCO's are numbered by category id up to 90."""
     per_class = 4 if ".box_heads.0.deltas." in name else 1
     if not re.search(r"\.(box_heads|heads)\.0\.(logits|deltas)\.", name):
         return value
-    classes = value.shape[0] // per_class
+    if not is_plain(value) or value.dim() == 0 or len(value) < 2 * per_class or len(value) % per_class:
+        raise UserError(f"{what} that does not hold {per_class} rows of plain numbers a class: give an undamaged file.")
+    classes = len(value) // per_class
     kept = coco_ids() if classes == 91 else list(range(1, classes))
     if name.startswith("cascade.box_heads.0.logits."):
         kept = [*kept, 0]
-    rows = value.view(classes, per_class, *value.shape[1:])[torch.tensor(kept)]
+    rows = value.reshape(classes, per_class, *value.shape[1:])[torch.tensor(kept)]
     return rows.flatten(0, 1)

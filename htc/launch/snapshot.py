@@ -8,13 +8,15 @@ import os
 import shutil
 import subprocess
 import uuid
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import htc
 from htc.engine.environment import SNAPSHOT_FILE, git_facts
 from htc.errors import UserError
 
 PARTS = ("htc", "conf", "sweeps", "hydra_plugins")
+SUFFIXES = {".py", ".yaml"}
+"""Of what code and configuration are made; whatever else lies beside them may be anybody's secret."""
 
 
 def freeze_code(folder: Path) -> Path:
@@ -52,7 +54,10 @@ def freeze_code(folder: Path) -> Path:
 
 
 def code_files(root: Path) -> list[str]:
-    """Files of the code relative to its root: what git knows or would take up, or all where there is no git."""
+    """Python and YAML files relative to the code's root: those that git knows or would take up, or all without git.
+
+    What has a name, or lies in a folder, that starts with a dot is left out.
+    """
     if (root / SNAPSHOT_FILE).is_file():
         names = _all_files(root)
     else:
@@ -65,7 +70,11 @@ def code_files(root: Path) -> list[str]:
             names = []
         if not any(name.startswith("htc/") for name in names):
             names = _all_files(root)
-    return [name for name in names if (root / name).is_file()]
+    return [name for name in names if _is_code(PurePath(name)) and (root / name).is_file()]
+
+
+def _is_code(path: PurePath) -> bool:
+    return path.suffix in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def _all_files(root: Path) -> list[str]:

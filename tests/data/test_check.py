@@ -102,6 +102,22 @@ def test_every_problem_is_listed_with_its_file_and_the_exit_code_is_1(folder: Fo
     assert "Traceback" not in done.stderr
 
 
+def test_stuff_map_of_two_images_is_a_fault(folder: Folder) -> None:
+    sound(folder)
+    images = folder.root / "images"
+    (images / "town").mkdir()
+    (images / "town" / "3.png").write_bytes((images / "3.png").read_bytes())
+    folder.content["images"].append({**folder.content["images"][1], "id": 50, "file_name": "town/3.png"})
+    folder.write()
+    done = check(*arguments(folder), "decode=false", "samples=0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"fault: {folder.file}: the images 3.png and town/3.png have one stuff map, 3.png in" in done.stdout
+    (folder.root / "stuff" / "town").mkdir()
+    (folder.root / "stuff" / "town" / "3.png").write_bytes((folder.root / "stuff" / "3.png").read_bytes())
+    done = check(*arguments(folder), "samples=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_files_are_not_decoded_where_that_is_not_asked_for(folder: Folder) -> None:
     sound(folder)
     (folder.root / "images" / "3.png").write_bytes(b"no image")

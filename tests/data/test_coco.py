@@ -16,9 +16,9 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from htc.config import DataConfig
+from htc.config import DataConfig, OnBadImage
 from htc.data.coco import CocoDataset, Draw, build_dataset
-from htc.data.transforms import network_size, read_image
+from htc.data.transforms import UnreadableImageError, network_size, read_image
 from htc.errors import UserError
 from htc.structures import Sample, Targets
 
@@ -222,6 +222,66 @@ def test_a_missing_stuff_map_is_named(folder: Folder) -> None:
     (folder.root / "stuff" / "3.png").unlink()
     with pytest.raises(UserError, match=r"3\.png is missing"):
         dataset(folder, semantic=True)[0]
+
+
+def in_subfolders(folder: Folder, names: dict[int, str]) -> None:
+    """Rename images; all are as large as image 3, so that their stuff maps fit each other."""
+    size = {"height": 100, "width": 120}
+    folder.content["images"] = [{"id": i, "file_name": name, **size} for i, name in names.items()]
+    folder.content["annotations"] = [
+        {**folder.content["annotations"][1], "id": i, "image_id": i, "category_id": 2} for i in names
+    ]
+    folder.write()
+    for name in names.values():
+        path = folder.root / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((folder.root / "images" / "3.png").read_bytes())
+
+
+def write_stuff_map(folder: Folder, name: str, value: int) -> None:
+    path = folder.root / "stuff" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((100, 120), value, np.uint8))
+
+
+def test_images_of_one_name_in_two_subfolders_have_stuff_maps_of_their_own(folder: Folder) -> None:
+    in_subfolders(folder, {1: "aachen/0001.png", 2: "berlin/0001.png", 3: "berlin/0002.png"})
+    write_stuff_map(folder, "aachen/0001.png", 5)
+    write_stuff_map(folder, "berlin/0001.png", 6)
+    write_stuff_map(folder, "0002.png", 7)
+    data = dataset(folder, semantic=True)
+    for index, value in enumerate((5, 6, 7)):
+        semantic = targets_of(data[index]).semantic
+        assert semantic is not None and set(semantic.flatten().tolist()) == {value}
+
+
+@pytest.mark.parametrize(
+    "names", [{1: "aachen/0001.png", 2: "berlin/0001.png"}, {1: "0001.png", 2: "0001.jpg"}], ids=["folders", "suffixes"]
+)
+def test_images_that_would_share_a_stuff_map_are_refused(folder: Folder, names: dict[int, str]) -> None:
+    in_subfolders(folder, names)
+    write_stuff_map(folder, "0001.png", 5)
+    with pytest.raises(UserError, match=rf"images {names[1]} and {names[2]} have one stuff map, 0001\.png in .*stuff"):
+        dataset(folder, semantic=True)
+
+
+def test_an_image_listed_twice_has_one_stuff_map(folder: Folder) -> None:
+    in_subfolders(folder, {1: "aachen/0001.png", 2: "./aachen/0001.png"})
+    write_stuff_map(folder, "0001.png", 5)
+    assert len(dataset(folder, semantic=True)) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that is there and cannot be read")
+def test_a_stuff_map_that_cannot_be_read_is_an_image_that_cannot(folder: Folder) -> None:
+    write_stuff_maps(folder)
+    data = dataset(folder, semantic=True, on_bad_image=OnBadImage.skip)
+    (folder.root / "stuff" / "3.png").unlink()
+    # There, a file, and even root gets an input/output error from it.
+    (folder.root / "stuff" / "3.png").symlink_to("/proc/self/mem")
+    with pytest.raises(UnreadableImageError, match=r"image 3: .*stuff/3\.png cannot be read \(Input/output error\)"):
+        data[0]
+    replaced = [data[Draw(0, seed)] for seed in range(3)]
+    assert all(sample.image_id != 3 and "cannot be read" in sample.replaces[0] for sample in replaced)
 
 
 def test_too_few_semantic_classes_for_instances_are_refused_at_the_start(folder: Folder) -> None:

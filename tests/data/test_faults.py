@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,24 @@ def test_any_layout_and_unicode_encoding_of_the_json_is_read(folder: Folder, sep
     text = json.dumps(folder.content, ensure_ascii=False, indent=separator or None)
     folder.file.write_text(text + separator, encoding=encoding)
     assert load_annotations(folder.file, folder.root).category_names == ["bicycle", "train", "Flasche ß 瓶"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_evaluation_reads_the_encodings_that_training_reads(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    folder.content["categories"][0]["name"] = "Flasche ß 瓶"
+    folder.file.write_text(json.dumps(folder.content, ensure_ascii=False), encoding=encoding)
+    # As `open` chooses where the locale is not of UTF-8.
+    monkeypatch.setattr("builtins.open", partial(open, encoding="latin-1"))
+    metrics = coco_metrics(folder.file, [], [], [3, 7, 40])
+    assert set(metrics.per_category["segm"]) == {"bicycle", "train", "Flasche ß 瓶"}
+
+
+def test_annotations_that_are_damaged_during_training_are_named(folder: Folder) -> None:
+    folder.file.write_text("{")
+    with pytest.raises(UserError, match=r"annotations\.json cannot be read .* Write it again"):
+        coco_metrics(folder.file, [], [], [])
 
 
 @pytest.mark.parametrize("cut", [1, 20, 300, 1000])

@@ -18,6 +18,7 @@ from htc.cli import composed_config
 from htc.config import OnBadImage, signature
 from htc.data.coco import CocoDataset, Draw
 from htc.data.loader import build_train_loader
+from htc.data.scan import Job, examine
 from htc.data.transforms import UnreadableImageError, read_image
 from htc.errors import UserError
 from htc.structures import Sample
@@ -123,7 +124,7 @@ def test_an_image_that_turns_out_unreadable_stops_training_by_name(folder: Folde
     loader = build_train_loader(data, data.config, batch_size=2, seed=0)
     with pytest.raises(UserError) as caught:
         list(islice(loader, 4))
-    assert caught.value.sentence.startswith(f"{folder.root}/images/7.png is cut off")
+    assert caught.value.sentence.startswith(f"image 7: {folder.root}/images/7.png is cut off")
 
 
 def test_a_skipped_image_is_replaced_alike_with_any_workers_and_after_resuming_and_counted(
@@ -179,3 +180,12 @@ def test_a_flipped_sample_keeps_the_seed_of_its_sampling(folder: Folder) -> None
     config = dataclasses.replace(folder.config, flip=1.0)
     targets = CocoDataset(config, config.train, train=True, semantic=False)[Draw(0, 77)].targets
     assert targets is not None and targets.seed == 77
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("exif", [b"II*\0", b"MM\0*\0\0", b"Exif\0\0II*\0\x08"])
+def test_image_with_damaged_exif_data_is_read_and_examined(tmp_path: Path, suffix: str, exif: bytes) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.new("RGB", (20, 10), (9, 9, 9)).save(path, exif=exif)
+    assert read_image(path, (10, 20)).shape == (10, 20, 3)
+    assert examine(Job(path, (10, 20))).problems == []

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
 import torch
 
 from htc.config import DataConfig
-from htc.data.coco import build_dataset
+from htc.data.coco import CocoDataset, Draw, build_dataset
 from htc.data.loader import build_train_loader, build_val_loader
+from htc.errors import memory_exhausted
 from htc.structures import Sample
 
 
@@ -48,3 +54,64 @@ def test_validation_yields_each_image_once_in_order(shapes: DataConfig, workers:
     assert [sample.image_id for sample in samples] == dataset.image_ids
     chosen = [sample for batch in build_val_loader(dataset, config, indices=[4, 1]) for sample in batch]
     assert [sample.image_id for sample in chosen] == [dataset.image_ids[4], dataset.image_ids[1]]
+
+
+def end(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+
+
+def meet_bus_error(process: int) -> None:
+    os.kill(process, signal.SIGBUS)
+
+
+def leave(process: int) -> None:
+    os._exit(3)
+
+
+def have_no_shared_memory(process: int) -> None:
+    # As a full /dev/shm: no file there can have more bytes than this.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="shared memory is a folder on Linux alone")
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    ("fate", "reason"),
+    [
+        (end, "worker (pid"), (meet_bus_error, "worker (pid"), (leave, "exited unexpectedly"),
+        (have_no_shared_memory, "unable to resize file"),
+    ],
+)  # fmt: skip
+def test_worker_without_memory_is_said_in_a_sentence(
+    shapes: DataConfig, train: bool, fate: Callable[[int], None], reason: str
+) -> None:
+    class Doomed(CocoDataset):
+        def __getitem__(self, key: int | Draw) -> Sample:
+            fate(os.getpid())
+            return super().__getitem__(key)
+
+    config = dataclasses.replace(shapes, workers=1)
+    dataset = Doomed(config, config.train if train else config.val, train=train, semantic=train)
+    loader = build_train_loader(dataset, config, batch_size=2, seed=0) if train else build_val_loader(dataset, config)
+    with pytest.raises(RuntimeError) as caught:
+        next(iter(loader))
+    error = memory_exhausted(caught.value)
+    assert error is not None and error.status == 1
+    assert reason in error.sentence and "\n" not in error.sentence
+    assert error.sentence.endswith("lower data.workers or enlarge /dev/shm.")
+
+
+def test_image_without_objects_comes_out_of_a_worker(shapes: DataConfig) -> None:
+    config = dataclasses.replace(shapes, workers=1)
+
+    class Empty(CocoDataset):
+        def __getitem__(self, key: int | Draw) -> Sample:
+            sample = super().__getitem__(key)
+            assert sample.targets is not None
+            sample.targets.labels = torch.zeros(0, dtype=torch.int64)
+            return sample
+
+    dataset = Empty(config, config.train, train=True, semantic=False)
+    (sample,) = next(iter(build_train_loader(dataset, config, batch_size=1, seed=0)))
+    assert sample.targets is not None and len(sample.targets.labels) == 0 and sample.image.is_shared()

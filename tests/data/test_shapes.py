@@ -89,6 +89,17 @@ def test_settings_without_meaning_are_refused(tmp_path: Path) -> None:
         ensure_shapes(small(tmp_path, train_images=0))
 
 
+@pytest.mark.parametrize("split", ["train_images", "val_images"])
+def test_more_images_than_there_are_ids_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    # Were they not refused, the first picture would fail.
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
+    with pytest.raises(UserError, match="must be 1 to 1000000"):
+        ensure_shapes(small(tmp_path, **{split: 1_000_001}))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_annotations_are_valid_to_pycocotools_with_tight_boxes_and_areas(truth: COCO) -> None:
     kinds = set()
     for annotation in truth.dataset["annotations"]:

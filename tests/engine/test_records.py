@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -285,6 +286,47 @@ def test_no_secret_is_in_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_options_that_only_sound_like_secrets_are_kept() -> None:
     command = ["htc", "model.num_tokens=5", "data.root=/data/secrets", "seed=0"]
     assert environment.redact_command(command) == "htc model.num_tokens=5 data.root=/data/secrets seed=0"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'os.environ["WANDB_API_KEY"] = "hunter2"', "os.environ.setdefault('WANDB_API_KEY', 'hunter2')",
+        'wandb.login(key="hunter2")', 'wandb.login(\n+    relogin=True,\n+    key="hunter2",\n+)',
+        "export AWS_SECRET_ACCESS_KEY=hunter2/abc+d", 'api_key: str = "hunter2"', 'api_key: str | None = "hunter2"',
+        'api_key = (\n+    "hunter2"\n+)', 'token = b"hunter2"', 'token = """hunter2"""', 'token == "hunter2"',
+        '{\\"api_key\\": \\"hunter2\\"}', 'password: "1\\"hunter2"', 'api_key="hunter2', "PRIVATE_KEY=hunter2",
+        f"wandb login --relogin {SECRET}", f'wandb.Api("{SECRET}")', f'key = "{SECRET}"', f"password {SECRET}",
+        "wandb_v1_hunter2_0123456789",
+    ],
+)  # fmt: skip
+def test_secret_is_taken_out_of_code_however_it_is_written(text: str) -> None:
+    safe = environment.redact(text)
+    assert "<redacted>" in safe and "hunter2" not in safe and SECRET not in safe
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"commit {SECRET}\n\n    Change the key\n", f"wandb: at commit {SECRET}", "index 0123456..789abcd 100644",
+        "num_tokens=5", "sorted(files, key=len)", "if token:\n    return 1", 'environ["API_KEY"]',
+    ],
+)  # fmt: skip
+def test_ordinary_text_is_kept_as_it_is(text: str) -> None:
+    assert environment.redact(text) == text
+
+
+@pytest.mark.parametrize("text", ["key --a " * 10_000, "login(" * 10_000, "wandb" * 10_000, 'token="""' * 10_000])
+def test_taking_secrets_out_of_long_text_is_quick(text: str) -> None:
+    started = time.monotonic()
+    environment.redact(text)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "DEPLOY_PRIVATE_KEY", "WANDB_API_KEY"])
+def test_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "mackerel")
+    assert environment.redact("a mackerel b") == "a <redacted> b"
 
 
 def git(folder: Path, *arguments: str) -> None:

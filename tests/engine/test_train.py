@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -353,3 +355,21 @@ def test_bf16_run_trains_and_keeps_its_weights_in_fp32(tiny_shapes: DataConfig, 
     values = list(trainer.raw_model.state_dict().values())
     assert {value.dtype for value in values if value.is_floating_point()} == {torch.float32}
     assert all(value.isfinite().all() for value in values)
+
+
+@pytest.mark.parametrize("change", [{"name": "jar"}, {"id": 90}])
+def test_run_whose_data_have_other_categories_by_now_does_not_go_on(
+    tiny_shapes: DataConfig, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    root = shutil.copytree(tiny_shapes.root, tmp_path / "data")
+    config = training_config(dataclasses.replace(tiny_shapes, name="coco", root=str(root)))
+    make_trainer(config, tmp_path / "run").train(Tracker(None))
+    assert make_trainer(config, tmp_path / "run").resumed
+    file = root / config.data.train.annotations
+    content = json.loads(file.read_text())
+    content["categories"].append({**content["categories"].pop(), **change})
+    known = {category["id"] for category in content["categories"]}
+    content["annotations"] = [row for row in content["annotations"] if row["category_id"] in known]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"instances_train2017\.json has other categories than .* start anew"):
+        make_trainer(config, tmp_path / "run")

@@ -10,6 +10,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from htc.composition import check, derive
@@ -19,6 +20,12 @@ from htc.models.detector import Detector
 from tests.tiny import tiny_config, tiny_detector
 
 COUNTER = "num_batches_tracked"
+ODD_WEIGHTS = st.lists(st.integers(0, 9), max_size=5).map(torch.zeros) | st.sampled_from(
+    [
+        torch.ones(8).to_sparse(), torch.ones(8, 4).to_sparse(), torch.ones(8, dtype=torch.complex64),
+        torch.empty(8, 4, device="meta"), torch.ones(8, 4, dtype=torch.bool), torch.zeros(()).expand(2**16, 4),
+    ]
+)  # fmt: skip
 
 
 @contextmanager

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from htc.cli import explain
 from htc.config import Config, Style
 from htc.convert import convert
 from htc.errors import UserError
@@ -19,8 +23,10 @@ from htc.interop.names import our_name, their_name
 from htc.loading import load_tensors
 from htc.models.detector import Detector
 from htc.trained import Trained, load_trained
+from tests.fuzzing import fuzz
 from tests.interop.files import (
     COUNTER,
+    ODD_WEIGHTS,
     assert_same_tensors,
     foreign_module,
     imported_config,
@@ -28,6 +34,7 @@ from tests.interop.files import (
     save,
     their_state,
 )
+from tests.test_fuzz import is_sentence
 from tests.tiny import tiny_image
 
 MASK_RCNN = {"name": "mask_rcnn", "num_stages": 1, "class_agnostic": False}
@@ -359,3 +366,46 @@ def test_names_translate_in_both_directions(variant: str) -> None:
         theirs = their_name(name, counted=config.model.num_stages > 1)
         assert theirs is not None
         assert our_name(theirs) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("roi_head.bbox_head.0.fc_reg.weight", ()),
+        ("roi_head.bbox_head.0.fc_cls.weight", (1, 16)),
+        ("roi_head.semantic_head.conv_logits.weight", (0, 8, 1, 1)),
+        ("backbone.conv1.weight", (0, 3, 7, 7)),
+        ("backbone.layer1.0.conv2.weight", (8, 0, 3, 3)),
+        ("backbone.layer1.0.conv2.weight", (8,)),
+        ("neck.fpn_convs.0.conv.weight", ()),
+    ],
+)
+def test_weight_of_a_shape_that_no_weight_has_is_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    state = their_state(detector("htc")[1])
+    assert name in state
+    refuse(save(tmp_path / "theirs.pth", {"state_dict": {**state, name: torch.zeros(shape)}}))
+
+
+MODELS = {variant: their_state(detector(variant)[1], variant == "htc") for variant in ("htc", "mask_rcnn")}
+
+
+@fuzz(30)
+@given(variant=st.sampled_from(sorted(MODELS)), number=st.integers(0, 10_000), odd=st.none() | ODD_WEIGHTS)
+def test_any_tensor_in_a_checkpoint_is_loaded_or_refused_in_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, variant: str, number: int, odd: Tensor | None
+) -> None:
+    state = dict(MODELS[variant])
+    name = sorted(state)[number % len(state)]
+    if odd is None:
+        del state[name]
+    else:
+        state[name] = odd
+    path = save(tmp_path_factory.mktemp("fuzz") / "theirs.pth", {"state_dict": state})
+    sentence = None
+    try:
+        load(path)
+    except UserError as error:
+        sentence = error.sentence
+    except OmegaConfBaseException as error:
+        sentence = explain(error, [])
+    assert sentence is None or is_sentence(sentence)

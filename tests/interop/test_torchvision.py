@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.ops import box_iou
@@ -19,7 +21,9 @@ from htc.interop.coco import coco_ids, coco_names
 from htc.interop.foreign import read_foreign
 from htc.loading import load_tensors
 from htc.trained import Trained, load_trained
-from tests.interop.files import assert_same_tensors, save
+from tests.fuzzing import fuzz
+from tests.interop.files import ODD_WEIGHTS, assert_same_tensors, save
+from tests.test_fuzz import is_sentence
 
 SIZE = (128, 192)
 
@@ -176,3 +180,29 @@ def test_other_detectors_of_torchvision_are_refused(tmp_path: Path, name: str, p
 def test_incomplete_file_is_refused(tmp_path: Path, missing: str, part: str) -> None:
     state = {name: value for name, value in their_model(5).state_dict().items() if name != missing}
     assert part in refuse(save(tmp_path / "part.pth", state))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("bbox_pred.weight", torch.zeros(5, 1024)), ("bbox_pred.bias", torch.zeros(())),
+        ("cls_score.weight", torch.zeros(1, 1024)), ("cls_score.bias", torch.ones(8).to_sparse()),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_classes_are_refused_by_name(name: str, tensor: Tensor) -> None:
+    name = f"roi_heads.box_predictor.{name}"
+    with pytest.raises(UserError, match=rf"has a {name} that does not hold \d rows of plain numbers a class"):
+        ours({**their_model(5).state_dict(), name: tensor})
+
+
+@fuzz(50)
+@given(number=st.integers(0, 10_000), tensor=ODD_WEIGHTS)
+def test_any_tensor_in_a_file_is_read_or_refused_in_a_sentence(number: int, tensor: Tensor) -> None:
+    state = their_model(5).state_dict()
+    name = sorted(state)[number % len(state)]
+    sentence = None
+    try:
+        ours({**state, name: tensor})
+    except UserError as error:
+        sentence = error.sentence
+    assert sentence is None or is_sentence(sentence)
