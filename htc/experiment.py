@@ -29,6 +29,7 @@ from htc.engine.tracking import Tracker
 from htc.engine.train import Trainer
 from htc.errors import UserError, memory_exhausted
 from htc.models.detector import Detector, build_detector
+from htc.plain import mapping, number
 from htc.trained import start_from
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,8 @@ def attempt(config: Config, folder: RunFolder, processes: Processes, command: li
         error = exhausted or error
         if processes.is_main and folder.run_file.is_file():
             reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            # On a full disk the record cannot be written either; what went wrong is said all the same.
-            with suppress(OSError):
+            # On a full or broken disk the record cannot be kept either; what went wrong is said all the same.
+            with suppress(OSError, UserError):
                 folder.set_status("failed", reason)
         if exhausted:
             raise exhausted from None
@@ -210,7 +211,7 @@ def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> D
 
 def summary(results: dict[str, Any]) -> str:
     """`box AP 0.312, mask AP 0.285`, with a dash where there is no figure."""
-    box, mask = (results.get(kind, {}).get("AP") for kind in ("bbox", "segm"))
+    box, mask = (number(mapping(results.get(kind)).get("AP")) for kind in ("bbox", "segm"))
     return ", ".join(f"{name} AP {'-' if ap is None else f'{ap:.3f}'}" for name, ap in (("box", box), ("mask", mask)))
 
 

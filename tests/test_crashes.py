@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from htc.engine.wandb_files import offline_files, read_history
 from tests.test_run import ROOT, command, tiny
 
 
@@ -56,6 +57,26 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     done = command("htc.run", *tiny(tmp_path), f"runs={runs}", "wandb.mode=disabled")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"error: {runs}" in done.stderr and "could not be written" in done.stderr
+
+
+def test_run_whose_record_is_lost_goes_on_with_its_whole_history(tmp_path: Path) -> None:
+    arguments = [*tiny(tmp_path), "wandb.mode=offline", "save.every=2"]
+    assert command("htc.run", *arguments).returncode == 0
+    (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
+    first = json.loads((run / "run.json").read_text())
+    for name in ("run.json", "results.json", "checkpoints/step_00000006.pt"):
+        (run / name).unlink()
+    again = command("htc.run", *arguments)
+    assert again.returncode == 0 and "going on after step 4" in again.stderr, again.stderr
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [
+        ("train", 2), ("train", 4), ("train", 6), ("eval", 6),
+    ]  # fmt: skip
+    (tracked,) = offline_files(run)
+    assert [row["step"] for row in read_history(tracked)][:4] == [2, 4, 6, 6]
+    record = json.loads((run / "run.json").read_text())
+    assert record.keys() == first.keys() and record["status"] == "done"
+    assert [resume["step"] for resume in record["resumes"]] == [4]
 
 
 def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_on(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from htc.config import Config, WandbMode, signature, to_plain
 from htc.engine.files import plain_json
 from htc.engine.wandb_files import offline_files, remove_offline_runs
+from htc.plain import number
 
 if TYPE_CHECKING:
     import wandb
@@ -75,7 +76,7 @@ class Tracker:
             logger.info("Tracked by wandb: %s", run.url or run.dir)
         tracker = cls(run, config.wandb.images)
         for line in lines:
-            tracker.log(line, line.get("step", 0))
+            tracker.log(line, int(number(line.get("step")) or 0))
         if tracker.on:
             remove_offline_runs(earlier)
         return tracker
