@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from htc.config import BnMode, Config, Norm
 from htc.data.coco import CocoDataset, build_dataset
 from htc.data.splits import check_splits
+from htc.engine.checkpoint import newest_checkpoint
 from htc.engine.distributed import Processes, start_processes
 from htc.engine.evaluation import Evaluation, Evaluator
 from htc.engine.lock import RunLock
@@ -115,9 +117,10 @@ class Experiment:
         train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
         self.val_data = build_dataset(config.data, train=False, semantic=False)
         check_splits(train_data, self.val_data)
-        self.model = build_model(config, train_data, processes)
+        newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
+        self.model = build_model(config, train_data, processes, resumed=newest is not None)
         self.evaluator = Evaluator(config, self.val_data, processes)
-        self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate)
+        self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate, newest)
         self.tracker = Tracker(None)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         log.info(
@@ -185,8 +188,11 @@ class Experiment:
         return results
 
 
-def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> Detector:
-    """The network with its initial weights, the same for a seed on every process, on its device."""
+def build_model(config: Config, dataset: CocoDataset, processes: Processes, *, resumed: bool = False) -> Detector:
+    """The network with its initial weights, the same for a seed on every process, on its device.
+
+    Where the run is `resumed`, a checkpoint of its own brings the weights: the files that it began with are not read.
+    """
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
@@ -202,8 +208,10 @@ def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> D
             "backbone.norm=bn backbone.bn_mode=batch or backbone.norm=gn to train from scratch.",
             config.backbone.norm.value,
         )
+    if resumed:
+        config = replace(config, backbone=replace(config.backbone, weights=None))
     model = build_detector(config, len(dataset.category_ids))
-    if config.checkpoint.file is not None:
+    if config.checkpoint.file is not None and not resumed:
         start_from(model, config, dataset)
     model = model.to(processes.device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]

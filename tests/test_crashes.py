@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from htc.engine.wandb_files import offline_files, read_history
 from tests.test_run import ROOT, command, tiny
@@ -77,6 +78,23 @@ def test_run_whose_record_is_lost_goes_on_with_its_whole_history(tmp_path: Path)
     record = json.loads((run / "run.json").read_text())
     assert record.keys() == first.keys() and record["status"] == "done"
     assert [resume["step"] for resume in record["resumes"]] == [4]
+
+
+def test_run_goes_on_without_the_files_that_it_began_with(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    data = f"data.root={tmp_path / 'data'}"
+    assert command("htc.run", *tiny(source), data, "schedule.iterations=1", "wandb.mode=disabled").returncode == 0
+    (checkpoint,) = source.glob("runs/single/*/checkpoints/*.pt")
+    arguments = [*tiny(tmp_path), f"checkpoint={checkpoint}", "save.every=2", "wandb.mode=disabled"]
+    assert command("htc.run", *arguments).returncode == 0
+    (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
+    whole = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
+    for file in (checkpoint, run / "results.json", run / "checkpoints" / "step_00000006.pt"):
+        file.unlink()
+    again = command("htc.run", *arguments)
+    assert again.returncode == 0 and "going on after step 4" in again.stderr, again.stderr
+    resumed = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
 def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from htc.config import Config
 from htc.data.coco import CocoDataset
 from htc.data.loader import build_train_loader
-from htc.engine.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
+from htc.engine.checkpoint import read_checkpoint, save_checkpoint
 from htc.engine.distributed import Processes
 from htc.engine.ema import build_average
 from htc.engine.logs import Console
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a model on a data set, from the newest checkpoint in the run's folder or from the start.
+    """Trains a model on a data set, from a checkpoint in the run's folder or, where that is None, from the start.
 
     `evaluate` is called wherever the schedule asks for an evaluation before the end.
     """
@@ -49,6 +50,7 @@ class Trainer:
         folder: RunFolder,
         processes: Processes,
         evaluate: Callable[[], object],
+        checkpoint: Path | None = None,
     ) -> None:
         schedule = config.schedule
         self.config, self.folder, self.processes, self.evaluate = config, folder, processes, evaluate
@@ -66,7 +68,7 @@ class Trainer:
         """Steps that were left out because fp16 could not hold their gradients."""
         self.training_seconds = 0.0
         self._saved: int | None = None
-        self._resumed_from = self._resume()
+        self._resumed_from = None if checkpoint is None else self._resume(checkpoint)
         self.images_a_pass = schedule.batch_size // schedule.accumulate
         self.loader = build_train_loader(
             dataset,
@@ -176,12 +178,9 @@ class Trainer:
         )
         self._saved = self.step
 
-    def _resume(self) -> dict[str, Any] | None:
-        """Take up the newest checkpoint, if there is one, the same on every process -> its content."""
-        path = self.processes.on_main(lambda: newest_checkpoint(self.folder.checkpoints))
-        if path is None:
-            return None
-        state = read_checkpoint(path)
+    def _resume(self, checkpoint: Path) -> dict[str, Any]:
+        """Take up a checkpoint -> what of it is taken up later."""
+        state = read_checkpoint(checkpoint)
         restore(self, state)
         self._saved = self.step
         return {key: state[key] for key in ("processes", "metrics_length")}
