@@ -79,6 +79,12 @@ def attempt(config: Config, folder: RunFolder, processes: Processes, command: li
             folder.set_status("preempted")
         say(f"Stopped after saving a checkpoint in {folder.path}; the same command goes on from there.", processes)
         sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        if processes.is_main and folder.run_file.is_file():
+            with suppress(OSError, UserError):
+                folder.set_status("preempted")
+        say(f"Interrupted; what {folder.path} holds stays, and the same command goes on from there.", processes)
+        sys.exit(128 + signal.SIGINT)
     except BaseException as error:
         exhausted = memory_exhausted(error)
         if not isinstance(error, UserError | OSError) and not exhausted:
@@ -138,7 +144,7 @@ class Experiment:
                 log.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
                 return self._conclude(self.evaluate())
             except BaseException as error:
-                self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped))
+                self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped | KeyboardInterrupt))
                 raise
 
     def _start(self, command: list[str]) -> None:

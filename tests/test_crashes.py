@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,37 @@ def test_run_goes_on_without_the_files_that_it_began_with(tmp_path: Path) -> Non
     assert again.returncode == 0 and "going on after step 4" in again.stderr, again.stderr
     resumed = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+
+
+def interrupted_at_its_start(arguments: list[str], run: str, tmp_path: Path) -> tuple[int, str, str]:
+    """Send Ctrl-C to a run that has its log, before it trains -> exit status and what it said."""
+    shutil.rmtree(tmp_path / "data", ignore_errors=True)
+    for log in tmp_path.glob(run):
+        log.unlink()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "htc.run", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not list(tmp_path.glob(run)):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
+
+
+def test_ctrl_c_before_training_says_how_to_go_on(tmp_path: Path) -> None:
+    # Many images, so that it still generates them when the signal comes.
+    arguments = [*tiny(tmp_path), "data.shapes.train_images=400", "wandb.mode=disabled"]
+    log = "runs/single/*/log.txt"
+    status, output, errors = interrupted_at_its_start(arguments, log, tmp_path)
+    assert status == 130 and "the same command goes on from there" in output and "Traceback" not in errors, errors
+    (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
+    assert not (run / "run.json").exists()
+    (run / "run.json").write_text('{"status": "queued"}')
+    status, _, errors = interrupted_at_its_start(arguments, log, tmp_path)
+    assert status == 130 and "Traceback" not in errors, errors
+    assert json.loads((run / "run.json").read_text())["status"] == "preempted"
 
 
 def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_on(tmp_path: Path) -> None:
