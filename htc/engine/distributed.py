@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,6 +18,12 @@ from htc.errors import UserError
 
 T = TypeVar("T")
 
+STEP_PATIENCE = timedelta(minutes=10)
+"""How long processes wait for each other's gradients."""
+PATIENCE = timedelta(hours=24)
+"""How long they wait for each other otherwise: COCO's metrics on one of them, or its data, may take long. That a
+process has died shows at once all the same."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -26,6 +32,8 @@ class Processes:
     rank: int
     world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
+    """For what is not computed on the device: flags and objects, over gloo."""
 
     @property
     def is_main(self) -> bool:
@@ -53,7 +61,7 @@ class Processes:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def on_main(self, action: Callable[[], T]) -> T:
@@ -90,8 +98,8 @@ class Processes:
         """For each flag, whether any process has it set; on every process."""
         if self.world_size == 1:
             return list(flags)
-        shared = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        shared = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self.group)
         return [bool(flag) for flag in shared.tolist()]
 
     def close(self) -> None:
@@ -107,11 +115,15 @@ def start_processes(device: str) -> Processes:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if world_size > 1 and not dist.is_initialized():
+    if world_size == 1:
+        return Processes(rank, world_size, chosen)
+    if not dist.is_initialized():
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
-    return Processes(rank, world_size, chosen)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=STEP_PATIENCE)
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    return Processes(rank, world_size, chosen, group)
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -7,8 +7,10 @@ import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from htc.config import BnMode, Config, DataConfig, EvalConfig, Norm
 from htc.data.coco import build_dataset
 from htc.data.loader import build_train_loader
+from htc.engine import distributed
 from htc.engine.checkpoint import read_checkpoint
 from htc.engine.distributed import Processes, choose_device, start_processes
 from htc.engine.evaluation import Evaluator
@@ -175,6 +178,26 @@ def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, t
         assert said["rank0"] == said["rank1"] and "is not finite at step 3" in said["rank0"]
         assert [path.name for path in (tmp_path / "replay").glob("*.pt")] == ["step_00000003_process_1.pt"]
     assert not list(tmp_path.glob("checkpoints/*.pt"))
+
+
+def wait_for_the_main_one(rank: int, port: int, folder: Path) -> None:
+    """One of two processes, of which the main one takes longer than a step may; writes what it is told."""
+
+    def take_long() -> str:
+        time.sleep(3)
+        return "the metrics"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "STEP_PATIENCE", timedelta(seconds=1))
+        with joined(rank, port) as processes:
+            told = processes.on_main(take_long)
+    (folder / f"rank{rank}.txt").write_text(told)
+
+
+@pytest.mark.slow
+def test_processes_wait_for_the_main_one_longer_than_for_a_step(tmp_path: Path) -> None:
+    spawn(wait_for_the_main_one, tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the metrics"] * 2
 
 
 def test_process_on_its_own_needs_no_group() -> None:
