@@ -71,7 +71,7 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
 
 def attempt(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
     """Run in a folder that is this process's alone, and record in run.json how it ends."""
-    folder.setup_logging(main=processes.is_main)
+    processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
     try:
         return Experiment(config, folder, processes).run(command)
     except Stopped:
@@ -120,11 +120,9 @@ class Experiment:
 
     def __init__(self, config: Config, folder: RunFolder, processes: Processes) -> None:
         self.config, self.folder, self.processes = config, folder, processes
-        train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
-        self.val_data = build_dataset(config.data, train=False, semantic=False)
-        check_splits(train_data, self.val_data)
+        train_data, self.val_data = processes.on_all(lambda: build_splits(config))
         newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
-        self.model = build_model(config, train_data, processes, resumed=newest is not None)
+        self.model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
         self.evaluator = Evaluator(config, self.val_data, processes)
         self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate, newest)
         self.tracker = Tracker(None)
@@ -166,10 +164,10 @@ class Experiment:
         """Evaluate the model as it is, and record its metrics at the trainer's step."""
         model: Any = self.trainer.evaluated_model
         evaluation = self.evaluator.evaluate(model, self.trainer.stop)
+        step = self.trainer.step
+        metrics = {"kind": "eval", "step": step, "epoch": self.trainer.epoch, **evaluation.summary()}
+        self.processes.on_main(lambda: self.folder.append_metrics(metrics))
         if self.processes.is_main:
-            step = self.trainer.step
-            metrics = {"kind": "eval", "step": step, "epoch": self.trainer.epoch, **evaluation.summary()}
-            self.folder.append_metrics(metrics)
             self.tracker.log(metrics, step)
             log.info("step %d: %s", step, summary(metrics))
         return evaluation
@@ -184,14 +182,24 @@ class Experiment:
             "peak_memory_mb": peak_memory_mb(self.processes.device),
             "overflows": self.trainer.overflows,
         }
-        if self.processes.is_main:
-            evaluation.write(self.folder.predictions)
-            self.folder.write_results(results)
-            pictures = self.evaluator.pictures(evaluation)
-            self.tracker.images(pictures, self.val_data.category_names, self.trainer.step)
-            self.tracker.finish(results)
-            self.folder.set_status("done")
+        self.processes.on_main(lambda: self._record(evaluation, results))
         return results
+
+    def _record(self, evaluation: Evaluation, results: dict[str, Any]) -> None:
+        evaluation.write(self.folder.predictions)
+        self.folder.write_results(results)
+        pictures = self.evaluator.pictures(evaluation)
+        self.tracker.images(pictures, self.val_data.category_names, self.trainer.step)
+        self.tracker.finish(results)
+        self.folder.set_status("done")
+
+
+def build_splits(config: Config) -> tuple[CocoDataset, CocoDataset]:
+    """The data to train on and to evaluate on. Raises UserError where they are not fit for it."""
+    train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
+    val_data = build_dataset(config.data, train=False, semantic=False)
+    check_splits(train_data, val_data)
+    return train_data, val_data
 
 
 def build_model(config: Config, dataset: CocoDataset, processes: Processes, *, resumed: bool = False) -> Detector:

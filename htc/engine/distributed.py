@@ -65,26 +65,28 @@ class Processes:
         return values
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """What `action` returns on the main process; on every process. Where it raises, all of them do.
+        """What `action` returns on the main process; on every process. Where it raises, all of them do, as `on_all`."""
+        if self.world_size == 1:
+            return action()
+        result, error = attempted(action) if self.is_main else (None, None)
+        result, told = self.gather((result, None if error is None else shareable(error, self.rank)))[0]
+        if error is not None or told is not None:
+            raise error or told
+        return result  # type: ignore[no-any-return]
 
-        Raises UserError on every process where the main one did, and RuntimeError elsewhere for other exceptions.
+    def on_all(self, action: Callable[[], T]) -> T:
+        """What `action` returns on this process. Where it raises on any of them, all of them raise.
+
+        That is the same UserError or OSError on every process, or RuntimeError where it raised nothing itself and
+        another one raised something else.
         """
         if self.world_size == 1:
             return action()
-        result: T | None = None
-        error: Exception | None = None
-        if self.is_main:
-            try:
-                result = action()
-            except Exception as caught:  # noqa: BLE001 - raised again, when the others know
-                error = caught
-        told = (error.sentence, True) if isinstance(error, UserError) else (repr(error), False) if error else None
-        result, failure = self.gather((result, told))[0]
-        if error is not None:
-            raise error
-        if failure is not None:
-            sentence, for_user = failure
-            raise UserError(sentence) if for_user else RuntimeError(f"the main process failed: {sentence}")
+        result, error = attempted(action)
+        if any(self.any(error is not None)):
+            told = self.gather(None if error is None else shareable(error, self.rank))
+            first = next(found for found in told if found is not None)
+            raise first if error is None or isinstance(error, UserError | OSError) else error
         return result  # type: ignore[return-value]
 
     def mean(self, value: float) -> torch.Tensor:
@@ -105,6 +107,26 @@ class Processes:
     def close(self) -> None:
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def attempted(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What an action returns, and what it raises."""
+    try:
+        return action(), None
+    except Exception as error:  # noqa: BLE001 - raised again, when the others know
+        return None, error
+
+
+def shareable(error: Exception, rank: int) -> Exception:
+    """An error of process `rank` as the others raise it: any exception could not be sent to them."""
+    if isinstance(error, UserError):
+        told = UserError(error.sentence)
+        told.status = error.status
+        return told
+    if isinstance(error, OSError) and error.errno is not None:
+        place = () if error.filename is None else (str(error.filename),)
+        return OSError(error.errno, error.strerror, *place)
+    return RuntimeError(f"process {rank} failed: {error!r}")
 
 
 def start_processes(device: str) -> Processes:

@@ -100,7 +100,10 @@ class Trainer:
         return self.raw_model if self.average is None else self.average.module
 
     def train(self, tracker: Tracker) -> None:
-        """Train to the end. Raises Stopped after SIGINT or SIGTERM, UserError where a loss is not finite."""
+        """Train to the end. Raises Stopped after SIGINT or SIGTERM, UserError where a loss is not finite.
+
+        What one process raises over an image, a checkpoint or a line of metrics.jsonl, all of them raise.
+        """
         self.model.train()
         speed = SpeedMeter()
         seconds_before = self.training_seconds
@@ -134,7 +137,7 @@ class Trainer:
     def train_step(self, batches: Iterator[list[Sample]]) -> tuple[dict[str, float], bool]:
         """One update of the weights -> the losses by name, as means over the step's passes, and whether to stop."""
         set_learning_rate(self.optimizer, self.learning_rate)
-        passes = [next(batches) for _ in range(self.config.schedule.accumulate)]
+        passes = self.processes.on_all(lambda: [next(batches) for _ in range(self.config.schedule.accumulate)])
         terms: list[Tensor] = []
         for i, samples in enumerate(passes):
             with self._without_sync(i < len(passes) - 1), self.autocast():
@@ -180,7 +183,7 @@ class Trainer:
 
     def _resume(self, checkpoint: Path) -> dict[str, Any]:
         """Take up a checkpoint -> what of it is taken up later."""
-        state = read_checkpoint(checkpoint)
+        state = self.processes.on_all(lambda: read_checkpoint(checkpoint))
         restore(self, state)
         self._saved = self.step
         return {key: state[key] for key in ("processes", "metrics_length")}
@@ -232,8 +235,6 @@ class Trainer:
         memory = peak_memory_mb(self.device)
         self.losses.reset()
         speed.reset()
-        if not self.processes.is_main:
-            return
         remaining = (self.total_steps - self.step) * self.config.schedule.batch_size / rate
         line = {
             "kind": "train", "step": self.step, "epoch": self.epoch, "lr": lr, "loss": total, "losses": means,
@@ -241,7 +242,9 @@ class Trainer:
         }  # fmt: skip
         if self.scaler.is_enabled():
             line["overflows"] = self.overflows
-        self.folder.append_metrics(line)
+        self.processes.on_main(lambda: self.folder.append_metrics(line))
+        if not self.processes.is_main:
+            return
         tracker.log(line, self.step)
         bar.set_postfix_str(f"loss {total:.3f}, lr {lr:.2g}, {rate:.1f} images/s")
         console = Console.without_bar if self.config.progress else Console.always

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import time
@@ -178,6 +180,42 @@ def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, t
         assert said["rank0"] == said["rank1"] and "is not finite at step 3" in said["rank0"]
         assert [path.name for path in (tmp_path / "replay").glob("*.pt")] == ["step_00000003_process_1.pt"]
     assert not list(tmp_path.glob("checkpoints/*.pt"))
+
+
+def fail_alone(rank: int, port: int, config: Config, folder: Path, where: str) -> None:
+    """One of two processes, of which one cannot read its images or write its metrics; writes what each says."""
+    if where != "metrics" and rank == 1:
+        # The disk of another machine.
+        config.data.root = str(shutil.copytree(config.data.root, folder / "disk" / Path(config.data.root).name))
+    if where == "metrics" and rank == 0:
+        (folder / "metrics.jsonl").symlink_to("/dev/full")
+    with joined(rank, port) as processes:
+        trainer = make_trainer(config, folder, processes)
+        evaluator = Evaluator(config, build_dataset(config.data, train=False, semantic=False), processes)
+        if where != "metrics" and rank == 1:
+            for image in Path(config.data.root).glob("train*/*" if where == "training" else "val*/*"):
+                image.write_bytes(b"<html>")
+        try:
+            if where == "evaluation":
+                evaluator.evaluate(Counting(trainer.raw_model))
+            trainer.train(Tracker(None))
+        except Exception as error:  # noqa: BLE001 - what it is, is what is tested
+            said = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            (folder / f"rank{rank}.txt").write_text(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "workers"), [("training", 0), ("training", 1), ("evaluation", 1), ("metrics", 0)])
+def test_what_one_process_cannot_read_or_write_all_say(
+    tiny_shapes: DataConfig, tmp_path: Path, where: str, workers: int
+) -> None:
+    config = training_config(tiny_shapes)
+    config.schedule.batch_size, config.log_every = 4, 1
+    config.data = dataclasses.replace(config.data, workers=workers)
+    spawn(fail_alone, config, tmp_path, where)
+    first, second = ((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert "No space left" in first if where == "metrics" else first.startswith(str(tmp_path / "disk"))
 
 
 def wait_for_the_main_one(rank: int, port: int, folder: Path) -> None:
