@@ -21,7 +21,7 @@ from htc.engine.distributed import Processes
 from htc.engine.ema import build_average
 from htc.engine.logs import Console
 from htc.engine.meters import LossMeter, SpeedMeter, clock, mean_of, peak_memory_mb
-from htc.engine.nonfinite import StepFigures, sentence, write_replay
+from htc.engine.nonfinite import Source, StepFigures, sentence
 from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
 from htc.engine.precision import autocast_of, gradient_scaler
 from htc.engine.randomness import undisturbed
@@ -204,13 +204,13 @@ class Trainer:
         if broken and figures.finite_losses and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
             self.overflows += 1
             broken = False
-        # A gradient is every process's; a loss tells whose images it was.
+        # A loss tells whose images it was; a gradient, averaged over all processes, may be anybody's.
         own_loss = broken and not figures.finite_losses
         stopped, any_broken, any_loss = self.processes.any(self.stop.received is not None, broken, own_loss)
         if any_broken:
             is_source = own_loss or (broken and not any_loss)
-            own = sentence(self, figures, passes, write_replay(self, passes)) if is_source else None
-            raise UserError(next(found for found in self.processes.gather(own) if found is not None))
+            own = Source.of(self, figures, passes) if is_source else None
+            raise UserError(sentence(self.step + 1, [found for found in self.processes.gather(own) if found]))
         return stopped
 
     def _evaluate_if_due(self, *, pending: bool = False) -> bool:

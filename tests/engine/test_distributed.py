@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -158,7 +159,11 @@ def stop_or_die(rank: int, port: int, config: Config, folder: Path, how: str) ->
             if rank == 1 and len(steps) == 3:
                 if how == "dies":
                     os.kill(os.getpid(), signal.SIGKILL)
-                torch.nn.init.constant_(trainer.raw_model.get_parameter("cascade.box_heads.1.logits.bias"), math.nan)
+                bias = trainer.raw_model.get_parameter("cascade.box_heads.1.logits.bias")
+                if how == "loss":
+                    torch.nn.init.constant_(bias, math.nan)
+                else:
+                    bias.register_hook(lambda gradient: gradient * math.inf)
 
         trainer.raw_model.register_forward_pre_hook(grieve)
         try:
@@ -169,7 +174,7 @@ def stop_or_die(rank: int, port: int, config: Config, folder: Path, how: str) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # the processes' own patience is twice as long: it is not what ends the run
-@pytest.mark.parametrize("how", ["dies", "loss"])
+@pytest.mark.parametrize("how", ["dies", "loss", "gradient"])
 def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, tmp_path: Path, how: str) -> None:
     config = training_config(tiny_shapes)
     config.schedule.batch_size = 4
@@ -179,6 +184,11 @@ def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, t
     if how == "loss":
         assert said["rank0"] == said["rank1"] and "is not finite at step 3" in said["rank0"]
         assert [path.name for path in (tmp_path / "replay").glob("*.pt")] == ["step_00000003_process_1.pt"]
+    if how == "gradient":
+        assert said["rank0"] == said["rank1"] and "the gradient is not finite at step 3" in said["rank0"]
+        assert all(f"{tmp_path}/replay/step_00000003_process_{rank}.pt" in said["rank0"] for rank in range(2))
+        named = re.search(r"\(images ([\d, ]+)\)", said["rank0"])
+        assert named is not None and len(set(named[1].split(", "))) == 4
     assert not list(tmp_path.glob("checkpoints/*.pt"))
 
 
