@@ -163,6 +163,7 @@ class Experiment:
     def evaluate(self) -> Evaluation:
         """Evaluate the model as it is, and record its metrics at the trainer's step."""
         model: Any = self.trainer.evaluated_model
+        self.processes.share_buffers(model)
         evaluation = self.evaluator.evaluate(model, self.trainer.stop)
         step = self.trainer.step
         metrics = {"kind": "eval", "step": step, "epoch": self.trainer.epoch, **evaluation.summary()}

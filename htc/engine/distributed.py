@@ -56,6 +56,15 @@ class Processes:
         options: dict[str, Any] = {option: own_statistics}
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, **options)
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's buffers of a model, which it saves.
+
+        Batch norms that are not synchronised gather statistics of their own on each process.
+        """
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
     def gather(self, value: Any) -> list[Any]:
         """The picklable values of all processes, by rank; on every process."""
         if self.world_size == 1:

@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -31,8 +32,10 @@ from htc.engine.evaluation import Evaluator
 from htc.engine.records import RunFolder
 from htc.engine.tracking import Tracker
 from htc.errors import UserError
+from htc.experiment import run_experiment
 from htc.structures import Detections
-from tests.engine.trainers import make_trainer, training_config
+from htc.trained import load_trained
+from tests.engine.trainers import ALONE, make_trainer, training_config
 
 IMAGES = 3
 
@@ -226,6 +229,35 @@ def test_what_one_process_cannot_read_or_write_all_say(
     first, second = ((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))
     assert first == second
     assert "No space left" in first if where == "metrics" else first.startswith(str(tmp_path / "disk"))
+
+
+def run_with_own_statistics(rank: int, port: int, config: Config) -> None:
+    """One of two processes of a run."""
+    with joined(rank, port):
+        run_experiment(config, ["python", "-m", "htc.run"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_run_with_statistics_of_each_process_is_evaluated_as_its_checkpoint_is(
+    tiny_shapes: DataConfig, tmp_path: Path, ema: float | None
+) -> None:
+    config = training_config(tiny_shapes)
+    config.backbone.norm, config.backbone.bn_mode = Norm.bn, BnMode.batch
+    config.schedule.iterations, config.schedule.batch_size, config.schedule.ema = 3, 4, ema
+    config.eval.score_threshold, config.runs = 0.0, str(tmp_path)
+    spawn(run_with_own_statistics, config)
+    (run,) = (tmp_path / "single").glob("[!.]*")
+    trained = load_trained({"run": str(run)}, [])
+    data = build_dataset(config.data, train=False, semantic=False)
+    again = Evaluator(config, data, ALONE).evaluate(trained.model)
+    found = json.loads((run / "predictions" / "bbox.json").read_text())
+    assert len(found) == len(again.predictions.bbox) > 0
+
+    def rows(results: list[dict[str, Any]]) -> list[tuple[float, ...]]:
+        return sorted((row["image_id"], row["category_id"], row["score"], *row["bbox"]) for row in results)
+
+    np.testing.assert_allclose(rows(found), rows(again.predictions.bbox), rtol=1e-4, atol=1e-4)
 
 
 def wait_for_the_main_one(rank: int, port: int, folder: Path) -> None:
