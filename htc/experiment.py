@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from htc.config import BnMode, Config, Norm
 from htc.data.coco import CocoDataset, build_dataset
 from htc.data.splits import check_splits
+from htc.engine.checkpoint import newest_checkpoint
 from htc.engine.distributed import Processes, start_processes
 from htc.engine.evaluation import Evaluation, Evaluator
 from htc.engine.lock import RunLock
@@ -29,6 +31,7 @@ from htc.engine.tracking import Tracker
 from htc.engine.train import Trainer
 from htc.errors import UserError, memory_exhausted
 from htc.models.detector import Detector, build_detector
+from htc.plain import mapping, number
 from htc.trained import start_from
 
 log = logging.getLogger(__name__)
@@ -68,7 +71,7 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
 
 def attempt(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
     """Run in a folder that is this process's alone, and record in run.json how it ends."""
-    folder.setup_logging(main=processes.is_main)
+    processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
     try:
         return Experiment(config, folder, processes).run(command)
     except Stopped:
@@ -76,6 +79,12 @@ def attempt(config: Config, folder: RunFolder, processes: Processes, command: li
             folder.set_status("preempted")
         say(f"Stopped after saving a checkpoint in {folder.path}; the same command goes on from there.", processes)
         sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        if processes.is_main and folder.run_file.is_file():
+            with suppress(OSError, UserError):
+                folder.set_status("preempted")
+        say(f"Interrupted; what {folder.path} holds stays, and the same command goes on from there.", processes)
+        sys.exit(128 + signal.SIGINT)
     except BaseException as error:
         exhausted = memory_exhausted(error)
         if not isinstance(error, UserError | OSError) and not exhausted:
@@ -83,8 +92,8 @@ def attempt(config: Config, folder: RunFolder, processes: Processes, command: li
         error = exhausted or error
         if processes.is_main and folder.run_file.is_file():
             reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            # On a full disk the record cannot be written either; what went wrong is said all the same.
-            with suppress(OSError):
+            # On a full or broken disk the record cannot be kept either; what went wrong is said all the same.
+            with suppress(OSError, UserError):
                 folder.set_status("failed", reason)
         if exhausted:
             raise exhausted from None
@@ -111,12 +120,11 @@ class Experiment:
 
     def __init__(self, config: Config, folder: RunFolder, processes: Processes) -> None:
         self.config, self.folder, self.processes = config, folder, processes
-        train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
-        self.val_data = build_dataset(config.data, train=False, semantic=False)
-        check_splits(train_data, self.val_data)
-        self.model = build_model(config, train_data, processes)
+        train_data, self.val_data = processes.on_all(lambda: build_splits(config))
+        newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
+        self.model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
         self.evaluator = Evaluator(config, self.val_data, processes)
-        self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate)
+        self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate, newest)
         self.tracker = Tracker(None)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         log.info(
@@ -134,7 +142,7 @@ class Experiment:
                 log.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
                 return self._conclude(self.evaluate())
             except BaseException as error:
-                self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped))
+                self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped | KeyboardInterrupt))
                 raise
 
     def _start(self, command: list[str]) -> None:
@@ -155,11 +163,12 @@ class Experiment:
     def evaluate(self) -> Evaluation:
         """Evaluate the model as it is, and record its metrics at the trainer's step."""
         model: Any = self.trainer.evaluated_model
+        self.processes.share_buffers(model)
         evaluation = self.evaluator.evaluate(model, self.trainer.stop)
+        step = self.trainer.step
+        metrics = {"kind": "eval", "step": step, "epoch": self.trainer.epoch, **evaluation.summary()}
+        self.processes.on_main(lambda: self.folder.append_metrics(metrics))
         if self.processes.is_main:
-            step = self.trainer.step
-            metrics = {"kind": "eval", "step": step, "epoch": self.trainer.epoch, **evaluation.summary()}
-            self.folder.append_metrics(metrics)
             self.tracker.log(metrics, step)
             log.info("step %d: %s", step, summary(metrics))
         return evaluation
@@ -174,18 +183,31 @@ class Experiment:
             "peak_memory_mb": peak_memory_mb(self.processes.device),
             "overflows": self.trainer.overflows,
         }
-        if self.processes.is_main:
-            evaluation.write(self.folder.predictions)
-            self.folder.write_results(results)
-            pictures = self.evaluator.pictures(evaluation)
-            self.tracker.images(pictures, self.val_data.category_names, self.trainer.step)
-            self.tracker.finish(results)
-            self.folder.set_status("done")
+        self.processes.on_main(lambda: self._record(evaluation, results))
         return results
 
+    def _record(self, evaluation: Evaluation, results: dict[str, Any]) -> None:
+        evaluation.write(self.folder.predictions)
+        self.folder.write_results(results)
+        pictures = self.evaluator.pictures(evaluation)
+        self.tracker.images(pictures, self.val_data.category_names, self.trainer.step)
+        self.tracker.finish(results)
+        self.folder.set_status("done")
 
-def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> Detector:
-    """The network with its initial weights, the same for a seed on every process, on its device."""
+
+def build_splits(config: Config) -> tuple[CocoDataset, CocoDataset]:
+    """The data to train on and to evaluate on. Raises UserError where they are not fit for it."""
+    train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
+    val_data = build_dataset(config.data, train=False, semantic=False)
+    check_splits(train_data, val_data)
+    return train_data, val_data
+
+
+def build_model(config: Config, dataset: CocoDataset, processes: Processes, *, resumed: bool = False) -> Detector:
+    """The network with its initial weights, the same for a seed on every process, on its device.
+
+    Where the run is `resumed`, a checkpoint of its own brings the weights: the files that it began with are not read.
+    """
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
@@ -201,8 +223,10 @@ def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> D
             "backbone.norm=bn backbone.bn_mode=batch or backbone.norm=gn to train from scratch.",
             config.backbone.norm.value,
         )
+    if resumed:
+        config = replace(config, backbone=replace(config.backbone, weights=None))
     model = build_detector(config, len(dataset.category_ids))
-    if config.checkpoint.file is not None:
+    if config.checkpoint.file is not None and not resumed:
         start_from(model, config, dataset)
     model = model.to(processes.device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]
@@ -210,7 +234,7 @@ def build_model(config: Config, dataset: CocoDataset, processes: Processes) -> D
 
 def summary(results: dict[str, Any]) -> str:
     """`box AP 0.312, mask AP 0.285`, with a dash where there is no figure."""
-    box, mask = (results.get(kind, {}).get("AP") for kind in ("bbox", "segm"))
+    box, mask = (number(mapping(results.get(kind)).get("AP")) for kind in ("bbox", "segm"))
     return ", ".join(f"{name} AP {'-' if ap is None else f'{ap:.3f}'}" for name, ap in (("box", box), ("mask", mask)))
 
 

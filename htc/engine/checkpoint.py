@@ -72,14 +72,30 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint of a folder; None if there is none. Damage is logged."""
+    """The newest undamaged checkpoint of a folder; None if there is none. Damage is logged.
+
+    Raises UserError where the user may not read a checkpoint: it need not be damaged.
+    """
     paths = [path for _, path in reversed(checkpoint_steps(folder))]
     for path, before in zip_longest(paths, paths[1:]):
-        if checksum_file(path).is_file() and checksum_file(path).read_text().strip() == checksum(path):
+        damage = _damage(path)
+        if damage is None:
             return path
         then = f"{before.name}, the one before it, is tried" if before else "there is none before it to go back to"
-        log.warning("checkpoint %s is damaged (its checksum differs): %s", path, then)
+        log.warning("checkpoint %s is damaged (%s): %s", path, damage, then)
     return None
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, by its checksum; None where nothing is."""
+    try:
+        return None if checksum_file(path).read_bytes().strip() == checksum(path).encode() else "its checksum differs"
+    except PermissionError as error:
+        raise UserError(f"{error.filename} could not be read ({error.strerror}): make it readable.") from None
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"it could not be read: {error.strerror}"
 
 
 def load_newest(folder: Path) -> tuple[int, dict[str, Any]] | None:

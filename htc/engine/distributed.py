@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,6 +18,12 @@ from htc.errors import UserError
 
 T = TypeVar("T")
 
+STEP_PATIENCE = timedelta(minutes=10)
+"""How long processes wait for each other's gradients."""
+PATIENCE = timedelta(hours=24)
+"""How long they wait for each other otherwise: COCO's metrics on one of them, or its data, may take long. That a
+process has died shows at once all the same."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -26,6 +32,8 @@ class Processes:
     rank: int
     world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
+    """For what is not computed on the device: flags and objects, over gloo."""
 
     @property
     def is_main(self) -> bool:
@@ -48,35 +56,46 @@ class Processes:
         options: dict[str, Any] = {option: own_statistics}
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, **options)
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's buffers of a model, which it saves.
+
+        Batch norms that are not synchronised gather statistics of their own on each process.
+        """
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
     def gather(self, value: Any) -> list[Any]:
         """The picklable values of all processes, by rank; on every process."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """What `action` returns on the main process; on every process. Where it raises, all of them do.
+        """What `action` returns on the main process; on every process. Where it raises, all of them do, as `on_all`."""
+        if self.world_size == 1:
+            return action()
+        result, error = attempted(action) if self.is_main else (None, None)
+        result, told = self.gather((result, None if error is None else shareable(error, self.rank)))[0]
+        if error is not None or told is not None:
+            raise error or told
+        return result  # type: ignore[no-any-return]
 
-        Raises UserError on every process where the main one did, and RuntimeError elsewhere for other exceptions.
+    def on_all(self, action: Callable[[], T]) -> T:
+        """What `action` returns on this process. Where it raises on any of them, all of them raise.
+
+        That is the same UserError or OSError on every process, or RuntimeError where it raised nothing itself and
+        another one raised something else.
         """
         if self.world_size == 1:
             return action()
-        result: T | None = None
-        error: Exception | None = None
-        if self.is_main:
-            try:
-                result = action()
-            except Exception as caught:  # noqa: BLE001 - raised again, when the others know
-                error = caught
-        told = (error.sentence, True) if isinstance(error, UserError) else (repr(error), False) if error else None
-        result, failure = self.gather((result, told))[0]
-        if error is not None:
-            raise error
-        if failure is not None:
-            sentence, for_user = failure
-            raise UserError(sentence) if for_user else RuntimeError(f"the main process failed: {sentence}")
+        result, error = attempted(action)
+        if any(self.any(error is not None)):
+            told = self.gather(None if error is None else shareable(error, self.rank))
+            first = next(found for found in told if found is not None)
+            raise first if error is None or isinstance(error, UserError | OSError) else error
         return result  # type: ignore[return-value]
 
     def mean(self, value: float) -> torch.Tensor:
@@ -90,13 +109,33 @@ class Processes:
         """For each flag, whether any process has it set; on every process."""
         if self.world_size == 1:
             return list(flags)
-        shared = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        shared = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self.group)
         return [bool(flag) for flag in shared.tolist()]
 
     def close(self) -> None:
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def attempted(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What an action returns, and what it raises."""
+    try:
+        return action(), None
+    except Exception as error:  # noqa: BLE001 - raised again, when the others know
+        return None, error
+
+
+def shareable(error: Exception, rank: int) -> Exception:
+    """An error of process `rank` as the others raise it: any exception could not be sent to them."""
+    if isinstance(error, UserError):
+        told = UserError(error.sentence)
+        told.status = error.status
+        return told
+    if isinstance(error, OSError) and error.errno is not None:
+        place = () if error.filename is None else (str(error.filename),)
+        return OSError(error.errno, error.strerror, *place)
+    return RuntimeError(f"process {rank} failed: {error!r}")
 
 
 def start_processes(device: str) -> Processes:
@@ -107,11 +146,15 @@ def start_processes(device: str) -> Processes:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if world_size > 1 and not dist.is_initialized():
+    if world_size == 1:
+        return Processes(rank, world_size, chosen)
+    if not dist.is_initialized():
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
-    return Processes(rank, world_size, chosen)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=STEP_PATIENCE)
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    return Processes(rank, world_size, chosen, group)
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -61,21 +61,12 @@ class Evaluator:
     def evaluate(self, model: Predictor, stop: StopRequest | None = None) -> Evaluation:
         """Predict every image once, and compare with the annotations; the same result on every process.
 
-        Raises Stopped, on all processes, where `stop` was requested of one of them; its share ends there.
+        Raises Stopped, on all processes, where `stop` was requested of one of them; its share ends there. What one of
+        them raises over an image, all of them raise.
         """
         processes, dataset = self.processes, self.dataset
         own = self.indices[processes.rank :: processes.world_size]
-        loader = build_val_loader(dataset, self.config.data, indices=own)
-        with tqdm(total=len(own), unit="image", desc="evaluate", disable=self._bar_disabled(), leave=False) as bar:
-            predictions = predict_dataset(
-                model,
-                _until(stop, loader),
-                self.config.eval,
-                category_ids=dataset.category_ids,
-                device=processes.device,
-                autocast=autocast_of(self.config.precision, processes.device),
-                progress=_advance(bar),
-            )
+        predictions = processes.on_all(lambda: self._predict(model, own, stop))
         if any(processes.any(stop is not None and stop.received is not None)):
             raise Stopped
         merged = merge_predictions(processes.gather(predictions))
@@ -83,6 +74,19 @@ class Evaluator:
             lambda: coco_metrics(dataset.annotation_file, merged.bbox, merged.segm, merged.image_ids)
         )
         return Evaluation(merged, metrics)
+
+    def _predict(self, model: Predictor, indices: list[int], stop: StopRequest | None) -> Predictions:
+        loader = build_val_loader(self.dataset, self.config.data, indices=indices)
+        with tqdm(total=len(indices), unit="image", desc="evaluate", disable=self._bar_disabled(), leave=False) as bar:
+            return predict_dataset(
+                model,
+                _until(stop, loader),
+                self.config.eval,
+                category_ids=self.dataset.category_ids,
+                device=self.processes.device,
+                autocast=autocast_of(self.config.precision, self.processes.device),
+                progress=_advance(bar),
+            )
 
     def pictures(self, evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray, ImagePrediction]]:
         """Caption, picture [h, w, 3] uint8 RGB at original size, and detections of each evaluated image, one by one."""

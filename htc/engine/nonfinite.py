@@ -11,6 +11,7 @@ import torch
 
 from htc.config import to_plain
 from htc.engine.files import atomic_path
+from htc.engine.meters import mean_of
 from htc.structures import Sample, Targets
 
 if TYPE_CHECKING:
@@ -37,13 +38,33 @@ class StepFigures:
         return self.finite_losses and math.isfinite(self.gradient_norm)
 
 
-def sentence(trainer: Trainer, figures: StepFigures, passes: list[list[Sample]], replay: Path | None) -> str:
-    """What went wrong in the step in progress, in one sentence."""
-    what = "gradient" if figures.finite_losses else "loss"
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in figures.losses.items())
-    images = ", ".join(str(sample.image_id) for samples in passes for sample in samples)
-    again = f"; python -m htc.replay {replay} does this step again" if replay else ""
-    return f"the {what} is not finite at step {trainer.step + 1} (images {images}): {terms}; {ADVICE}{again}."
+@dataclasses.dataclass
+class Source:
+    """A process's part in a step that is not finite."""
+
+    figures: StepFigures
+    image_ids: list[int]
+    replay: Path | None
+
+    @classmethod
+    def of(cls, trainer: Trainer, figures: StepFigures, passes: list[list[Sample]]) -> Source:
+        """This process's part in the step in progress, with its replay file written."""
+        images = [sample.image_id for samples in passes for sample in samples]
+        return cls(figures, images, write_replay(trainer, passes))
+
+
+def sentence(step: int, sources: list[Source]) -> str:
+    """What went wrong in a step, in one sentence, with the images and replay files of all processes it may come from.
+
+    The losses are their means.
+    """
+    what = "gradient" if all(source.figures.finite_losses for source in sources) else "loss"
+    terms = mean_of([source.figures.losses for source in sources])
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+    images = ", ".join(str(image) for source in sources for image in source.image_ids)
+    commands = [f"python -m htc.replay {source.replay}" for source in sources if source.replay]
+    again = f"; {' and '.join(commands)} {'does' if len(commands) == 1 else 'do'} this step again" if commands else ""
+    return f"the {what} is not finite at step {step} (images {images}): {losses}; {ADVICE}{again}."
 
 
 def write_replay(trainer: Trainer, passes: list[list[Sample]]) -> Path | None:

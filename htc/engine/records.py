@@ -22,7 +22,8 @@ from htc.config import Config, signature, to_plain
 from htc.engine import environment
 from htc.engine.files import atomic_path, atomic_write, plain_json, remove_left_behind, write_json
 from htc.engine.logs import send_logs
-from htc.plain import items
+from htc.errors import UserError
+from htc.plain import items, number
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +43,33 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.predictions = self.path / "predictions"
 
-    def read(self) -> dict[str, Any]:
-        """What run.json says; empty where there is none, or none that can be read."""
-        return _read_object(self.run_file)
+    def read(self, *, strict: bool = False) -> dict[str, Any]:
+        """What run.json says; empty where there is none, or a damaged one.
+
+        One that the disk does not give, if only for a moment, is empty to who looks; `strict` is for who acts upon what
+        it says, and raises UserError.
+        """
+        try:
+            return _read_object(self.run_file)
+        except OSError as error:
+            if not strict:
+                return {}
+            raise UserError(
+                f"{self.run_file} could not be read ({error.strerror}): make it readable and start the same command "
+                "again."
+            ) from None
 
     def update(self, **changes: Any) -> None:
-        """Change keys of run.json and keep all others, also those of which this class knows nothing."""
-        write_json(self.run_file, {**self.read(), **changes})
+        """Change keys of run.json and keep all others, also those of which this class knows nothing.
+
+        Raises UserError where run.json cannot be read, and OSError where the file cannot be written.
+        """
+        write_json(self.run_file, {**self.read(strict=True), **changes})
 
     @property
     def done(self) -> bool:
-        """Whether the run ended well and its results are here."""
-        return self.read().get("status") == "done" and self.results_file.is_file()
+        """Whether the run ended well and its results are here. Raises UserError where run.json cannot be read."""
+        return self.read(strict=True).get("status") == "done" and self.results_file.is_file()
 
     def start(
         self,
@@ -68,41 +84,47 @@ class RunFolder:
         """Record that the run starts, or goes on after `step` iterations.
 
         A run that starts anew in a folder with an earlier attempt drops that attempt's metrics; one that goes on drops
-        the lines that it is about to make again, as `rewind` says.
+        the lines that it is about to make again, as `rewind` says, and says what it is where run.json does not.
+        Raises UserError where run.json cannot be read, and OSError where a file cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        before = self.read(strict=True)
         for folder in (self.path, self.predictions):
             remove_left_behind(folder)
-        before = self.read()
         job = environment.slurm_job_id()
-        jobs = list(before.get("slurm_job_ids") or [])
+        jobs = items(before.get("slurm_job_ids"))
         changes: dict[str, Any] = {
             "status": "running",
             "slurm_job_ids": [*jobs, job] if job and job not in jobs else jobs,
             "end": None,
             "error": None,
         }
-        if resume and before.get("start"):
+        if resume:
             self.rewind(step, length, keep_evaluation=keep_evaluation)
             again = {"time": now(), "step": step, "host": socket.gethostname(), "slurm_job_id": job}
             changes["resumes"] = [*items(before.get("resumes")), again]
         else:
             self.metrics_file.unlink(missing_ok=True)
-            changes |= {
-                "name": config.name,
-                "sweep": config.sweep,
-                "signature": signature(config),
-                "command": environment.redact_command(command),
-                "git": environment.git_facts(Path(htc.__file__).parent),
-                "versions": environment.versions(),
-                "host": socket.gethostname(),
-                "devices": environment.visible_devices(config.device),
-                "start": now(),
-                "resumes": [],
-            }
-            with atomic_write(self.config_file) as file:
-                yaml.safe_dump(to_plain(config), file, sort_keys=False, allow_unicode=True)
+            changes["resumes"] = []
+        if not (resume and before.get("start")):
+            changes |= self._identity(command, config)
         self.update(**changes)
+
+    def _identity(self, command: Sequence[str], config: Config) -> dict[str, Any]:
+        """Write config.yaml -> what run.json says of a run that does not change while it goes on."""
+        with atomic_write(self.config_file) as file:
+            yaml.safe_dump(to_plain(config), file, sort_keys=False, allow_unicode=True)
+        return {
+            "name": config.name,
+            "sweep": config.sweep,
+            "signature": signature(config),
+            "command": environment.redact_command(command),
+            "git": environment.git_facts(Path(htc.__file__).parent),
+            "versions": environment.versions(),
+            "host": socket.gethostname(),
+            "devices": environment.visible_devices(config.device),
+            "start": now(),
+        }
 
     def set_status(self, status: str, error: str | None = None) -> None:
         """Record how the run stands; anything but `queued` and `running` is an end, with its time."""
@@ -139,15 +161,15 @@ class RunFolder:
         beyond does, nor what a crash left of a line. Without a length, or where the file is shorter, lines go by their
         step alone.
         """
-        if not self.metrics_file.exists():
-            return
-        content = self.metrics_file.read_bytes()
+        content = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
         if length is not None and len(content) < length:
             log.warning("%s is shorter than at the last checkpoint: lines of it are lost", self.metrics_file)
             length = None
+        if not content:
+            return
         kept = b"" if length is None else content[:length]
         for line, metrics in _whole_lines(content[len(kept) :]):
-            at, evaluation = metrics.get("step", 0), metrics.get("kind") == "eval"
+            at, evaluation = number(metrics.get("step")) or 0, metrics.get("kind") == "eval"
             beyond = at > step or (at == step and length is not None and not evaluation)
             if not beyond and not (evaluation and at == step and not keep_evaluation):
                 kept += line
@@ -160,7 +182,10 @@ class RunFolder:
 
     def read_results(self) -> dict[str, Any]:
         """What results.json says; empty where there is none, or none that can be read."""
-        return _read_object(self.results_file)
+        try:
+            return _read_object(self.results_file)
+        except OSError:
+            return {}
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json, atomically: it is there when the run is done."""
@@ -178,7 +203,7 @@ def find_folder(config: Config) -> tuple[Path, bool]:
 
     A folder with the same signature is the same run, also under another name. With `config.force`, a finished one is
     left alone and the run has a folder beside it, the first of `-r2`, `-r3`, ... that is not finished: started again
-    after an interruption, a forced run goes on where it was.
+    after an interruption, a forced run goes on where it was. Raises UserError where a run.json cannot be read.
     """
     parent = Path(config.runs) / config.sweep
     mark = signature(config)
@@ -209,16 +234,17 @@ def _whole_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
     for line in content.splitlines():
         try:
             metrics = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(metrics, dict):
             yield line + b"\n", metrics
 
 
 def _read_object(path: Path) -> dict[str, Any]:
+    """A file's JSON object; empty where there is no file, or none that holds one. Raises OSError for other reasons."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -19,6 +19,7 @@ import numpy as np
 from htc.config import Config, WandbMode, signature, to_plain
 from htc.engine.files import plain_json
 from htc.engine.wandb_files import offline_files, remove_offline_runs
+from htc.plain import number
 
 if TYPE_CHECKING:
     import wandb
@@ -31,6 +32,7 @@ INIT_TIMEOUT = 30.0
 """Seconds that the start of a run waits for wandb's server."""
 FINISH_TIMEOUT = 60.0
 """Seconds that the end of a run waits for uploads; what is left lies in the run's folder for `wandb sync`."""
+ROWS_OF_A_STEP = ("train", "eval", "pictures")
 SHOWN_SCORE = 0.3
 """Detections below are left out of the pictures."""
 
@@ -38,17 +40,17 @@ SHOWN_SCORE = 0.3
 class Tracker:
     """Sends a run's configuration, metrics and pictures to wandb; does nothing where tracking is off.
 
-    Made by `Tracker.start`. A row of wandb's history is a line of metrics.jsonl, and wandb's own counter of rows is the
-    line's number: a resumed run sends what is missing there, and leaves out what it does again. Charts go by the `step`
-    that is logged with every value.
+    Made by `Tracker.start`. A row of wandb's history is a line of metrics.jsonl, and wandb's own counter of rows tells
+    the step and the kind of the line: a resumed run sends what is beyond the last row there, and leaves out what it
+    does again, also where it logs or evaluates more or less often than before. Charts go by the `step` that is logged
+    with every value.
     """
 
     def __init__(self, run: wandb.Run | None, shown_images: int = 0) -> None:
         self._run = run
         self._shown_images = shown_images
-        self._row = 0
         self._first_row = 0 if run is None else run.starting_step
-        """The server has all rows before."""
+        """The server has what comes before."""
 
     @property
     def on(self) -> bool:
@@ -75,7 +77,7 @@ class Tracker:
             logger.info("Tracked by wandb: %s", run.url or run.dir)
         tracker = cls(run, config.wandb.images)
         for line in lines:
-            tracker.log(line, line.get("step", 0))
+            tracker.log(line, int(number(line.get("step")) or 0))
         if tracker.on:
             remove_offline_runs(earlier)
         return tracker
@@ -84,7 +86,8 @@ class Tracker:
         """Log a line of metrics.jsonl: nested keys are joined by `/`, below the line's `kind` (train, eval)."""
         kind = metrics.get("kind")
         values = _flatten({k: v for k, v in metrics.items() if k not in ("kind", "step")}, kind or "")
-        self._attempt(lambda run: self._send(run, {**values, "step": step}))
+        row = row_number(step, "eval" if kind == "eval" else "train")
+        self._attempt(lambda run: self._send(run, row, {**values, "step": step}))
 
     def images(
         self,
@@ -104,7 +107,7 @@ class Tracker:
             pairs = zip(range(self._shown_images), images, strict=False)
             shown = [_picture(caption, image, found, names) for _, (caption, image, found) in pairs]
             if shown:
-                self._send(run, {"predictions": shown, "step": step})
+                self._send(run, row_number(step, "pictures"), {"predictions": shown, "step": step})
 
         self._attempt(show)
 
@@ -125,10 +128,9 @@ class Tracker:
         self._attempt(end)
         self._run = None
 
-    def _send(self, run: wandb.Run, row: dict[str, Any]) -> None:
-        if self._row >= self._first_row:
-            run.log(row, step=self._row, commit=True)
-        self._row += 1
+    def _send(self, run: wandb.Run, row: int, values: dict[str, Any]) -> None:
+        if row >= self._first_row:
+            run.log(values, step=row, commit=True)
 
     def _attempt(self, action: Callable[[wandb.Run], None]) -> None:
         if self._run is None:
@@ -138,6 +140,11 @@ class Tracker:
         except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the run goes on
             logger.warning("Tracking by wandb is off from here on: %s", _first_line(error))
             self._run = None
+
+
+def row_number(step: int, kind: str) -> int:
+    """wandb's number of the row of a step: of one step, the kinds follow each other as a run makes them."""
+    return len(ROWS_OF_A_STEP) * step + ROWS_OF_A_STEP.index(kind)
 
 
 def run_id(config: Config, folder: Path) -> str:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ from tqdm import tqdm
 from htc.config import Config
 from htc.data.coco import CocoDataset
 from htc.data.loader import build_train_loader
-from htc.engine.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
+from htc.engine.checkpoint import read_checkpoint, save_checkpoint
 from htc.engine.distributed import Processes
 from htc.engine.ema import build_average
 from htc.engine.logs import Console
 from htc.engine.meters import LossMeter, SpeedMeter, clock, mean_of, peak_memory_mb
-from htc.engine.nonfinite import StepFigures, sentence, write_replay
+from htc.engine.nonfinite import Source, StepFigures, sentence
 from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
 from htc.engine.precision import autocast_of, gradient_scaler
 from htc.engine.randomness import undisturbed
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a model on a data set, from the newest checkpoint in the run's folder or from the start.
+    """Trains a model on a data set, from a checkpoint in the run's folder or, where that is None, from the start.
 
     `evaluate` is called wherever the schedule asks for an evaluation before the end.
     """
@@ -49,6 +50,7 @@ class Trainer:
         folder: RunFolder,
         processes: Processes,
         evaluate: Callable[[], object],
+        checkpoint: Path | None = None,
     ) -> None:
         schedule = config.schedule
         self.config, self.folder, self.processes, self.evaluate = config, folder, processes, evaluate
@@ -66,7 +68,7 @@ class Trainer:
         """Steps that were left out because fp16 could not hold their gradients."""
         self.training_seconds = 0.0
         self._saved: int | None = None
-        self._resumed_from = self._resume()
+        self._resumed_from = None if checkpoint is None else self._resume(checkpoint)
         self.images_a_pass = schedule.batch_size // schedule.accumulate
         self.loader = build_train_loader(
             dataset,
@@ -98,7 +100,10 @@ class Trainer:
         return self.raw_model if self.average is None else self.average.module
 
     def train(self, tracker: Tracker) -> None:
-        """Train to the end. Raises Stopped after SIGINT or SIGTERM, UserError where a loss is not finite."""
+        """Train to the end. Raises Stopped after SIGINT or SIGTERM, UserError where a loss is not finite.
+
+        What one process raises over an image, a checkpoint or a line of metrics.jsonl, all of them raise.
+        """
         self.model.train()
         speed = SpeedMeter()
         seconds_before = self.training_seconds
@@ -132,7 +137,7 @@ class Trainer:
     def train_step(self, batches: Iterator[list[Sample]]) -> tuple[dict[str, float], bool]:
         """One update of the weights -> the losses by name, as means over the step's passes, and whether to stop."""
         set_learning_rate(self.optimizer, self.learning_rate)
-        passes = [next(batches) for _ in range(self.config.schedule.accumulate)]
+        passes = self.processes.on_all(lambda: [next(batches) for _ in range(self.config.schedule.accumulate)])
         terms: list[Tensor] = []
         for i, samples in enumerate(passes):
             with self._without_sync(i < len(passes) - 1), self.autocast():
@@ -176,12 +181,9 @@ class Trainer:
         )
         self._saved = self.step
 
-    def _resume(self) -> dict[str, Any] | None:
-        """Take up the newest checkpoint, if there is one, the same on every process -> its content."""
-        path = self.processes.on_main(lambda: newest_checkpoint(self.folder.checkpoints))
-        if path is None:
-            return None
-        state = read_checkpoint(path)
+    def _resume(self, checkpoint: Path) -> dict[str, Any]:
+        """Take up a checkpoint -> what of it is taken up later."""
+        state = self.processes.on_all(lambda: read_checkpoint(checkpoint))
         restore(self, state)
         self._saved = self.step
         return {key: state[key] for key in ("processes", "metrics_length")}
@@ -202,13 +204,13 @@ class Trainer:
         if broken and figures.finite_losses and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
             self.overflows += 1
             broken = False
-        # A gradient is every process's; a loss tells whose images it was.
+        # A loss tells whose images it was; a gradient, averaged over all processes, may be anybody's.
         own_loss = broken and not figures.finite_losses
         stopped, any_broken, any_loss = self.processes.any(self.stop.received is not None, broken, own_loss)
         if any_broken:
             is_source = own_loss or (broken and not any_loss)
-            own = sentence(self, figures, passes, write_replay(self, passes)) if is_source else None
-            raise UserError(next(found for found in self.processes.gather(own) if found is not None))
+            own = Source.of(self, figures, passes) if is_source else None
+            raise UserError(sentence(self.step + 1, [found for found in self.processes.gather(own) if found]))
         return stopped
 
     def _evaluate_if_due(self, *, pending: bool = False) -> bool:
@@ -233,8 +235,6 @@ class Trainer:
         memory = peak_memory_mb(self.device)
         self.losses.reset()
         speed.reset()
-        if not self.processes.is_main:
-            return
         remaining = (self.total_steps - self.step) * self.config.schedule.batch_size / rate
         line = {
             "kind": "train", "step": self.step, "epoch": self.epoch, "lr": lr, "loss": total, "losses": means,
@@ -242,7 +242,9 @@ class Trainer:
         }  # fmt: skip
         if self.scaler.is_enabled():
             line["overflows"] = self.overflows
-        self.folder.append_metrics(line)
+        self.processes.on_main(lambda: self.folder.append_metrics(line))
+        if not self.processes.is_main:
+            return
         tracker.log(line, self.step)
         bar.set_postfix_str(f"loss {total:.3f}, lr {lr:.2g}, {rate:.1f} images/s")
         console = Console.without_bar if self.config.progress else Console.always

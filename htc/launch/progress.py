@@ -86,6 +86,6 @@ def _age(folder: RunFolder) -> float | None:
 def _read(text: str) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) else None

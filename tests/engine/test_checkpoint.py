@@ -74,7 +74,10 @@ def test_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
     assert load_newest(tmp_path / "missing") is None
 
 
-@pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "no checksum"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut short", "a bit flipped", "no checksum", "checksum of other bytes", "bad sector", "checksum in a bad sector"],
+)
 def test_damaged_checkpoint_gives_way_to_the_one_before_it(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,8 +90,14 @@ def test_damaged_checkpoint_gives_way_to_the_one_before_it(
     elif damage == "a bit flipped":
         content[len(content) // 2] ^= 1
         newest.write_bytes(content)
+    elif damage == "checksum of other bytes":
+        newest.with_suffix(".sha256").write_bytes(b"\xff\xfe\x80")
     else:
-        newest.with_suffix(".sha256").unlink()
+        lost = newest if damage == "bad sector" else newest.with_suffix(".sha256")
+        lost.unlink()
+        if damage != "no checksum":
+            # Reading a process's memory at its start fails as a bad sector does.
+            lost.symlink_to("/proc/self/mem")
     found = load_newest(tmp_path)
     assert found is not None and found[0] == 1 and found[1]["model"]["weight"][0] == 1
     (record,) = caplog.records

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,14 +25,17 @@ from torch import Tensor
 from htc.config import BnMode, Config, DataConfig, EvalConfig, Norm
 from htc.data.coco import build_dataset
 from htc.data.loader import build_train_loader
+from htc.engine import distributed
 from htc.engine.checkpoint import read_checkpoint
 from htc.engine.distributed import Processes, choose_device, start_processes
 from htc.engine.evaluation import Evaluator
 from htc.engine.records import RunFolder
 from htc.engine.tracking import Tracker
 from htc.errors import UserError
+from htc.experiment import run_experiment
 from htc.structures import Detections
-from tests.engine.trainers import make_trainer, training_config
+from htc.trained import load_trained
+from tests.engine.trainers import ALONE, make_trainer, training_config
 
 IMAGES = 3
 
@@ -153,7 +162,11 @@ def stop_or_die(rank: int, port: int, config: Config, folder: Path, how: str) ->
             if rank == 1 and len(steps) == 3:
                 if how == "dies":
                     os.kill(os.getpid(), signal.SIGKILL)
-                torch.nn.init.constant_(trainer.raw_model.get_parameter("cascade.box_heads.1.logits.bias"), math.nan)
+                bias = trainer.raw_model.get_parameter("cascade.box_heads.1.logits.bias")
+                if how == "loss":
+                    torch.nn.init.constant_(bias, math.nan)
+                else:
+                    bias.register_hook(lambda gradient: gradient * math.inf)
 
         trainer.raw_model.register_forward_pre_hook(grieve)
         try:
@@ -164,7 +177,7 @@ def stop_or_die(rank: int, port: int, config: Config, folder: Path, how: str) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # the processes' own patience is twice as long: it is not what ends the run
-@pytest.mark.parametrize("how", ["dies", "loss"])
+@pytest.mark.parametrize("how", ["dies", "loss", "gradient"])
 def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, tmp_path: Path, how: str) -> None:
     config = training_config(tiny_shapes)
     config.schedule.batch_size = 4
@@ -174,7 +187,97 @@ def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, t
     if how == "loss":
         assert said["rank0"] == said["rank1"] and "is not finite at step 3" in said["rank0"]
         assert [path.name for path in (tmp_path / "replay").glob("*.pt")] == ["step_00000003_process_1.pt"]
+    if how == "gradient":
+        assert said["rank0"] == said["rank1"] and "the gradient is not finite at step 3" in said["rank0"]
+        assert all(f"{tmp_path}/replay/step_00000003_process_{rank}.pt" in said["rank0"] for rank in range(2))
+        named = re.search(r"\(images ([\d, ]+)\)", said["rank0"])
+        assert named is not None and len(set(named[1].split(", "))) == 4
     assert not list(tmp_path.glob("checkpoints/*.pt"))
+
+
+def fail_alone(rank: int, port: int, config: Config, folder: Path, where: str) -> None:
+    """One of two processes, of which one cannot read its images or write its metrics; writes what each says."""
+    if where != "metrics" and rank == 1:
+        # The disk of another machine.
+        config.data.root = str(shutil.copytree(config.data.root, folder / "disk" / Path(config.data.root).name))
+    if where == "metrics" and rank == 0:
+        (folder / "metrics.jsonl").symlink_to("/dev/full")
+    with joined(rank, port) as processes:
+        trainer = make_trainer(config, folder, processes)
+        evaluator = Evaluator(config, build_dataset(config.data, train=False, semantic=False), processes)
+        if where != "metrics" and rank == 1:
+            for image in Path(config.data.root).glob("train*/*" if where == "training" else "val*/*"):
+                image.write_bytes(b"<html>")
+        try:
+            if where == "evaluation":
+                evaluator.evaluate(Counting(trainer.raw_model))
+            trainer.train(Tracker(None))
+        except Exception as error:  # noqa: BLE001 - what it is, is what is tested
+            said = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            (folder / f"rank{rank}.txt").write_text(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "workers"), [("training", 0), ("training", 1), ("evaluation", 1), ("metrics", 0)])
+def test_what_one_process_cannot_read_or_write_all_say(
+    tiny_shapes: DataConfig, tmp_path: Path, where: str, workers: int
+) -> None:
+    config = training_config(tiny_shapes)
+    config.schedule.batch_size, config.log_every = 4, 1
+    config.data = dataclasses.replace(config.data, workers=workers)
+    spawn(fail_alone, config, tmp_path, where)
+    first, second = ((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))
+    assert first == second
+    assert "No space left" in first if where == "metrics" else first.startswith(str(tmp_path / "disk"))
+
+
+def run_with_own_statistics(rank: int, port: int, config: Config) -> None:
+    """One of two processes of a run."""
+    with joined(rank, port):
+        run_experiment(config, ["python", "-m", "htc.run"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_run_with_statistics_of_each_process_is_evaluated_as_its_checkpoint_is(
+    tiny_shapes: DataConfig, tmp_path: Path, ema: float | None
+) -> None:
+    config = training_config(tiny_shapes)
+    config.backbone.norm, config.backbone.bn_mode = Norm.bn, BnMode.batch
+    config.schedule.iterations, config.schedule.batch_size, config.schedule.ema = 3, 4, ema
+    config.eval.score_threshold, config.runs = 0.0, str(tmp_path)
+    spawn(run_with_own_statistics, config)
+    (run,) = (tmp_path / "single").glob("[!.]*")
+    trained = load_trained({"run": str(run)}, [])
+    data = build_dataset(config.data, train=False, semantic=False)
+    again = Evaluator(config, data, ALONE).evaluate(trained.model)
+    found = json.loads((run / "predictions" / "bbox.json").read_text())
+    assert len(found) == len(again.predictions.bbox) > 0
+
+    def rows(results: list[dict[str, Any]]) -> list[tuple[float, ...]]:
+        return sorted((row["image_id"], row["category_id"], row["score"], *row["bbox"]) for row in results)
+
+    np.testing.assert_allclose(rows(found), rows(again.predictions.bbox), rtol=1e-4, atol=1e-4)
+
+
+def wait_for_the_main_one(rank: int, port: int, folder: Path) -> None:
+    """One of two processes, of which the main one takes longer than a step may; writes what it is told."""
+
+    def take_long() -> str:
+        time.sleep(3)
+        return "the metrics"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "STEP_PATIENCE", timedelta(seconds=1))
+        with joined(rank, port) as processes:
+            told = processes.on_main(take_long)
+    (folder / f"rank{rank}.txt").write_text(told)
+
+
+@pytest.mark.slow
+def test_processes_wait_for_the_main_one_longer_than_for_a_step(tmp_path: Path) -> None:
+    spawn(wait_for_the_main_one, tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the metrics"] * 2
 
 
 def test_process_on_its_own_needs_no_group() -> None:

@@ -21,6 +21,7 @@ from htc.composition import derive
 from htc.config import Config, signature, to_plain
 from htc.engine import environment
 from htc.engine.records import RunFolder, find_folder
+from htc.errors import UserError
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
@@ -113,7 +114,7 @@ def test_queued_run_that_starts_has_a_start_and_no_resume(tmp_path: Path) -> Non
     config = config_in(tmp_path)
     folder = RunFolder(find_folder(config)[0])
     folder.update(status="queued", slurm_job_ids=["77_3"])
-    folder.start(["htc"], config, resume=True)
+    folder.start(["htc"], config, resume=False)
     record = folder.read()
     assert record["status"] == "running" and record["start"] and record["resumes"] == []
     assert record["slurm_job_ids"] == ["77_3"]
@@ -132,6 +133,71 @@ def test_broken_run_file_does_not_stop_a_run(tmp_path: Path) -> None:
     assert folder.read() == {} and not folder.done
     folder.set_status("failed")
     assert folder.read()["status"] == "failed"
+
+
+@pytest.mark.parametrize("lost", ["deleted", "damaged", "without its start"])
+def test_run_that_goes_on_without_its_record_keeps_its_metrics(tmp_path: Path, lost: str) -> None:
+    folder = started(tmp_path)
+    whole = folder.read()
+    for step in (10, 20):
+        folder.append_metrics({"kind": "train", "step": step})
+    if lost == "deleted":
+        folder.run_file.unlink()
+    else:
+        folder.run_file.write_text('{"status": "runn' if lost == "damaged" else '{"status": "queued"}')
+    folder.start(["python", "-m", "htc.run", "seed=0"], config_in(tmp_path), resume=True, step=10)
+    folder.append_metrics({"kind": "train", "step": 20})
+    assert [line["step"] for line in folder.read_metrics()] == [10, 20]
+    record = folder.read()
+    assert record.keys() == whole.keys() and record["signature"] == whole["signature"] and record["start"]
+    assert [resume["step"] for resume in record["resumes"]] == [10]
+
+
+def test_record_that_the_disk_does_not_give_is_not_taken_for_none(tmp_path: Path) -> None:
+    """Reading a process's memory at its start fails as a bad sector does."""
+    folder = started(tmp_path)
+    folder.append_metrics({"kind": "train", "step": 10})
+    finish(folder)
+    folder.run_file.unlink()
+    folder.run_file.symlink_to("/proc/self/mem")
+    assert folder.read() == {}
+    for action in (
+        lambda: folder.start(["htc"], config_in(tmp_path), resume=False),
+        lambda: folder.set_status("failed"),
+        lambda: find_folder(config_in(tmp_path, force=True)),
+    ):
+        with pytest.raises(UserError, match=r"run\.json could not be read \(Input/output error\)"):
+            action()
+    assert folder.run_file.is_symlink() and len(folder.read_metrics()) == 1
+
+
+@pytest.mark.parametrize(
+    "content", ['{"slurm_job_ids": 12, "start": "then"}', '{"start": ' + "[" * 10_000, '{"slurm_job_ids": null}', "[]"]
+)
+def test_record_that_somebody_spoilt_does_not_stop_a_run(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1000")
+    folder = RunFolder(tmp_path)
+    folder.run_file.write_text(content)
+    folder.start(["htc"], config_in(tmp_path), resume=True, step=10)
+    assert folder.read()["slurm_job_ids"] == ["1000"] and folder.read()["start"]
+
+
+def test_spoilt_lines_of_metrics_do_not_stop_a_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    lines = ['{"step": null}', '{"step": "9"}', '{"step": [1]}', "[" * 10_000, '{"step": 1}', '{"step": 3}']
+    folder.metrics_file.write_text("\n".join(lines))
+    folder.rewind(2)
+    assert [line["step"] for line in folder.read_metrics()] == [None, "9", [1], 1]
+
+
+def test_metrics_that_are_lost_are_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("htc"), "propagate", True)
+    RunFolder(tmp_path).rewind(5, 1000)
+    assert "lines of it are lost" in caplog.text and not list(tmp_path.iterdir())
 
 
 def test_reader_never_sees_half_a_run_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from htc.composition import derive
 from htc.config import Config, WandbMode, signature
 from htc.engine.evaluate import ImagePrediction
-from htc.engine.tracking import Tracker, run_id
+from htc.engine.tracking import Tracker, row_number, run_id
 from htc.engine.wandb_files import offline_files, read_history, read_records
 from htc.ops.paste import encode_region
 
@@ -91,8 +91,8 @@ def test_offline_run_records_configuration_metrics_pictures_and_results(tmp_path
         "losses": {"s0.loss_cls": 0.25, "s1.loss_cls": float("nan")},
     }
     tracker.log(train, 20)
-    tracker.images((example_image(shade) for shade in range(100, 109)), ["circle", "star"], 40)
     tracker.log({"kind": "eval", "step": 40, "bbox": {"AP": 0.5, "APs": None}, "segm": {"AP": 0.25}}, 40)
+    tracker.images((example_image(shade) for shade in range(100, 109)), ["circle", "star"], 40)
     tracker.finish({"bbox": {"AP": 0.5}, "parameters": 7})
     assert not tracker.on
 
@@ -111,8 +111,8 @@ def test_offline_run_records_configuration_metrics_pictures_and_results(tmp_path
         "train/loss": 1.5,
         "train/losses/s0.loss_cls": 0.25,
     }
-    assert rows[2] == {"step": 40, "eval/bbox/AP": 0.5, "eval/segm/AP": 0.25}
-    pictures = rows[1]
+    assert rows[1] == {"step": 40, "eval/bbox/AP": 0.5, "eval/segm/AP": 0.25}
+    pictures = rows[2]
     assert pictures["step"] == 40
     assert pictures["predictions/captions"] == ["000000000042.jpg"] * 4
     images = list(folder.glob("wandb/*/files/media/images/*.jpg"))
@@ -185,7 +185,7 @@ def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_pa
     finished_log(files[0])
     rows = read_history(files[0])
     assert [(row["_step"], row["step"], row["train/loss"]) for row in rows] == [
-        (i, 10 * (i + 1), 0.1 / (i + 1)) for i in range(4)
+        (row_number(step, "train"), step, 1 / step) for step in (10, 20, 30, 40)
     ]
     dry = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", "--dry-run", str(tmp_path / "run" / "wandb")],
@@ -196,14 +196,22 @@ def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_pa
         tracker.finish()
 
 
-def test_resumed_run_leaves_out_what_the_server_has(tmp_path: Path) -> None:
-    """The rows that a run's server has are counted by wandb; here a run stands for it that has been told so."""
+@pytest.mark.parametrize("log_every", [10, 5, 15])
+def test_resumed_run_leaves_out_what_the_server_has_and_no_more(tmp_path: Path, log_every: int) -> None:
+    """wandb tells the number after the server's last row; here a run stands for it that has been told so.
+
+    The server has the lines of steps 10 and 20; the checkpoint is of step 10, and lines then come every so many steps.
+    """
     tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
-    tracker._first_row = 2
-    for step in (10, 20, 30):
+    tracker._first_row = row_number(20, "train") + 1
+    tracker.log({"kind": "train", "loss": 1.0}, 10)
+    for step in range(10 + log_every, 41, log_every):
         tracker.log({"kind": "train", "loss": 1.0}, step)
+        if step == 20:
+            tracker.log({"kind": "eval"}, step)
     tracker.finish()
-    assert [row["step"] for row in history(logged(tmp_path))] == [30]
+    expected = {10: [20, 30, 40], 5: [20, 25, 30, 35, 40], 15: [25, 40]}
+    assert [row["step"] for row in history(logged(tmp_path))] == expected[log_every]
 
 
 def test_forced_run_is_another_run_on_the_dashboard() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from htc.config import Config, DataConfig
 from htc.data.coco import build_dataset
+from htc.engine.checkpoint import newest_checkpoint
 from htc.engine.distributed import Processes
 from htc.engine.records import RunFolder
 from htc.engine.train import Trainer
@@ -36,4 +37,5 @@ def make_trainer(
     dataset = build_dataset(config.data, train=True, semantic=config.model.semantic)
     model = tiny_detector(config, config.seed, len(dataset.category_ids)).to(processes.device)
     folder.mkdir(parents=True, exist_ok=True)
-    return Trainer(config, model, dataset, RunFolder(folder), processes, evaluate)
+    newest = newest_checkpoint(folder / "checkpoints")
+    return Trainer(config, model, dataset, RunFolder(folder), processes, evaluate, newest)
