@@ -174,7 +174,7 @@ def image_faults() -> Iterator[Fault]:
     yield Fault("listed but absent", absent, says=r"7\.png")
     for name, content in {"empty": b"", "a page of HTML": b"<html>", "zeros": bytes(1000)}.items():
         yield Fault(name, partial(written, content), says=r"\.png is")
-    yield Fault("cut off", cut, says=r"\.png is cut off")
+    yield Fault("cut off: refused before training", cut, says=r"image 3 of .*annotations\.json: .*3\.png is cut off")
     yield Fault("cut off while it trains", arguments(*LONG), says=r"\.png is cut off", meanwhile=spoilt_later)
     yield Fault("another size than the annotations say", smaller, says=r"\.png is")
     for name, mode, form in (

@@ -19,6 +19,7 @@ import torch
 
 from htc.config import BnMode, Config, Norm
 from htc.data.coco import CocoDataset, build_dataset
+from htc.data.readable import refuse_unreadable
 from htc.data.splits import check_splits
 from htc.engine.checkpoint import newest_checkpoint
 from htc.engine.distributed import Processes, start_processes
@@ -32,7 +33,7 @@ from htc.engine.train import Trainer
 from htc.errors import UserError, memory_exhausted
 from htc.models.detector import Detector, build_detector
 from htc.plain import mapping, number
-from htc.trained import start_from
+from htc.trained import start_from, use_threads
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     the user can mend; the folder then says `failed` and why.
     """
     processes = start_processes(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config)
     path, done = processes.on_main(lambda: find_folder(config))
     folder = RunFolder(path)
     if done:
@@ -122,6 +122,8 @@ class Experiment:
         self.config, self.folder, self.processes = config, folder, processes
         train_data, self.val_data = processes.on_all(lambda: build_splits(config))
         newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
+        if newest is None:
+            processes.on_main(lambda: refuse_unreadable(self.val_data, config.eval.limit, config.data.workers))
         self.model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
         self.evaluator = Evaluator(config, self.val_data, processes)
         self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate, newest)
@@ -180,6 +182,7 @@ class Experiment:
             "parameters": self.parameters,
             "training_seconds": self.trainer.training_seconds,
             "iterations": self.trainer.step,
+            "processes": self.processes.world_size,
             "peak_memory_mb": peak_memory_mb(self.processes.device),
             "overflows": self.trainer.overflows,
         }

@@ -119,16 +119,20 @@ class CocoDataset(Dataset[Sample]):
         annotations = self.annotations
         of_image = annotations.of_image(image)
         objects = of_image[annotations.usable[of_image]]
+        kept, limit = None, self.config.crowded_limit
+        if random is not None and limit is not None and len(objects) > limit:
+            kept = np.sort(random.choice(len(objects), limit, replace=False))
+        # An object that is not learnt from is still not background, where that is drawn from the objects.
+        all_drawn = kept is None or (self.semantic_targets is not None and self.semantic_targets.folder is None)
+        if kept is not None and not all_drawn:
+            objects = objects[kept]
         masks = np.empty((len(objects), *size), np.uint8)
         for mask, annotation in zip(masks, objects, strict=True):
             mask[:] = resize_labels(annotations.mask(image, annotation), size)
         semantic = None
         if self.semantic_targets is not None:
-            # Before objects are left out: one that is not learnt from is still not background.
             semantic = torch.from_numpy(self.semantic_targets.of_image(image, objects, masks, size))
-        limit = self.config.crowded_limit
-        if random is not None and limit is not None and len(objects) > limit:
-            kept = np.sort(random.choice(len(objects), limit, replace=False))
+        if kept is not None and all_drawn:
             objects, masks = objects[kept], masks[kept]
         old = int(annotations.heights[image]), int(annotations.widths[image])
         return Targets(

@@ -53,7 +53,8 @@ class Processes:
         # PyTorch 2.15 has a new name for it.
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        options: dict[str, Any] = {option: own_statistics}
+        # Views: gradients would be in memory twice.
+        options: dict[str, Any] = {option: own_statistics, "gradient_as_bucket_view": True}
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, **options)
 
     def share_buffers(self, model: nn.Module) -> None:

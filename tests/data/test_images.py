@@ -18,6 +18,7 @@ from htc.cli import composed_config
 from htc.config import OnBadImage, signature
 from htc.data.coco import CocoDataset, Draw
 from htc.data.loader import build_train_loader
+from htc.data.readable import refuse_unreadable
 from htc.data.scan import Job, examine
 from htc.data.transforms import UnreadableImageError, read_image
 from htc.errors import UserError
@@ -174,6 +175,20 @@ def test_validation_never_skips(folder: Folder) -> None:
     (folder.root / "images" / "3.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"3\.png"):
         data[0]
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_image_that_cannot_be_evaluated_on_is_refused_before_training(folder: Folder, processes: int) -> None:
+    data = CocoDataset(folder.config, folder.config.val, train=False, semantic=False)
+    refuse_unreadable(data, None, processes)
+    last = data.image_ids[-1]
+    path = folder.root / "images" / f"{last}.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(
+        UserError, match=rf"image {last} of .*annotations\.json: .*{last}\.png is (cut off|not an image)"
+    ):
+        refuse_unreadable(data, None, processes)
+    refuse_unreadable(data, len(data) - 1, processes)
 
 
 def test_a_flipped_sample_keeps_the_seed_of_its_sampling(folder: Folder) -> None:
