@@ -21,13 +21,13 @@ from htc.config import BnMode, Config, Norm
 from htc.data.coco import CocoDataset, build_dataset
 from htc.data.readable import refuse_unreadable
 from htc.data.splits import check_splits
-from htc.engine.checkpoint import newest_checkpoint
+from htc.engine.checkpoint import checkpoint_steps, newest_checkpoint
 from htc.engine.distributed import Processes, start_processes
 from htc.engine.evaluation import Evaluation, Evaluator
 from htc.engine.lock import RunLock
 from htc.engine.meters import clock, peak_memory_mb
 from htc.engine.records import RunFolder, find_folder
-from htc.engine.stopping import Stopped
+from htc.engine.stopping import Stopped, StopRequest
 from htc.engine.tracking import Tracker
 from htc.engine.train import Trainer
 from htc.errors import UserError, memory_exhausted
@@ -71,14 +71,19 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
 
 def attempt(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
     """Run in a folder that is this process's alone, and record in run.json how it ends."""
-    processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
+    # From here on: an interrupt in the middle of whatever code is at work could leave a lock behind that ends nothing.
+    stop = StopRequest()
     try:
-        return Experiment(config, folder, processes).run(command)
+        with stop:
+            processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
+            return Experiment(config, folder, processes, stop).run(command)
     except Stopped:
-        if processes.is_main:
+        if processes.is_main and folder.run_file.is_file():
             folder.set_status("preempted")
-        say(f"Stopped after saving a checkpoint in {folder.path}; the same command goes on from there.", processes)
-        sys.exit(128 + signal.SIGTERM)
+        saved = bool(checkpoint_steps(folder.checkpoints))
+        what = "Stopped after saving a checkpoint in" if saved else "Stopped before training, in"
+        say(f"{what} {folder.path}; the same command goes on from there.", processes)
+        sys.exit(128 + (signal.SIGTERM if saved else stop.received or signal.SIGTERM))
     except KeyboardInterrupt:
         if processes.is_main and folder.run_file.is_file():
             with suppress(OSError, UserError):
@@ -118,15 +123,18 @@ def unwritable_is_said(path: Path) -> Iterator[None]:
 class Experiment:
     """The parts of one run: data, model, trainer, evaluator, and the records that they fill."""
 
-    def __init__(self, config: Config, folder: RunFolder, processes: Processes) -> None:
-        self.config, self.folder, self.processes = config, folder, processes
+    def __init__(self, config: Config, folder: RunFolder, processes: Processes, stop: StopRequest) -> None:
+        self.config, self.folder, self.processes, self.stop = config, folder, processes, stop
         train_data, self.val_data = processes.on_all(lambda: build_splits(config))
+        self._end_if_stopped()
         newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
         if newest is None:
             processes.on_main(lambda: refuse_unreadable(self.val_data, config.eval.limit, config.data.workers))
+        self._end_if_stopped()
         self.model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
         self.evaluator = Evaluator(config, self.val_data, processes)
-        self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate, newest)
+        self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate, newest, stop)
+        self._end_if_stopped()
         self.tracker = Tracker(None)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         log.info(
@@ -137,15 +145,19 @@ class Experiment:
 
     def run(self, command: list[str]) -> dict[str, Any]:
         """Train, evaluate and record -> the results."""
-        with self.trainer.stop:
-            self.processes.on_main(lambda: self._start(command))
-            try:
-                self.trainer.train(self.tracker)
-                log.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
-                return self._conclude(self.evaluate())
-            except BaseException as error:
-                self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped | KeyboardInterrupt))
-                raise
+        self.processes.on_main(lambda: self._start(command))
+        try:
+            self.trainer.train(self.tracker)
+            log.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
+            return self._conclude(self.evaluate())
+        except BaseException as error:
+            self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped | KeyboardInterrupt))
+            raise
+
+    def _end_if_stopped(self) -> None:
+        """Raise Stopped on all processes where one of them was asked to stop before training began."""
+        if any(self.processes.any(self.stop.received is not None)):
+            raise Stopped
 
     def _start(self, command: list[str]) -> None:
         trainer = self.trainer
@@ -166,7 +178,7 @@ class Experiment:
         """Evaluate the model as it is, and record its metrics at the trainer's step."""
         model: Any = self.trainer.evaluated_model
         self.processes.share_buffers(model)
-        evaluation = self.evaluator.evaluate(model, self.trainer.stop)
+        evaluation = self.evaluator.evaluate(model, self.stop)
         step = self.trainer.step
         metrics = {"kind": "eval", "step": step, "epoch": self.trainer.epoch, **evaluation.summary()}
         self.processes.on_main(lambda: self.folder.append_metrics(metrics))

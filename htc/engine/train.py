@@ -51,6 +51,7 @@ class Trainer:
         processes: Processes,
         evaluate: Callable[[], object],
         checkpoint: Path | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         schedule = config.schedule
         self.config, self.folder, self.processes, self.evaluate = config, folder, processes, evaluate
@@ -62,7 +63,7 @@ class Trainer:
         self.autocast = autocast_of(config.precision, self.device)
         self.average = build_average(model, schedule.ema)
         self.losses = LossMeter()
-        self.stop = StopRequest()
+        self.stop = stop or StopRequest()
         self.step = 0
         self.overflows = 0
         """Steps that were left out because fp16 could not hold their gradients."""
