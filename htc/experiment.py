@@ -71,8 +71,8 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
 
 def attempt(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
     """Run in a folder that is this process's alone, and record in run.json how it ends."""
-    processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
     try:
+        processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
         return Experiment(config, folder, processes).run(command)
     except Stopped:
         if processes.is_main:

@@ -60,8 +60,10 @@ class _Console(logging.Handler):
         console = getattr(record, "console", Console.always)
         if console is Console.never or (console is Console.without_bar and sys.stderr.isatty()):
             return
+        # Ctrl-C in the middle of tqdm's own write leaves its lock held for ever.
+        write = tqdm.write if getattr(tqdm, "_instances", ()) else print
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            write(self.format(record), file=sys.stderr)
         except Exception:  # noqa: BLE001 - as the handlers of the standard library do
             self.handleError(record)
 
