@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,16 @@ def joined(rank: int, port: int) -> Iterator[Processes]:
             processes.close()
 
 
-def spawn(function: Callable[..., None], *arguments: Any) -> None:
-    """Run a function in two processes: rank, port of their meeting, arguments."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(function, (port, *arguments), nprocs=2)  # type: ignore[attr-defined]
+        port: int = free.getsockname()[1]
+    return port
+
+
+def spawn(function: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in two processes: rank, port of their meeting, arguments."""
+    torch.multiprocessing.spawn(function, (free_port(), *arguments), nprocs=2)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
@@ -188,12 +192,26 @@ def stop_or_die(rank: int, port: int, config: Config, folder: Path, how: str) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # the processes' own patience is twice as long: it is not what ends the run
-@pytest.mark.parametrize("how", ["dies", "loss", "gradient"])
+def test_process_that_dies_ends_the_other(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+    config = training_config(tiny_shapes)
+    config.schedule.batch_size = 4
+    # Not joined together: that would end the other one itself.
+    started = torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        stop_or_die, (free_port(), config, tmp_path, "dies"), nprocs=2, join=False
+    )
+    first, second = started.processes
+    first.join(120)
+    assert (first.exitcode, second.exitcode) == (0, -signal.SIGKILL)
+    assert "Error" in (tmp_path / "rank0.txt").read_text()
+    assert not list(tmp_path.glob("checkpoints/*.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, tmp_path: Path, how: str) -> None:
     config = training_config(tiny_shapes)
     config.schedule.batch_size = 4
-    with suppress(torch.multiprocessing.ProcessExitedException):  # type: ignore[attr-defined]
-        spawn(stop_or_die, config, tmp_path, how)
+    spawn(stop_or_die, config, tmp_path, how)
     said = {path.stem: path.read_text() for path in tmp_path.glob("rank*.txt")}
     if how == "loss":
         assert said["rank0"] == said["rank1"] and "is not finite at step 3" in said["rank0"]
