@@ -19,7 +19,10 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     if missing := missing_programs():
-        pytest.skip(f"no Slurm here ({', '.join(missing)} missing)")
+        absent = f"no Slurm here ({', '.join(missing)} missing)"
+        if os.environ.get("HTC_REQUIRE_SLURM"):
+            pytest.fail(absent)
+        pytest.skip(absent)
     with running_cluster(tmp_path_factory.mktemp("slurm")) as started:
         yield started
 
