@@ -84,6 +84,8 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
         bbox += boxes
         segm += masks
         images.append({"id": file.id, "file_name": file.name})
+    if not images:
+        raise UserError(f"none of the {len(files)} images could be read, the first: {unreadable[0].sentence}")
     write_results_file(out / "bbox.json", bbox)
     write_results_file(out / "segm.json", segm)
     write_json(out / "images.json", images)
