@@ -15,6 +15,8 @@ from analysis.runs import flatten
 from htc.composition import stage_defaults
 from htc.config import Config, to_plain
 
+LONGEST_CASCADE = 16
+"""More than any network has: the file of a run may be damaged."""
 METHOD_FILES = Path(__file__).parents[1] / "conf" / "model"
 # Keys of the settings that a row's method, backbone and schedule already say.
 METHOD_KEYS = frozenset(
@@ -39,7 +41,8 @@ def _method_settings(method: str) -> dict[str, Any]:
 def changed(row: Row) -> dict[str, Any]:
     """The settings below `model` that are not the method's own; switches and lengths that follow from them left out."""
     usual = _method_settings(str(row.settings["model.name"]))
-    usual = {**usual, **{f"model.{key}": value for key, value in stage_defaults(row.stages or 1).items()}}
+    if row.stages is not None and 1 <= row.stages <= LONGEST_CASCADE:
+        usual = {**usual, **{f"model.{key}": value for key, value in stage_defaults(row.stages).items()}}
     return {
         key: value
         for key, value in row.settings.items()

@@ -152,7 +152,8 @@ def backbone_label(settings: dict[str, Any]) -> str:
     label = re.sub(r"^resnext(\d+)_(\w+)$", r"ResNeXt-\1-\2", re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) + "-FPN"
     widths = {"width": (settings.get("backbone.width"), 64), "channels": (settings.get("model.channels"), 256)}
     unusual = [f"{word} {value}" for word, (value, usual) in widths.items() if value not in (usual, None)]
-    if stages := settings.get("backbone.deformable_stages"):
+    stages = settings.get("backbone.deformable_stages")
+    if isinstance(stages, list) and stages and all(type(stage) is int for stage in stages):
         unusual.append("DCN c" + "-c".join(str(stage + 1) for stage in dict.fromkeys((stages[0], stages[-1]))))
     unusual += NORMS.get((str(settings.get("backbone.norm")), str(settings.get("backbone.bn_mode"))), [])
     return f"{label} ({', '.join(unusual)})" if unusual else label

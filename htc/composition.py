@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigTypeError
 
 from htc.config import BnMode, Config, Norm, Precision, SemanticFusion, SemanticSource
 from htc.errors import UserError
@@ -123,8 +124,16 @@ def typed(composed: DictConfig) -> Config:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(f"{missing[0]} has no value: set it on the command line, as in {missing[0]}=VALUE.")
-    # Merged anew, so that a recorded config.yaml is typed and checked like a composed one.
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), composed))
+    # Merged anew, so that a recorded config.yaml, and what references lead to, are typed like what was written out.
+    plain = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except ConfigTypeError as error:
+        # OmegaConf does not say where.
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"a reference ${{...}} leads to a value of another kind than its key takes ({reason})."
+        ) from None
     assert isinstance(config, Config)
     return config
 

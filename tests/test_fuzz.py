@@ -80,6 +80,13 @@ def test_any_argument_composes_or_is_explained_in_one_sentence(key: str, typed: 
     assert sentence is None or is_sentence(sentence)
 
 
+@pytest.mark.parametrize("argument", ["backbone.deformable_stages=${model}", "backbone.norm=${data.train.stuff}"])
+def test_reference_to_a_value_of_another_type_is_explained(argument: str) -> None:
+    sentence = refusal(lambda: composed_config([argument]), [argument])
+    assert sentence is not None and is_sentence(sentence)
+    assert argument.split("=")[0] in sentence or "reference" in sentence
+
+
 RECORDED = base()
 
 
