@@ -62,16 +62,22 @@ def by_one_process(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run_here(["-m", "htc.run"], data, tmp_path_factory.mktemp("single"))
 
 
+def started_on_two_nodes(command: Command, cluster: SlurmCluster, data: Path, runs: Path) -> tuple[Path, int]:
+    """Launch a run on two nodes and wait for its first checkpoint -> its folder, and its first process."""
+    cluster.wait_for_idle_nodes()
+    launched = command("htc.run", "-m", *tiny(data, runs, ITERATIONS), *SAME_PADDING, *TWO_NODES)
+    assert launched.returncode == 0, launched.stderr
+    folder = only_run(runs)
+    wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
+    return folder, int((folder / ".lock").read_text().split()[1])
+
+
 @pytest.mark.slow
 def test_two_nodes_train_one_run_through_a_kill_and_equal_torchrun_and_a_single_process(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path, by_torchrun: Path, by_one_process: Path
 ) -> None:
-    cluster.wait_for_idle_nodes()
-    launched = command("htc.run", "-m", *tiny(data, tmp_path, ITERATIONS), *SAME_PADDING, *TWO_NODES)
-    assert launched.returncode == 0, launched.stderr
-    folder = only_run(tmp_path)
-    wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
-    os.kill(int((folder / ".lock").read_text().split()[1]), signal.SIGKILL)
+    folder, first = started_on_two_nodes(command, cluster, data, tmp_path)
+    os.kill(first, signal.SIGKILL)
     wait_until(lambda: record(folder).get("status") == "done", "the run done")
     assert len(record(folder)["resumes"]) == 1
     status = json.loads(command("htc.status", "single", f"runs={tmp_path}", "--json").stdout)
@@ -87,12 +93,7 @@ def test_two_nodes_train_one_run_through_a_kill_and_equal_torchrun_and_a_single_
 def test_a_process_that_dies_is_the_cause_though_the_first_one_waits_for_it_and_the_run_goes_on(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
-    cluster.wait_for_idle_nodes()
-    launched = command("htc.run", "-m", *tiny(data, tmp_path, ITERATIONS), *SAME_PADDING, *TWO_NODES)
-    assert launched.returncode == 0, launched.stderr
-    folder = only_run(tmp_path)
-    wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
-    first = int((folder / ".lock").read_text().split()[1])
+    folder, first = started_on_two_nodes(command, cluster, data, tmp_path)
     # As in a collective that never comes about.
     os.kill(first, signal.SIGSTOP)
     (second,) = [process for process in processes_of(folder) if process != first]
