@@ -207,12 +207,9 @@ def recorded_config(recorded: Any, overrides: list[str]) -> Config:
     """
     refuse_references(recorded)
     merged = OmegaConf.merge(OmegaConf.structured(Config), recorded)
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key == "eval":
-            merged = OmegaConf.merge(merged, {"eval": eval_settings(value)})
-    plain = [read_override(override) for override in overrides if not override.startswith("eval=")]
-    return finalize(OmegaConf.merge(merged, *plain))  # type: ignore[arg-type]
+    files = [{"eval": eval_settings(text[5:])} for text in overrides if text.startswith("eval=")]
+    plain = [read_override(text) for text in overrides if not text.startswith("eval=")]
+    return finalize(OmegaConf.merge(merged, *files, *plain))  # type: ignore[arg-type]
 
 
 def refuse_references(recorded: Any) -> None:

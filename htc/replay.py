@@ -24,7 +24,7 @@ from htc.engine.precision import autocast_of
 from htc.errors import UserError
 from htc.fitting import compare, is_plain, load_weights
 from htc.loading import load_tensors
-from htc.models.detector import Detector, build_detector
+from htc.models.detector import Detector, build_detector, sketch_detector
 from htc.models.semantic import IGNORED_LABEL
 from htc.plain import number
 from htc.structures import Sample, Targets
@@ -129,9 +129,7 @@ def replay(content: dict[str, Any], overrides: list[str], source: str) -> Replay
     config = recorded_config(content["config"], overrides)
     config.backbone.weights = None
     num_classes = len(content["categories"]["names"])
-    # Without memory at first: what a damaged file describes may not fit into any.
-    with torch.device("meta"):
-        misfit = compare(build_detector(config, num_classes).state_dict(), content["model"])
+    misfit = compare(sketch_detector(config, num_classes).state_dict(), content["model"])
     if misfit:
         raise UserError(f"{source} does not fit the model: {misfit.description()}; leave out what changes the model.")
     check_classes(content["passes"], config, num_classes, source)

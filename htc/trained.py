@@ -18,7 +18,7 @@ from htc.errors import UserError
 from htc.fitting import check_fit, load_weights
 from htc.interop.coco import coco_ids, coco_names
 from htc.interop.foreign import Foreign, override_value, read_foreign
-from htc.models.detector import Detector, build_detector
+from htc.models.detector import Detector, build_detector, sketch_detector
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +102,7 @@ def _from_ours(state: dict[str, Any], source: str, overrides: list[str], partial
     config.backbone.weights = None
     categories, weights = state["categories"], evaluated_weights(state)
     if not partial:
-        # Without memory at first: what a damaged file describes may not fit into any.
-        with torch.device("meta"):
-            sketch = build_detector(config, len(categories["names"]))
-        check_fit(sketch, weights, source)
+        check_fit(sketch_detector(config, len(categories["names"])), weights, source)
     model = build_detector(config, len(categories["names"]))
     load_weights(model, weights, source, partial=partial)
     return Trained(model, config, categories["ids"], categories["names"], state["step"], state.get("unused", {}))

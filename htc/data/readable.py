@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from htc.data.problems import Severity, refuse
-from htc.data.scan import Examined, Job, examine, examine_all
+from htc.data.scan import Job, examine_all
 
 if TYPE_CHECKING:
     from htc.data.coco import CocoDataset
@@ -25,7 +24,7 @@ def refuse_unreadable(dataset: CocoDataset, limit: int | None, processes: int) -
     sizes = zip(annotations.heights[images].tolist(), annotations.widths[images].tolist(), strict=True)
     jobs = [Job(annotations.image_path(image), size) for image, size in zip(images, sizes, strict=True)]
     log.debug("reading %d images of %s", len(jobs), annotations.path)
-    examined: Iterable[Examined] = examine_all(jobs, processes) if processes > 0 else map(examine, jobs)
+    examined = examine_all(jobs, processes)
     ids = annotations.image_ids[images].tolist()
     refuse(
         [

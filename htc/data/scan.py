@@ -55,7 +55,10 @@ class Examined:
 
 
 def examine_all(jobs: list[Job], processes: int) -> Iterator[Examined]:
-    """Examine images in `processes` processes, in order. Raises UserError where one of these is killed."""
+    """Examine images in `processes` processes, 0 for this one, in order. Raises UserError where one is killed."""
+    if processes == 0:
+        yield from map(examine, jobs)
+        return
     with ProcessPoolExecutor(processes, initializer=_start) as pool:
         try:
             yield from pool.map(examine, jobs, chunksize=CHUNK)

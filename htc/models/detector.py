@@ -120,3 +120,9 @@ def build_detector(config: Config, num_classes: int) -> Detector:
         )
     backbone = build_backbone(config.backbone, config.model.channels)
     return Detector(config.model, backbone, num_classes, config.data.semantic_classes, config.backbone)
+
+
+def sketch_detector(config: Config, num_classes: int) -> Detector:
+    """`build_detector` without memory, on the meta device: what a damaged file describes may not fit into any."""
+    with torch.device("meta"):
+        return build_detector(config, num_classes)
