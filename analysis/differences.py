@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from analysis.rows import IDEAS, Row
 from analysis.runs import flatten
-from htc.composition import stage_defaults
-from htc.config import Config, to_plain
+from analysis.table_rows import IDEAS, Row
+from htc.config.finalize import stage_defaults
+from htc.config.schema import Config, to_plain
 
 LONGEST_CASCADE = 16
 """More than any network has: the file of a run may be damaged."""

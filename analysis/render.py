@@ -8,8 +8,8 @@ from string import ascii_lowercase
 
 import pandas as pd
 
-from analysis.rows import Row, Stat
 from analysis.runs import METRICS
+from analysis.table_rows import Row, Stat
 from analysis.tables import Block, Table
 from htc.errors import UserError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from htc.config import NOT_IN_SIGNATURE
+from htc.config.schema import NOT_IN_SIGNATURE
 from htc.errors import UserError
 
 # Metric of the tables -> (section of results.json, key in it).

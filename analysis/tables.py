@@ -11,8 +11,8 @@ from typing import Any
 
 from analysis.differences import LABEL_KEYS, METHOD_KEYS, changed, name_differences, tell_apart
 from analysis.published import Published, PublishedTable
-from analysis.rows import IDEAS, METHODS, Row, average, method_with_variant, published_row
 from analysis.runs import Run
+from analysis.table_rows import IDEAS, METHODS, Row, average, method_with_variant, published_row
 
 METRIC_HEADERS = {
     "box_AP": "box AP",

@@ -28,10 +28,10 @@ import torch
 from tqdm import tqdm
 
 from htc.cli import read_settings, run_command
-from htc.config import DataConfig, SplitConfig
-from htc.data.coco import CocoDataset
+from htc.config.schema import DataConfig, SplitConfig
+from htc.data.check.decoding import Job, examine_all
+from htc.data.dataset import CocoDataset
 from htc.data.loader import build_train_loader
-from htc.data.scan import Job, examine_all
 
 HEIGHT, WIDTH = 480, 640
 FILE = "annotations.json"

@@ -20,8 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.composition import finalize, schema_keys
-from htc.config import Config, register
+from htc.config.finalize import finalize, schema_keys
+from htc.config.schema import Config, register
 from htc.errors import UserError, memory_exhausted
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "conf"
@@ -61,7 +61,7 @@ def while_composing(error: Exception) -> bool:
 def log_to_console() -> None:
     """Show what a command has to say on standard error, one plain line each."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("htc.trained").setLevel(logging.INFO)
+    logging.getLogger("htc.trained_model").setLevel(logging.INFO)
 
 
 def fail(sentence: str, status: int = USER_ERROR) -> NoReturn:

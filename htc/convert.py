@@ -39,10 +39,10 @@ def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
 
     import torch
 
-    from htc.config import to_plain
-    from htc.engine.files import atomic_path
+    from htc.config.schema import to_plain
     from htc.interop.export import to_mmdetection
-    from htc.trained import load_trained
+    from htc.runs.files import atomic_path
+    from htc.trained_model import load_trained
 
     trained = load_trained(arguments, overrides)
     form = form or ("htc" if trained.foreign else "mmdetection")

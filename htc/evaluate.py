@@ -31,12 +31,12 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
 
     The run's own results stay as they are: tables show what a run was recorded with.
     """
-    from htc.config import signature, to_plain
-    from htc.data.coco import build_dataset
-    from htc.engine.distributed import start_processes
-    from htc.engine.evaluation import Evaluator
-    from htc.engine.files import write_json
-    from htc.trained import check_categories, load_trained, place, use_threads
+    from htc.config.schema import signature, to_plain
+    from htc.data.dataset import build_dataset
+    from htc.distributed.processes import start_processes
+    from htc.evaluation.evaluator import Evaluator
+    from htc.runs.files import write_json
+    from htc.trained_model import check_categories, load_trained, place, use_threads
 
     trained = load_trained(arguments, overrides)
     config = trained.config

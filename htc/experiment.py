@@ -17,23 +17,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from htc.config import BnMode, Config, Norm
-from htc.data.coco import CocoDataset, build_dataset
-from htc.data.readable import refuse_unreadable
+from htc.checkpoint.files import checkpoint_steps, newest_checkpoint
+from htc.config.schema import BnMode, Config, Norm
+from htc.data.check.readable import refuse_unreadable
+from htc.data.dataset import CocoDataset, build_dataset
 from htc.data.splits import check_splits
-from htc.engine.checkpoint import checkpoint_steps, newest_checkpoint
-from htc.engine.distributed import Processes, start_processes
-from htc.engine.evaluation import Evaluation, Evaluator
-from htc.engine.lock import RunLock
+from htc.distributed.processes import Processes, start_processes
 from htc.engine.meters import clock, peak_memory_mb
-from htc.engine.records import RunFolder, find_folder
 from htc.engine.stopping import Stopped, StopRequest
-from htc.engine.tracking import Tracker
-from htc.engine.train import Trainer
+from htc.engine.trainer import Trainer
 from htc.errors import UserError, memory_exhausted
+from htc.evaluation.evaluator import Evaluation, Evaluator
 from htc.models.detector import Detector, build_detector
-from htc.plain import mapping, number
-from htc.trained import start_from, use_threads
+from htc.runs.folder import RunFolder, find_folder
+from htc.runs.json_values import mapping, number
+from htc.runs.lock import RunLock
+from htc.runs.tracking import Tracker
+from htc.trained_model import start_from, use_threads
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from htc.cli import log_to_console, read_arguments, read_flag, run_command
+from htc.data.image_files import ImageFile, image_files, listed_images, picture_files
 from htc.errors import UserError
-from htc.images import ImageFile, image_files, listed_images, picture_files
 
 if TYPE_CHECKING:
     import torch
 
-    from htc.engine.coco_metrics import Result
-    from htc.trained import Trained
+    from htc.evaluation.coco_metrics import Result
+    from htc.trained_model import Trained
 
 USAGE = (
     "python -m htc.predict checkpoint=FILE | run=RUN_DIR images=DIR out=DIR [annotations=FILE] [score=0.5] [draw=true] "
@@ -58,10 +58,10 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
     from tqdm import tqdm
 
     from htc.data.transforms import UnreadableImageError
-    from htc.engine.coco_metrics import write_results_file
-    from htc.engine.distributed import choose_device
-    from htc.engine.files import write_json
-    from htc.trained import load_trained, place, use_threads
+    from htc.distributed.processes import choose_device
+    from htc.evaluation.coco_metrics import write_results_file
+    from htc.runs.files import write_json
+    from htc.trained_model import load_trained, place, use_threads
 
     out = Path(arguments["out"])
     pictures = picture_files(files, out) if draw else [None] * len(files)
@@ -107,9 +107,9 @@ def predict_file(
     import torch
 
     from htc.data.transforms import network_size, read_image, resize_image
-    from htc.engine.draw import draw_detections
-    from htc.engine.evaluate import to_results
     from htc.engine.precision import autocast_of
+    from htc.evaluation.inference import to_results
+    from htc.visualize import draw_detections
 
     config = trained.config
     pixels = read_image(file.path)

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from htc.checkpoint.files import is_categories, is_count, is_weights
+from htc.checkpoint.matching import compare, is_plain, load_weights
+from htc.checkpoint.safe_loading import load_tensors
 from htc.cli import read_arguments, recorded_config, run_command
-from htc.config import Config
-from htc.engine.checkpoint import is_categories, is_count, is_weights
-from htc.engine.distributed import choose_device
+from htc.config.schema import Config
+from htc.distributed.processes import choose_device
 from htc.engine.nonfinite import sample_of
 from htc.engine.precision import autocast_of
 from htc.errors import UserError
-from htc.fitting import compare, is_plain, load_weights
-from htc.loading import load_tensors
 from htc.models.detector import Detector, build_detector, sketch_detector
 from htc.models.semantic import IGNORED_LABEL
-from htc.plain import number
+from htc.runs.json_values import number
 from htc.structures import Sample, Targets
 
 USAGE = "python -m htc.replay FILE [KEY=VALUE ...]"

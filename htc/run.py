@@ -11,8 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from htc.cli import fail, run_command
-from htc.composition import check_training, finalize
-from htc.config import register
+from htc.config.finalize import check_training, finalize
+from htc.config.schema import register
 from htc.errors import UserError
 
 register()

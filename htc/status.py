@@ -14,10 +14,10 @@ from typing import Any
 
 from htc.cli import nearest, run_command
 from htc.errors import UserError
-from htc.launch.progress import Progress, progress_of
-from htc.launch.reports import error_lines, table
-from htc.launch.states import STATES, RunState, sweep_states
-from htc.plain import items, mapping
+from htc.launch.status.progress import Progress, progress_of
+from htc.launch.status.reports import error_lines, table
+from htc.launch.status.states import STATES, RunState, sweep_states
+from htc.runs.json_values import items, mapping
 
 USAGE = "python -m htc.status [cancel | retry] [SWEEP[/RUN]] [runs=runs] [--watch] [--json]"
 HELP = f"""usage: {USAGE}
@@ -67,7 +67,7 @@ def main() -> None:
 
 def act(action: str, folder: Path, run: str) -> None:
     """Cancel or retry the runs of a sweep, or one of them."""
-    from htc.launch.actions import cancel, retry
+    from htc.launch.manage import cancel, retry
 
     states = chosen(folder, sweep_states(folder, need_slurm=True)[0], run)
     names = [state.name for state in states]

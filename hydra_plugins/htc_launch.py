@@ -28,7 +28,7 @@ class _Launcher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from htc.launch.command import launch_overrides
+        from htc.launch.launchers import launch_overrides
 
         launch_overrides(self.hydra_context, self.config, job_overrides, self.name, self.options)
         returns = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
@@ -59,7 +59,7 @@ class RowSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from htc.launch.rows import expand
+        from htc.launch.sweep import expand
 
         assert self.launcher is not None
         return self.launcher.launch(expand(self.params, self.rows, arguments), initial_job_idx=0)

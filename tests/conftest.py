@@ -13,8 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 
-from htc.config import DataConfig, ShapesConfig
-from htc.data.shapes import ensure_shapes
+from htc.config.schema import DataConfig, ShapesConfig
+from htc.data.shapes.generate import ensure_shapes
 
 MINUTES = os.environ.get("HTC_TEST_MINUTES")
 """Slow tests begin within so many minutes, and are skipped after; unset: there is no limit."""

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from htc.config import DataConfig, to_plain
+from htc.checkpoint.safe_loading import load_tensors
+from htc.config.schema import DataConfig, to_plain
 from htc.convert import convert
 from htc.errors import UserError
 from htc.evaluate import evaluate
-from htc.loading import load_tensors
-from tests.interop.files import assert_same_tensors, imported_config, random_detector, save, their_state
-from tests.tiny import tiny_config, tiny_detector
+from tests.helpers.checkpoints import assert_same_tensors, imported_config, random_detector, save, their_state
+from tests.helpers.tiny import tiny_config, tiny_detector
 
 ROOT = Path(__file__).parents[1]
 HTC = {"interleaved": True, "mask_flow": True, "semantic": True}

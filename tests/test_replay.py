@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from htc.cli import explain
-from htc.config import DataConfig, Precision, to_plain
-from htc.engine.distributed import Processes
+from htc.config.schema import DataConfig, Precision, to_plain
+from htc.distributed.processes import Processes
 from htc.engine.nonfinite import plain_sample
-from htc.engine.records import RunFolder
-from htc.engine.tracking import Tracker
-from htc.engine.train import Trainer
+from htc.engine.trainer import Trainer
 from htc.errors import UserError
 from htc.replay import read_replay, replay
+from htc.runs.folder import RunFolder
+from htc.runs.tracking import Tracker
 from htc.structures import Sample
-from tests.engine.trainers import make_trainer, training_config
-from tests.fuzzing import fuzz
-from tests.test_fuzz import damage, is_sentence
-from tests.test_trained import ANYTHING
-from tests.tiny import tiny_batch, tiny_config, tiny_detector
+from tests.helpers.fuzzing import fuzz
+from tests.helpers.tiny import tiny_batch, tiny_config, tiny_detector
+from tests.helpers.trainers import make_trainer, training_config
+from tests.robustness.test_fuzz import damage, is_sentence
+from tests.test_trained_model import ANYTHING
 
 ROOT = Path(__file__).parents[1]
 

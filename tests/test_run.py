@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from htc.cli import composed_config
-from htc.trained import load_trained
-from tests.interop.files import random_detector, save, their_state
+from htc.trained_model import load_trained
+from tests.helpers.checkpoints import random_detector, save, their_state
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,8 +13,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from htc.config import DataConfig
-from htc.data.coco import CocoDataset
+from htc.config.schema import DataConfig
+from htc.data.dataset import CocoDataset
 from htc.data.samplers import TrainBatches
 from htc.structures import Sample
 

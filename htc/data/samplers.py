@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from htc.data.coco import Draw
+from htc.data.dataset import Draw
 from htc.errors import UserError
 
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePath
 import cv2
 import numpy as np
 
-from htc.config import DataConfig, SemanticSource, SplitConfig
-from htc.data.annotations import Annotations
-from htc.data.problems import Problem, fault
+from htc.config.schema import DataConfig, SemanticSource, SplitConfig
+from htc.data.coco.annotations import Annotations
+from htc.data.coco.problems import Problem, fault
 from htc.data.transforms import UnreadableImageError, decode, is_cut_off, resize_labels
 from htc.errors import UserError
 

@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from htc.data.annotations import Annotations
-from htc.data.problems import Problem, Severity, fault, refuse
+from htc.data.coco.annotations import Annotations
+from htc.data.coco.problems import Problem, Severity, fault, refuse
 
 if TYPE_CHECKING:
-    from htc.data.coco import CocoDataset
+    from htc.data.dataset import CocoDataset
 
 logger = logging.getLogger(__name__)
 ENOUGH = 20

@@ -1,1 +1,1 @@
-"""What is done with a model: training, evaluation, and the records of both."""
+"""Training: the trainer, its optimiser, its precision and its random states."""

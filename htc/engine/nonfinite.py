@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from htc.config import to_plain
-from htc.engine.files import atomic_path
+from htc.config.schema import to_plain
 from htc.engine.meters import mean_of
+from htc.runs.files import atomic_path
 from htc.structures import Sample, Targets
 
 if TYPE_CHECKING:
-    from htc.engine.train import Trainer
+    from htc.engine.trainer import Trainer
 
 ADVICE = "lower schedule.learning_rate, lengthen schedule.warmup_iterations or set schedule.clip_norm"
 

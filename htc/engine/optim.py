@@ -7,7 +7,7 @@ from bisect import bisect_right
 import torch
 from torch import nn
 
-from htc.config import Optimizer, ScheduleConfig
+from htc.config.schema import Optimizer, ScheduleConfig
 
 
 def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from htc.config import Precision
+from htc.config.schema import Precision
 from htc.errors import UserError
 
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htc.config import Config, Norm, SemanticFusion, Style
+from htc.config.schema import Config, Norm, SemanticFusion, Style
 from htc.errors import UserError
-from htc.interop.names import their_name
+from htc.interop.mmdetection_names import their_name
 from htc.models.backbone import PYRAMID_STRIDES
 
 log = logging.getLogger(__name__)

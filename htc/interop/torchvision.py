@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from htc.checkpoint.matching import is_plain
 from htc.errors import UserError
-from htc.fitting import is_plain
-from htc.interop.coco import coco_ids
+from htc.interop.coco_categories import coco_ids
 
 # torchvision's names -> ours; the first form is of 0.13 and later, the second of earlier versions.
 NAMES = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from htc.config import value_at
-from htc.engine.records import RunFolder
+from htc.config.schema import value_at
+from htc.runs.folder import RunFolder
 
 # What a training step's time depends on; other settings cost the same for each value.
 COST_KEYS = (

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from htc.engine.records import RunFolder
 from htc.errors import UserError
+from htc.launch.job.supervisor import python_path
 from htc.launch.locks import FileLock
 from htc.launch.submission import Submission
-from htc.launch.supervise import python_path
+from htc.runs.folder import RunFolder
 
 POLL = 0.1
 
@@ -72,7 +72,7 @@ class LocalManager:
         if not self.submission.wants(folder.read()):
             return
         gpus = [self.free_gpus.pop(0) for _ in range(self.gpus_per_run)] if self.free_gpus else []
-        command = [sys.executable, "-m", "htc.launch.supervise", str(self.submission.path), str(index)]
+        command = [sys.executable, "-m", "htc.launch.job.supervisor", str(self.submission.path), str(index)]
         command += [json.dumps(",".join(gpus))] if gpus else []
         with (self.submission.path / f"{index}.log").open("ab") as log:
             output = None if show else log

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from htc.engine.lock import LOCK_NAME
 from htc.errors import UserError
+from htc.runs.lock import LOCK_NAME
 
 
 class FileLock:
@@ -47,7 +47,7 @@ def is_held(path: Path) -> bool:
 
 
 def is_in_use(folder: Path) -> bool:
-    """Whether a process trains in this run folder: the lock of htc.engine.lock."""
+    """Whether a process trains in this run folder: the lock of htc.runs.lock."""
     return _is_held(folder / LOCK_NAME, fcntl.lockf)
 
 

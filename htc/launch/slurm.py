@@ -19,7 +19,7 @@ QUERY_TIMEOUT = 60.0
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
 ENDLESS = 10**6
-"""How often submitit may requeue after time limits: htc.launch.supervise decides, by progress."""
+"""How often submitit may requeue after time limits: htc.launch.job.supervisor decides, by progress."""
 
 
 @dataclass(frozen=True)

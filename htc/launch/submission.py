@@ -19,9 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from htc.engine.files import write_json
-from htc.engine.records import now
-from htc.plain import mapping
+from htc.runs.files import write_json
+from htc.runs.folder import now
+from htc.runs.json_values import mapping
 
 LAUNCH_FOLDER = ".launch"
 

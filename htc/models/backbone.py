@@ -12,9 +12,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import DeformConv2d, FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from htc.config import BackboneConfig, BnMode, Norm, Style
+from htc.config.schema import BackboneConfig, BnMode, Norm, Style
 from htc.errors import UserError
-from htc.models.pretrained import load_body
+from htc.models.imagenet import load_body
 
 NormLayer = Callable[[int], nn.Module]
 

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc.config import BoxLoss, EvalConfig, MaskStages, ModelConfig, SemanticFusion
+from htc.config.schema import BoxLoss, EvalConfig, MaskStages, ModelConfig, SemanticFusion
 from htc.models.box_head import BoxHead, deltas_of_class
 from htc.models.layers import zero_loss
 from htc.models.mask_head import MaskBranch
 from htc.models.roi_features import RoIFeatures
+from htc.models.roi_sampling import RoISampler, RoISamples
 from htc.models.rpn import box_regression_loss
-from htc.models.samples import RoISampler, RoISamples
 from htc.ops.boxes import clip_boxes, decode_deltas, encode_deltas
 from htc.ops.counts import batch_count
 from htc.ops.detections import select_detections

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from htc.config import BackboneConfig, Config, EvalConfig, ModelConfig
+from htc.config.schema import BackboneConfig, Config, EvalConfig, ModelConfig
 from htc.errors import UserError
 from htc.models.backbone import Backbone, build_backbone
 from htc.models.cascade import Cascade, ImageSizes, Scene

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc.config import BoxLoss, RPNConfig
+from htc.config.schema import BoxLoss, RPNConfig
 from htc.models.backbone import PYRAMID_STRIDES
 from htc.models.layers import init_normal
 from htc.ops.anchors import base_anchors, grid_anchors, valid_anchors

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.analysis.run_folders import WriteRun, run_writer
+from tests.helpers.run_folders import WriteRun, run_writer
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from analysis.make_tables import main
-from htc.config import BnMode, Config, Norm, Precision, RPNConfig, SemanticFusion
-from tests.analysis.run_folders import ON, WriteRun
+from htc.config.schema import BnMode, Config, Norm, Precision, RPNConfig, SemanticFusion
+from tests.helpers.run_folders import ON, WriteRun
 
 ROOT = Path(__file__).parents[2]
 

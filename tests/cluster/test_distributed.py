@@ -110,7 +110,7 @@ def processes_of(folder: Path) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = path.read_bytes().split(b"\0")
-            if b"htc.launch.child" in words and any(os.fsencode(folder.parent) in word for word in words):
+            if b"htc.launch.job.worker" in words and any(os.fsencode(folder.parent) in word for word in words):
                 found.append(int(path.parent.name))
     return found
 

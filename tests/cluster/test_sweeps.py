@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from htc.engine.wandb_files import offline_files, read_history, read_records
+from htc.runs.wandb_files import offline_files, read_history, read_records
 from tests.cluster.conftest import ROOT, SLURM, Command, tiny
 from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, record, run_folder, wait_until
 from tests.cluster.slurm_cluster import SlurmCluster

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from htc.config import DataConfig, ShapesConfig, SplitConfig
-from htc.data.shapes import ensure_shapes
-from tests.data.hand_made import Folder, hand_made
+from htc.config.schema import DataConfig, ShapesConfig, SplitConfig
+from htc.data.shapes.generate import ensure_shapes
+from tests.helpers.hand_made import Folder, hand_made
 
 
 @pytest.fixture

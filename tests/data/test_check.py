@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from htc.config import DataConfig
-from htc.data.annotations import Annotations
-from htc.data.reader import load_annotations
+from htc.config.schema import DataConfig
+from htc.data.coco.annotations import Annotations
+from htc.data.coco.reader import load_annotations
 
 if TYPE_CHECKING:
-    from tests.data.hand_made import Folder
+    from tests.helpers.hand_made import Folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,15 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htc.config import DataConfig, SplitConfig
-from htc.data.coco import CocoDataset, Draw
-from htc.data.reader import read_annotations
-from htc.data.run_lengths import whole_run_lengths
-from htc.data.summary import summary
+from htc.config.schema import DataConfig, SplitConfig
+from htc.data.check.summary import summary
+from htc.data.coco.reader import read_annotations
+from htc.data.coco.rle import whole_run_lengths
+from htc.data.coco.truth import mend_truth
+from htc.data.dataset import CocoDataset, Draw
 from htc.data.transforms import read_image
-from htc.data.truth import mend_truth
 from htc.errors import UserError
-from tests.fuzzing import fuzz
+from tests.helpers.fuzzing import fuzz
 
 SETTINGS = fuzz(300)
 NAMES = ["a.png", "b/c.png", "../secret.png", "/etc/hostname", "b/../../secret.png", "", ".", "..", "a\0", "\ud800",

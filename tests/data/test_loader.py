@@ -13,8 +13,8 @@ from itertools import islice
 import pytest
 import torch
 
-from htc.config import DataConfig
-from htc.data.coco import CocoDataset, Draw, build_dataset
+from htc.config.schema import DataConfig
+from htc.data.dataset import CocoDataset, Draw, build_dataset
 from htc.data.loader import build_train_loader, build_val_loader
 from htc.errors import memory_exhausted
 from htc.structures import Sample

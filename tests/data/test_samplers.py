@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htc.data.coco import Draw
+from htc.data.dataset import Draw
 from htc.data.samplers import TrainBatches
 from htc.errors import UserError
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from htc.config import DataConfig, ShapesConfig
-from htc.data.coco import build_dataset
-from htc.data.shapes import ensure_shapes
-from htc.data.shapes_scene import STUFF, THINGS
+from htc.config.schema import DataConfig, ShapesConfig
+from htc.data.dataset import build_dataset
+from htc.data.shapes.generate import ensure_shapes
+from htc.data.shapes.scene import STUFF, THINGS
 from htc.errors import UserError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from htc.config import Optimizer, ScheduleConfig
+from htc.config.schema import Optimizer, ScheduleConfig
 from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from htc.config import Precision
+from htc.config.schema import Precision
 from htc.engine.precision import autocast_of, gradient_scaler
 from htc.errors import UserError
-from tests.tiny import tiny_batch, tiny_config, tiny_detector
+from tests.helpers.tiny import tiny_batch, tiny_config, tiny_detector
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

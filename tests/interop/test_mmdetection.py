@@ -15,16 +15,15 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from htc.checkpoint.safe_loading import load_tensors
 from htc.cli import explain
-from htc.config import Config, Style
+from htc.config.schema import Config, Style
 from htc.convert import convert
 from htc.errors import UserError
-from htc.interop.names import our_name, their_name
-from htc.loading import load_tensors
+from htc.interop.mmdetection_names import our_name, their_name
 from htc.models.detector import Detector
-from htc.trained import Trained, load_trained
-from tests.fuzzing import fuzz
-from tests.interop.files import (
+from htc.trained_model import Trained, load_trained
+from tests.helpers.checkpoints import (
     COUNTER,
     ODD_WEIGHTS,
     assert_same_tensors,
@@ -34,8 +33,9 @@ from tests.interop.files import (
     save,
     their_state,
 )
-from tests.test_fuzz import is_sentence
-from tests.tiny import tiny_image
+from tests.helpers.fuzzing import fuzz
+from tests.helpers.tiny import tiny_image
+from tests.robustness.test_fuzz import is_sentence
 
 MASK_RCNN = {"name": "mask_rcnn", "num_stages": 1, "class_agnostic": False}
 CASCADE = {"name": "cascade_mask_rcnn"}

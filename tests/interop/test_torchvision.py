@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.ops import box_iou
 
+from htc.checkpoint.safe_loading import load_tensors
 from htc.errors import UserError
-from htc.interop.coco import coco_ids, coco_names
-from htc.interop.foreign import read_foreign
-from htc.loading import load_tensors
-from htc.trained import Trained, load_trained
-from tests.fuzzing import fuzz
-from tests.interop.files import ODD_WEIGHTS, assert_same_tensors, save
-from tests.test_fuzz import is_sentence
+from htc.interop.coco_categories import coco_ids, coco_names
+from htc.interop.importer import read_foreign
+from htc.trained_model import Trained, load_trained
+from tests.helpers.checkpoints import ODD_WEIGHTS, assert_same_tensors, save
+from tests.helpers.fuzzing import fuzz
+from tests.robustness.test_fuzz import is_sentence
 
 SIZE = (128, 192)
 

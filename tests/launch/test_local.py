@@ -191,7 +191,7 @@ def test_a_queued_run_leaves_the_queue_when_it_is_cancelled_and_its_retry_has_it
     wait_until(lambda: states(tmp_path, "single")[second.name] == "cancelled", "both cancelled")
     # As when the run is cancelled while its process is on the way.
     submission = sweep / ".launch" / record(second)["launch"]["submission"]
-    late = command("htc.launch.supervise", str(submission), "0")
+    late = command("htc.launch.job.supervisor", str(submission), "0")
     assert late.returncode == 143
     assert not record(second)["resumes"]
 
@@ -366,6 +366,6 @@ def test_a_forced_run_whose_process_crashes_after_it_is_done_is_done_and_not_beg
     assert not record(run)["launch"].get("failures")
     # As when Slurm starts the job once more.
     (submission,) = (tmp_path / "runs" / "single" / ".launch").glob("*/submission.json")
-    again = command("htc.launch.supervise", str(submission.parent), "0")
+    again = command("htc.launch.job.supervisor", str(submission.parent), "0")
     assert again.returncode == 0, again.stderr
     assert run_folders(tmp_path / "runs" / "single") == [run]

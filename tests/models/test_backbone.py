@@ -10,11 +10,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 
-from htc.config import BackboneConfig, BnMode, Norm
+from htc.config.schema import BackboneConfig, BnMode, Norm
 from htc.errors import UserError
 from htc.models.backbone import Backbone, build_backbone
 from htc.models.detector import Detector
-from tests.tiny import tiny_batch, tiny_config, tiny_detector
+from tests.helpers.tiny import tiny_batch, tiny_config, tiny_detector
 
 TINY = BackboneConfig(name="resnet18", width=8, weights=None, frozen_stages=-1)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from htc.config import BackboneConfig, Norm
+from htc.config.schema import BackboneConfig, Norm
 from htc.errors import UserError
 from htc.models.backbone import build_backbone
 

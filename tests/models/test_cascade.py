@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from htc.config import EvalConfig, MaskStages, SemanticFusion
+from htc.config.schema import EvalConfig, MaskStages, SemanticFusion
 from htc.models.cascade import Cascade, to_rois
 from htc.models.detector import Detector
-from htc.models.samples import RoISampler, RoISamples
+from htc.models.roi_sampling import RoISampler, RoISamples
 from htc.structures import Targets
-from tests.tiny import tiny_batch, tiny_config, tiny_detector, without_objects
+from tests.helpers.tiny import tiny_batch, tiny_config, tiny_detector, without_objects
 
 FUSIONS = [None, *SemanticFusion]
 

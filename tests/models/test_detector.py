@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from htc.config import BackboneConfig, EvalConfig
+from htc.config.schema import BackboneConfig, EvalConfig
 from htc.errors import UserError
 from htc.models.detector import batch_labels
 from htc.models.roi_features import pyramid_levels
-from tests.tiny import tiny_batch, tiny_config, tiny_detector, tiny_image, tiny_targets
+from tests.helpers.tiny import tiny_batch, tiny_config, tiny_detector, tiny_image, tiny_targets
 
 HTC = {"interleaved": True, "mask_flow": True, "semantic": True}
 SIZES = [(64, 96), (80, 72)]

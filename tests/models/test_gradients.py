@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from htc.models.roi_sampling import RoISampler, RoISamples
 from htc.models.rpn import Proposals
-from htc.models.samples import RoISampler, RoISamples
-from tests.tiny import tiny_batch, tiny_config, tiny_detector
+from tests.helpers.tiny import tiny_batch, tiny_config, tiny_detector
 
 STEP = 1e-7
 MODELS: dict[str, dict[str, Any]] = {

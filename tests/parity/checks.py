@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from htc.interop.names import our_name
+from htc.interop.mmdetection_names import our_name
 from htc.ops.paste import encode_masks
 from tests.parity.reference import Comparison
 

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from htc.config import Config
-from htc.interop.foreign import read_foreign
-from htc.interop.settings import roi_head_settings
+from htc.config.schema import Config
+from htc.interop.importer import read_foreign
+from htc.interop.mmdetection_config import roi_head_settings
 from htc.models.cascade import Scene
 from htc.models.detector import Detector
 from htc.structures import Targets
-from htc.trained import trained_from_foreign
+from htc.trained_model import trained_from_foreign
 
 FOLDER = Path(os.environ.get("HTC_GOLDEN_DIR") or Path(__file__).with_name("golden"))
 # As the files were made: every candidate is sampled, so that nothing is left to chance.

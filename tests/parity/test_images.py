@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from htc.data.transforms import read_image, resize_image
-from tests.engine.coco_tiny import ANNOTATIONS, ROOT, needs_coco_tiny
+from tests.helpers.coco_tiny import ANNOTATIONS, ROOT, needs_coco_tiny
 from tests.parity.reference import FOLDER, read_inputs, read_meta, variant_files
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from htc.config import MaskStages
+from htc.config.schema import MaskStages
 from htc.models import cascade, roi_features
-from htc.models.samples import RoISamples
+from htc.models.roi_sampling import RoISamples
 from tests.parity.checks import (
     Deviation,
     check_detections,

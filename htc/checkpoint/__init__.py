@@ -1,0 +1,1 @@
+"""Checkpoint files: safe reading and writing, and matching of state dicts to models."""

@@ -1,0 +1,43 @@
+"""Reading what `torch.save` wrote, without running anybody's code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from htc.checkpoint.stand_ins import RunsCodeError, placeholders
+from htc.errors import UserError
+
+
+def load_tensors(path: Path, key: str) -> Any:
+    """The tensors and plain values of a file, on the CPU.
+
+    Objects of other frameworks (a checkpoint of MMDetection holds its logs, its configuration, NumPy arrays) become
+    inert placeholders. `key` is the configuration's name of the file. Raises UserError for a file that would run code
+    when it is unpickled, and for one that cannot be read.
+    """
+    try:
+        with torch.serialization.safe_globals(placeholders(path)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except RunsCodeError as error:
+        raise _refused(path, key, error.name) from None
+    except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign file provokes in the reader
+        # PyTorch explains at length how to read the file without protection: its own reason is the last part.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        if unsafe := re.search(r"\bGLOBAL ([\w.]+)", reason):
+            raise _refused(path, key, unsafe[1]) from None
+        reason = reason.splitlines()[0].rstrip(".") if reason else type(error).__name__
+        raise UserError(
+            f"{key}={path} could not be read as a file of tensors ({reason}): it is damaged, or of another format than "
+            "torch.save's."
+        ) from None
+
+
+def _refused(path: Path, key: str, name: str) -> UserError:
+    return UserError(
+        f"{key}={path} was refused: unpickling it would run {name}, and nothing in a file of weights may run code; "
+        "take it from a source that you trust and save its tensors alone."
+    )

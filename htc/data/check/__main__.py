@@ -1,0 +1,96 @@
+"""`python -m htc.data.check [data=NAME] [KEY=VALUE] ...`: what a data set holds, and all that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from htc.cli import composed_config, log_to_console, read_arguments, read_flag, run_command
+from htc.config.schema import Config
+from htc.data.coco.problems import Problem, Severity
+from htc.errors import UserError
+
+USAGE = "python -m htc.data.check [data=NAME] [KEY=VALUE] ... [out=DIR]"
+KEYS = {
+    "out": "folder of the contact sheets (default: checks/NAME)",
+    "decode": "false: leave out decoding every image and stuff map (default true)",
+    "processes": "how many processes decode (default: one a core)",
+    "samples": "images a split on the contact sheet; 0: none (default 12)",
+}
+
+
+def main() -> None:
+    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    log_to_console()
+    config = composed_config(overrides)
+    decode = read_flag(arguments, "decode", True)
+    problems = check(
+        config,
+        Path(arguments.get("out", f"checks/{config.data.name}")),
+        decode=decode,
+        processes=_count(arguments, "processes", os.cpu_count() or 1, 1),
+        samples=_count(arguments, "samples", 12, 0),
+    )
+    sys.exit(1 if any(problem.severity is Severity.fault for problem in problems) else 0)
+
+
+def check(config: Config, out: Path, *, decode: bool, processes: int, samples: int) -> list[Problem]:
+    """Check both splits in whole (whatever their limits), print what is found, write contact sheets into `out`."""
+    from htc.data.check.split import SplitExamination
+    from htc.data.check.summary import summary
+    from htc.data.shapes.generate import ensure_shapes
+    from htc.data.splits import category_problems
+
+    if config.data.name == "shapes":
+        config.data = ensure_shapes(config.data)
+    checks = {
+        "training": SplitExamination(config, config.data.train, train=True),
+        "validation": SplitExamination(config, config.data.val, train=False),
+    }
+    problems: list[Problem] = []
+    for name, split in checks.items():
+        if decode:
+            split.decode(processes, name)
+        if split.annotations is not None:
+            print(f"\n{name}: {summary(split.annotations, split.formats)}")
+        if samples and split.annotations is not None and (path := split.draw(out / f"{name}.png", samples)):
+            print(f"contact sheet: {path}")
+        problems += split.problems
+    train, val = checks.values()
+    if train.annotations is not None and val.annotations is not None:
+        problems += category_problems(train.annotations, val.annotations)
+        problems += train.shared_with(val)
+    print_problems(problems)
+    return problems
+
+
+def print_problems(problems: list[Problem]) -> None:
+    """Every problem on a line, the worst last, where a terminal shows them; then how many there are of each kind."""
+    order = [Severity.note, Severity.repair, Severity.fault]
+    print()
+    for problem in sorted(problems, key=lambda problem: order.index(problem.severity)):
+        print(f"{problem.severity.value}: {problem.sentence}")
+    counts = Counter((problem.severity, problem.kind) for problem in problems)
+    for severity, meaning in (
+        (Severity.note, "worth a look"),
+        (Severity.repair, "repaired by training"),
+        (Severity.fault, "refused by training"),
+    ):
+        kinds = [f"{count} {kind}" for (of, kind), count in sorted(counts.items(), key=str) if of is severity]
+        if kinds:
+            print(f"{meaning}: {', '.join(kinds)}")
+    if not any(problem.severity is Severity.fault for problem in problems):
+        print("The data are sound.")
+
+
+def _count(arguments: dict[str, str], key: str, default: int, lowest: int) -> int:
+    value = arguments.get(key, str(default))
+    if not value.isdecimal() or int(value) < lowest:
+        raise UserError(f"{key}={value} must be a whole number of {lowest} or more.")
+    return int(value)
+
+
+if __name__ == "__main__":
+    run_command(main)

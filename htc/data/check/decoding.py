@@ -1,0 +1,154 @@
+"""Every image and stuff map of a data set, decoded in parallel processes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import cv2
+from PIL import Image
+
+from htc.data.coco.problems import Problem, Severity, fault
+from htc.data.semantic import IGNORE, read_stuff_map
+from htc.data.transforms import DAMAGED, UnreadableImageError, decode_image
+from htc.errors import UserError
+
+EXIF_ORIENTATION = 0x0112
+SUFFIXES = {
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "MPO": {".jpg", ".jpeg"}, "PNG": {".png"}, "BMP": {".bmp"},
+    "WEBP": {".webp"}, "TIFF": {".tif", ".tiff"}, "GIF": {".gif"},
+}  # fmt: skip
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to look at."""
+
+    path: Path
+    size: tuple[int, int]
+    """(height, width) as annotated."""
+    stuff: Path | None = None
+    """Its stuff map, where there must be one."""
+    classes: int = 255
+    """The stuff map's classes lie below."""
+
+
+@dataclass
+class Examined:
+    """What was found in an image file."""
+
+    job: Job
+    format: str = "unreadable"
+    """As `JPEG RGB`."""
+    digest: bytes = b""
+    """A hash of the file's content."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def examine_all(jobs: list[Job], processes: int) -> Iterator[Examined]:
+    """Examine images in `processes` processes, 0 for this one, in order. Raises UserError where one is killed."""
+    if processes == 0:
+        yield from map(examine, jobs)
+        return
+    with ProcessPoolExecutor(processes, initializer=_start) as pool:
+        try:
+            yield from pool.map(examine, jobs, chunksize=CHUNK)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process that decodes images was killed, most likely for want of memory: use fewer with processes=N."
+            ) from error
+
+
+def examine(job: Job) -> Examined:
+    """Decode an image and its stuff map."""
+    found = Examined(job)
+    try:
+        data = job.path.read_bytes()
+    except OSError as error:
+        found.problems.append(fault("unreadable image", f"{job.path} cannot be read ({error.strerror})."))
+        return found
+    found.digest = hashlib.blake2b(data, digest_size=16).digest()
+    printed = _printed.length()
+    try:
+        decode_image(data, job.path, job.size)
+        found.problems += _look(data, found)
+    except UnreadableImageError as error:
+        found.problems.append(fault("unreadable image", error.sentence))
+    else:
+        if warning := _printed.since(printed):
+            sentence = f"{job.path} is decoded with the warning {warning!r}: look whether all of it is there."
+            found.problems.append(Problem(Severity.note, "decoder's warning", sentence))
+    if job.stuff is not None:
+        found.problems += _stuff_problems(job.stuff, job)
+    return found
+
+
+def _look(data: bytes, found: Examined) -> list[Problem]:
+    """What the header says: a wrong suffix and an EXIF turn deserve a look, and both are read right."""
+    path = found.job.path
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            found.format = f"{image.format} {image.mode}"
+            kind, orientation = image.format or "", image.getexif().get(EXIF_ORIENTATION, 1)
+    except DAMAGED:
+        # OpenCV reads it, and training asks no one else.
+        found.format = "other"
+        return []
+    problems = []
+    if kind in SUFFIXES and path.suffix.lower() not in SUFFIXES[kind]:
+        problems.append(Problem(Severity.note, "misleading name", f"{path} is a {kind} file; it is read as such."))
+    if orientation not in (0, 1):
+        sentence = f"{path} is turned by its EXIF data; it is read in the frame that its annotation's size names."
+        problems.append(Problem(Severity.note, "turned by EXIF", sentence))
+    return problems
+
+
+def _stuff_problems(path: Path, job: Job) -> list[Problem]:
+    try:
+        labels = read_stuff_map(path, job.size)
+    except UnreadableImageError as error:
+        return [fault("stuff map", error.sentence)]
+    unknown = labels[(labels >= job.classes) & (labels != IGNORE)]
+    if len(unknown) == 0:
+        return []
+    return [fault("stuff map", f"{path} holds the class {int(unknown.max())} but data.semantic_classes={job.classes}: "
+                  "set data.semantic_classes above the largest class.")]  # fmt: skip
+
+
+class _Printed:
+    """What the decoders' C code prints, which has no other way to speak of a damaged file."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] | None = None
+
+    def capture(self) -> None:
+        """Send this process's standard error to a file."""
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        os.dup2(self.file.fileno(), 2)
+
+    def length(self) -> int:
+        return os.fstat(self.file.fileno()).st_size if self.file is not None else 0
+
+    def since(self, start: int) -> str:
+        """The first line after `start`, empty where nothing was printed."""
+        if self.file is None or self.length() == start:
+            return ""
+        lines = os.pread(self.file.fileno(), 4096, start).decode(errors="replace").split("\n")
+        return lines[0].strip()
+
+
+_printed = _Printed()
+
+
+def _start() -> None:
+    cv2.setNumThreads(0)
+    _printed.capture()

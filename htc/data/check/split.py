@@ -1,0 +1,142 @@
+"""One split of a data set under examination: annotations, files, images, stuff maps."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from htc.config.schema import Config, SplitConfig
+from htc.data.check.contact_sheet import contact_sheet, write_sheet
+from htc.data.check.decoding import Job, examine_all
+from htc.data.coco.annotations import Annotations, Flaw
+from htc.data.coco.problems import Problem, Severity, fault
+from htc.data.coco.reader import read_annotations
+from htc.data.dataset import missing_files
+from htc.data.semantic import SemanticTargets, shared_stuff_maps
+from htc.data.splits import shared_files, shared_image
+from htc.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SplitExamination:
+    """One split under examination."""
+
+    config: Config
+    split: SplitConfig
+    train: bool
+    problems: list[Problem] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    digests: dict[bytes, Path] = field(default_factory=dict)
+    """Content of each image that was decoded -> the file."""
+    missing: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        root = Path(self.config.data.root)
+        logger.info("Reading %s.", root / self.split.annotations)
+        self.annotations: Annotations | None = None
+        self.semantic: SemanticTargets | None = None
+        try:
+            self.annotations, problems = read_annotations(root / self.split.annotations, root / self.split.images)
+        except UserError as error:
+            self.problems.append(fault("annotation file", error.sentence))
+            return
+        self.problems += problems
+        self.problems += repairs(self.annotations)
+        if self.config.model.semantic and self.train:
+            try:
+                self.semantic = SemanticTargets(self.config.data, self.split, self.annotations)
+            except UserError as error:
+                self.problems.append(fault("semantic targets", error.sentence))
+        self._check_files(self.annotations)
+
+    def _check_files(self, annotations: Annotations) -> None:
+        """What can be told without opening an image."""
+        if len(annotations) == 0:
+            self.problems.append(fault("empty split", f"{annotations.path} lists no image that can be used."))
+        elif self.train and not annotations.usable.any():
+            self.problems.append(fault("empty split", f"{annotations.path} has no object to learn from."))
+        names = [annotations.file_name(image) for image in range(len(annotations))]
+        for name, count in Counter(names).items():
+            if count > 1:
+                sentence = f"{annotations.path}: {count} images have the file_name {name}."
+                self.problems.append(Problem(Severity.note, "file listed twice", sentence))
+        places = [(annotations.images_dir, names)]
+        if self.semantic is not None and self.semantic.folder is not None:
+            maps = [self.semantic.map_name(image) for image in range(len(annotations))]
+            places.append((self.semantic.folder, maps))
+            self.problems += shared_stuff_maps(self.semantic, range(len(annotations)))
+        for folder, wanted in places:
+            try:
+                for name in missing_files(folder, wanted):
+                    self.missing.add(str(folder / name))
+                    self.problems.append(fault("missing file", f"{folder / name} does not exist."))
+            except UserError as error:
+                self.problems.append(fault("missing folder", error.sentence))
+                self.missing.update(str(folder / name) for name in wanted)
+
+    def stuff_map(self, image: int) -> Path | None:
+        """Where the stuff map of an image must be; None where there need not be any."""
+        if self.semantic is None or self.semantic.folder is None:
+            return None
+        return self.semantic.folder / self.semantic.map_name(image)
+
+    def decode(self, processes: int, name: str) -> None:
+        """Decode every image and stuff map that is there."""
+        annotations = self.annotations
+        if annotations is None:
+            return
+        jobs = []
+        for image in range(len(annotations)):
+            path = annotations.image_path(image)
+            stuff = self.stuff_map(image)
+            if str(path) in self.missing:
+                continue
+            size = int(annotations.heights[image]), int(annotations.widths[image])
+            known = stuff is None or str(stuff) in self.missing
+            jobs.append(Job(path, size, None if known else stuff, self.config.data.semantic_classes))
+        bar = tqdm(examine_all(jobs, processes), total=len(jobs), desc=f"decode {name}", unit="image", disable=None)
+        for found in bar:
+            self.formats[found.format] += 1
+            self.problems += found.problems
+            twin = self.digests.setdefault(found.digest, found.job.path) if found.digest else found.job.path
+            if twin != found.job.path:
+                sentence = f"{found.job.path} holds the same as {twin}."
+                self.problems.append(Problem(Severity.note, "same image twice", sentence))
+
+    def draw(self, path: Path, samples: int) -> Path | None:
+        """Write the contact sheet; None where there is nothing to be drawn."""
+        assert self.annotations is not None
+        sheet = contact_sheet(self.annotations, self.semantic, samples, self.config.seed)
+        if sheet is None:
+            return None
+        write_sheet(path, sheet)
+        return path
+
+    def shared_with(self, other: SplitExamination) -> list[Problem]:
+        """Images in both splits: the same files, and, where they were decoded, files of the same content."""
+        assert self.annotations is not None
+        assert other.annotations is not None
+        ours, theirs = self.annotations, other.annotations
+        if ours.path.resolve() == theirs.path.resolve() or not (self.digests and other.digests):
+            return shared_files(ours, theirs, list(range(len(ours))), list(range(len(theirs))))
+        return [
+            shared_image(self.digests[digest], path, ours, theirs)
+            for digest, path in other.digests.items()
+            if digest in self.digests
+        ]
+
+
+def repairs(annotations: Annotations) -> Iterator[Problem]:
+    """Each annotation that training drops or clips."""
+    for flaw in Flaw:
+        for index in np.flatnonzero(annotations.flaws & flaw).tolist():
+            sentence = f"{annotations.path}: annotation {annotations.ids[index]} {flaw.sentence}."
+            yield Problem(Severity.repair, flaw.kind, sentence)

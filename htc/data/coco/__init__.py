@@ -1,0 +1,1 @@
+"""Reading of annotation files in COCO format."""

@@ -1,0 +1,242 @@
+"""From an `instances_*.json` to `Annotations`, with all that is wrong with it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from htc.data.coco.annotations import UNUSABLE, Annotations, Flaw
+from htc.data.coco.json_stream import read_tables
+from htc.data.coco.problems import Problem, fault, refuse
+from htc.data.coco.rle import whole_run_lengths
+from htc.data.coco.rows import Categories, Images, Objects
+
+TOLERANCE = 1.0
+"""Pixels that a box may reach out of its image before it is counted: COCO's own do, by rounding."""
+
+
+def load_annotations(path: Path, images_dir: Path) -> Annotations:
+    """Read an annotation file. Raises UserError where it is missing, is not COCO, or holds what cannot be repaired."""
+    annotations, problems = read_annotations(path, images_dir)
+    refuse(problems)
+    return annotations
+
+
+def read_annotations(path: Path, images_dir: Path) -> tuple[Annotations, list[Problem]]:
+    """Read an annotation file -> what is sound of it, and every fault.
+
+    What training repairs (`Annotations.flaws`) is no fault. Raises UserError where there are no tables to be read.
+    """
+    problems: list[Problem] = []
+    images, categories = Images(str(path), problems), Categories(str(path), problems)
+    objects = Objects(str(path), problems)
+    add = {"images": images.add, "annotations": objects.add, "categories": categories.add}
+    for name, row in read_tables(path, tuple(add)):
+        add[name](row)
+    return _Packing(path, problems, images, categories, objects).packed(images_dir), problems
+
+
+class _Packing:
+    """Joins the three tables; rows with a fault are left out and listed."""
+
+    def __init__(
+        self, path: Path, problems: list[Problem], images: Images, categories: Categories, objects: Objects
+    ) -> None:
+        self.path, self.problems = path, problems
+        self.images, self.categories, self.objects = images, categories, objects
+        self.image_numbers = _table(images.numbers, 3)
+        self.object_numbers = _table(objects.numbers, 3)
+
+    def packed(self, images_dir: Path) -> Annotations:
+        image_ids, image_rows = self._unique("image", self.image_numbers[:, 0])
+        names, name_first = self._names(image_rows)
+        heights, widths = self.image_numbers[image_rows, 1], self.image_numbers[image_rows, 2]
+        categories = np.array([category_id for category_id, _ in self.categories.rows], np.int64)
+        category_ids, category_rows = self._unique("category", categories)
+
+        ids, image_of, category_of = self.object_numbers.T
+        good = np.zeros(len(ids), bool)
+        good[self._unique("annotation", ids)[1]] = True
+        positions, known = _find(image_ids, image_of)
+        good &= self._known("image", known, image_of, self.images.refused)
+        labels, known = _find(category_ids, category_of)
+        good &= self._known("category", known, category_of, self.categories.refused)
+        positions = np.where(good, positions, 0)
+        sizes = np.stack([heights, widths], axis=1)[positions] if len(image_ids) else np.zeros((len(ids), 2), np.int64)
+        good &= self._sound_numbers(good) & self._sound_run_lengths(good, sizes)
+
+        # Everything below is of the good rows, ordered by image.
+        order = np.flatnonzero(good)
+        order = order[np.argsort(positions[order], kind="stable")]
+        positions, sizes = positions[order], sizes[order]
+        xywh = _table(self.objects.boxes, 4)[order]
+        boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        areas = _flat(self.objects.areas)[order]
+        polygon_bounds, rle_bounds = _flat(self.objects.polygon_first), _flat(self.objects.rle_first)
+        polygons = np.stack([polygon_bounds[order], polygon_bounds[order + 1]], axis=1)
+        rle_ranges = np.stack([rle_bounds[order], rle_bounds[order + 1]], axis=1)
+        coordinates, coordinate_first = _flat(self.objects.coordinates), _flat(self.objects.coordinate_first)
+        flaws = _flaws(xywh, areas, sizes)
+        flaws[(polygons[:, 0] == polygons[:, 1]) & (rle_ranges[:, 0] == rle_ranges[:, 1])] |= np.uint8(Flaw.NO_OUTLINE)
+        flaws[_flat(self.objects.shortened)[order] != 0] |= np.uint8(Flaw.POLYGON_DROPPED)
+        flaws[_clip_outlines(coordinates, coordinate_first, polygons, sizes)] |= np.uint8(Flaw.OUTLINE_CLIPPED)
+        crowd = _flat(self.objects.crowd)[order] != 0
+        return Annotations(
+            path=self.path,
+            images_dir=images_dir,
+            category_ids=category_ids.tolist(),
+            category_names=[self.categories.rows[row][1] for row in category_rows],
+            image_ids=image_ids,
+            heights=heights,
+            widths=widths,
+            name_bytes=names,
+            name_first=name_first,
+            first=np.searchsorted(positions, np.arange(len(image_ids) + 1)),
+            ids=ids[order],
+            labels=labels[order],
+            boxes=boxes,
+            areas=areas,
+            crowd=crowd,
+            flaws=flaws,
+            usable=((flaws & UNUSABLE) == 0) & ~crowd,
+            coordinates=coordinates,
+            coordinate_first=coordinate_first,
+            polygons=polygons,
+            rle_bytes=np.frombuffer(self.objects.rle_bytes, np.uint8),
+            rle_ranges=rle_ranges,
+        )
+
+    def _unique(self, table: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending ids without repetition, and the row of the first of each."""
+        unique, rows, counts = np.unique(ids, return_index=True, return_counts=True)
+        for twice, count in zip(unique[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
+            self._fault(f"duplicate {table} id", f"{count} entries have the {table} id {twice}: give each its own")
+        return unique, rows
+
+    def _names(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """File names of the images in `rows`, end to end, and where each begins and the last ends."""
+        first = _flat(self.images.name_first)
+        lengths = np.diff(first)[rows]
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        source = np.repeat(first[rows] - ends[:-1], lengths) + np.arange(ends[-1])
+        return np.frombuffer(bytes(self.images.names), np.uint8)[source], ends
+
+    def _known(self, table: str, known: np.ndarray, wanted: np.ndarray, refused: set[object]) -> np.ndarray:
+        """`known`, with a fault for each annotation that names what is not there (and not refused already)."""
+        tables = {"image": "images", "category": "categories"}
+        for row in np.flatnonzero(~known).tolist():
+            if (value := int(wanted[row])) not in refused:
+                self._object_fault(
+                    f"unknown {table} id", row, f"names {table} {value}, which is not among `{tables[table]}`"
+                )
+        return known
+
+    def _sound_numbers(self, good: np.ndarray) -> np.ndarray:
+        """Whether the numbers of each annotation are finite and its sizes not negative, [m] bool."""
+        boxes, areas = _table(self.objects.boxes, 4), _flat(self.objects.areas)
+        # Finite corners as well: the sum of two large numbers need not be.
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(boxes).all(1) & np.isfinite(boxes[:, :2] + boxes[:, 2:]).all(1) & np.isfinite(areas)
+        outline_finite = np.ones(len(areas), bool)
+        broken = np.flatnonzero(~np.isfinite(_flat(self.objects.coordinates)))
+        polygon = np.searchsorted(_flat(self.objects.coordinate_first), broken, side="right") - 1
+        outline_finite[np.searchsorted(_flat(self.objects.polygon_first), polygon, side="right") - 1] = False
+        positive = ~((boxes[:, 2:] < 0).any(1) | (areas < 0))
+        self._each(good & ~finite, "not finite", lambda row: f"has the bbox {_row(boxes, row)} and the area "
+                   f"{float(areas[row])!r}, which are not all finite numbers")  # fmt: skip
+        self._each(good & finite & ~positive, "negative size", lambda row: f"has the bbox {_row(boxes, row)} and the "
+                   f"area {float(areas[row])!r}: sizes must not be negative")  # fmt: skip
+        self._each(good & ~outline_finite, "not finite", lambda row: "has a polygon with a number that is not finite")
+        return finite & positive & outline_finite
+
+    def _sound_run_lengths(self, good: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Whether each annotation's RLE, where it has one, has its image's size and covers it exactly, [m] bool."""
+        bounds = _flat(self.objects.rle_first)
+        claimed = _table(self.objects.rle_sizes, 2)
+        present = claimed[:, 0] > 0
+        fitting = ~present | (claimed == sizes).all(1)
+        self._each(good & ~fitting, "RLE size", lambda row: f"has an RLE of size {_row(claimed, row)} in an image of "
+                   f"height {sizes[row, 0]} and width {sizes[row, 1]}: make them equal")  # fmt: skip
+        rows = np.flatnonzero(present & fitting & good)
+        ranges = np.stack([bounds[rows], bounds[rows + 1]], axis=1)
+        data = np.frombuffer(self.objects.rle_bytes, np.uint8)
+        whole = np.ones(len(present), bool)
+        whole[rows] = whole_run_lengths(data, ranges, sizes[rows].prod(1))
+        self._each(~whole, "RLE", lambda row: "has an RLE whose runs do not cover its image exactly: encode it anew")
+        return fitting & whole
+
+    def _each(self, wrong: np.ndarray, kind: str, reason: Callable[[int], str]) -> None:
+        for row in np.flatnonzero(wrong).tolist():
+            self._object_fault(kind, row, reason(row))
+
+    def _object_fault(self, kind: str, row: int, reason: str) -> None:
+        self._fault(kind, f"annotation {self.object_numbers[row, 0]} {reason}")
+
+    def _fault(self, kind: str, sentence: str) -> None:
+        self.problems.append(fault(kind, f"{self.path}: {sentence}"))
+
+
+def _flaws(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Flaws of boxes [m, 4] in images of `sizes` [m, 2] (height, width): [m] uint8."""
+    flaws = np.zeros(len(areas), np.uint8)
+    low, high, limit = xywh[:, :2], xywh[:, :2] + xywh[:, 2:], sizes[:, ::-1]
+    outside = (np.minimum(high, limit) <= np.maximum(low, 0)).any(1)
+    beyond = (low < -TOLERANCE).any(1) | (high > limit + TOLERANCE).any(1)
+    flaws[(areas <= 0) | (xywh[:, 2:] < 1).any(1)] |= np.uint8(Flaw.NO_AREA)
+    flaws[outside] |= np.uint8(Flaw.OUTSIDE)
+    flaws[beyond & ~outside] |= np.uint8(Flaw.BOX_CLIPPED)
+    return flaws
+
+
+def _clip_outlines(
+    coordinates: np.ndarray, coordinate_first: np.ndarray, polygons: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """Bring what lies further outside than the image's size back to there, in place -> which annotations had any, [k].
+
+    pycocotools walks along outlines pixel by pixel and holds them in 32 bits: far points cost memory or worse. Within
+    the bounds it clips by itself, and nothing is changed.
+    """
+    if len(coordinates) == 0:
+        return np.zeros(0, np.int64)
+    starts = coordinate_first[:-1]
+    lowest, highest = np.minimum.reduceat(coordinates, starts), np.maximum.reduceat(coordinates, starts)
+    counts = polygons[:, 1] - polygons[:, 0]
+    owners = np.repeat(np.arange(len(polygons)), counts)
+    members = np.repeat(polygons[:, 0] - (np.cumsum(counts) - counts), counts) + np.arange(len(owners))
+    # Against the shorter side for all at once; the few that are left are looked at one by one.
+    shorter = sizes.min(1)[owners]
+    far = (lowest[members] < -shorter) | (highest[members] > 2 * shorter)
+    clipped = []
+    for owner, polygon in zip(owners[far].tolist(), members[far].tolist(), strict=True):
+        points = coordinates[coordinate_first[polygon] : coordinate_first[polygon + 1]].reshape(-1, 2)
+        limit = sizes[owner, ::-1]
+        near = np.clip(points, -limit, 2 * limit)
+        if not np.array_equal(near, points):
+            points[:] = near
+            clipped.append(owner)
+    return np.unique(np.array(clipped, np.int64))
+
+
+def _find(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of `wanted` [m] in ascending `ids`, and whether each is there."""
+    if len(ids) == 0:
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    positions = np.searchsorted(ids, wanted).clip(max=len(ids) - 1)
+    return positions, ids[positions] == wanted
+
+
+def _flat(values: array[int] | array[float]) -> np.ndarray:
+    """A growing array as it lies in memory, without a copy."""
+    return np.frombuffer(values, values.typecode) if len(values) else np.zeros(0, values.typecode)
+
+
+def _table(values: array[int] | array[float], columns: int) -> np.ndarray:
+    return _flat(values).reshape(-1, columns)
+
+
+def _row(table: np.ndarray, row: int) -> list[float]:
+    values: list[float] = table[row].tolist()
+    return values

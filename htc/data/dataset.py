@@ -1,0 +1,217 @@
+"""A data set in COCO layout, as samples of the network input's size."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from htc.config.schema import DataConfig, OnBadImage, SplitConfig
+from htc.data.coco.problems import refuse
+from htc.data.coco.reader import load_annotations
+from htc.data.semantic import SemanticTargets, shared_stuff_maps
+from htc.data.shapes.generate import ensure_shapes
+from htc.data.transforms import (
+    UnreadableImageError,
+    flip,
+    network_size,
+    read_image,
+    resize_boxes,
+    resize_image,
+    resize_labels,
+)
+from htc.errors import UserError
+from htc.structures import Sample, Targets
+
+logger = logging.getLogger(__name__)
+MOST_BAD_DRAWS = 10
+"""So many images in a row that cannot be read mean a broken data set, not a few broken files."""
+
+
+class Draw(NamedTuple):
+    """What a sampler yields: randomness travels with the index, so workers hold no random state."""
+
+    index: int  # type: ignore[assignment]
+    """Position in the data set."""
+    seed: int
+    """Decides the flip and which objects of a crowded image are kept."""
+
+
+class CocoDataset(Dataset[Sample]):
+    """Images of one split with, for training, their objects; order is by ascending image id.
+
+    A `Draw` asks for a training sample with its random flip and choice of objects; a plain index for the image as it
+    is, with all objects. Raises UserError where files are missing or are not what the configuration says.
+    """
+
+    def __init__(self, config: DataConfig, split: SplitConfig, *, train: bool, semantic: bool) -> None:
+        self.config = config
+        self.train = train
+        root = Path(config.root)
+        self.annotation_file = root / split.annotations
+        self.annotations = load_annotations(self.annotation_file, root / split.images)
+        self.category_ids = self.annotations.category_ids
+        self.category_names = self.annotations.category_names
+        self.images = self._select(split.limit)
+        """[len(self)] int64, positions in `annotations`."""
+        self.image_ids: list[int] = self.annotations.image_ids[self.images].tolist()
+        self.aspect_ratios = self.annotations.widths[self.images] / self.annotations.heights[self.images]
+        """[len(self)] float64, width / height."""
+        self.semantic_targets = SemanticTargets(config, split, self.annotations) if train and semantic else None
+        self.skip_bad_images = train and config.on_bad_image is OnBadImage.skip
+        self._check_files()
+
+    @property
+    def semantic_classes(self) -> int:
+        return self.config.semantic_classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: int | Draw) -> Sample:
+        if not self.skip_bad_images or not isinstance(key, Draw):
+            return self._read(key)
+        faults: list[str] = []
+        # Which image stands in follows from the draw alone, so that resumed runs and any number of processes agree.
+        others = np.random.default_rng([key.seed, 1]).integers(len(self), size=MOST_BAD_DRAWS).tolist()
+        for index in (key.index, *others):
+            try:
+                return replace(self._read(Draw(index, key.seed)), replaces=tuple(faults))
+            except UnreadableImageError as error:
+                faults.append(error.sentence)
+        raise UserError(
+            f"{MOST_BAD_DRAWS + 1} images in a row cannot be used, the last one because {faults[-1].rstrip('.')}; "
+            "python -m htc.data.check lists them all."
+        )
+
+    def _read(self, key: int | Draw) -> Sample:
+        image = int(self.images[key.index if isinstance(key, Draw) else key])
+        try:
+            return self._sample(image, key)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"image {self.annotations.image_ids[image]}: {error.sentence}") from error
+
+    def _sample(self, image: int, key: int | Draw) -> Sample:
+        annotations = self.annotations
+        original_size = int(annotations.heights[image]), int(annotations.widths[image])
+        size = network_size(*original_size, self.config.short_side, self.config.long_side)
+        pixels = resize_image(read_image(annotations.image_path(image), original_size), size)
+        sample = Sample(
+            image=torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            image_id=int(annotations.image_ids[image]),
+            original_size=original_size,
+        )
+        if not self.train:
+            return sample
+        seed = key.seed if isinstance(key, Draw) else 0
+        random = np.random.default_rng(seed) if isinstance(key, Draw) else None
+        sample.targets = self._targets(image, size, random, seed)
+        return flip(sample) if random is not None and random.random() < self.config.flip else sample
+
+    def _targets(self, image: int, size: tuple[int, int], random: np.random.Generator | None, seed: int) -> Targets:
+        """All objects of an image, or `crowded_limit` of them where `random` is given, at `size` (height, width)."""
+        annotations = self.annotations
+        of_image = annotations.of_image(image)
+        objects = of_image[annotations.usable[of_image]]
+        kept, limit = None, self.config.crowded_limit
+        if random is not None and limit is not None and len(objects) > limit:
+            kept = np.sort(random.choice(len(objects), limit, replace=False))
+        # An object that is not learnt from is still not background, where that is drawn from the objects.
+        all_drawn = kept is None or (self.semantic_targets is not None and self.semantic_targets.folder is None)
+        if kept is not None and not all_drawn:
+            objects = objects[kept]
+        masks = np.empty((len(objects), *size), np.uint8)
+        for mask, annotation in zip(masks, objects, strict=True):
+            mask[:] = resize_labels(annotations.mask(image, annotation), size)
+        semantic = None
+        if self.semantic_targets is not None:
+            semantic = torch.from_numpy(self.semantic_targets.of_image(image, objects, masks, size))
+        if kept is not None and all_drawn:
+            objects, masks = objects[kept], masks[kept]
+        old = int(annotations.heights[image]), int(annotations.widths[image])
+        return Targets(
+            boxes=torch.from_numpy(resize_boxes(annotations.boxes[objects], old, size)),
+            labels=torch.from_numpy(annotations.labels[objects]),
+            masks=torch.from_numpy(masks),
+            semantic=semantic,
+            seed=seed,
+        )
+
+    def read_original(self, index: int) -> np.ndarray:
+        """The image at a position of the data set as it is in its file -> [height, width, 3] uint8, RGB."""
+        image = int(self.images[index])
+        size = int(self.annotations.heights[image]), int(self.annotations.widths[image])
+        return read_image(self.annotations.image_path(image), size)
+
+    def _select(self, limit: int | None) -> np.ndarray:
+        """Positions in `annotations` of the images that belong to this data set."""
+        annotations = self.annotations
+        annotated = np.diff(annotations.first) > 0
+        usable = annotations.usable_per_image() > 0
+        if self.train:
+            for flaw, count in annotations.flaw_counts().items():
+                logger.info("%s: %s.", annotations.path, flaw.counted(count))
+        chosen = np.arange(len(annotations))
+        if self.train and self.config.skip_empty:
+            chosen = chosen[usable]
+        if limit is not None:
+            chosen = chosen[annotated[chosen]][:limit]
+        if len(chosen) == 0:
+            raise UserError(
+                f"{annotations.path} leaves no image to use: check its annotations, data.skip_empty and the limit."
+            )
+        return chosen
+
+    def _check_files(self) -> None:
+        """Refuse a data set with missing files now, not hours into training."""
+        annotations = self.annotations
+        names = [annotations.file_name(image) for image in self.images.tolist()]
+        missing = missing_files(annotations.images_dir, names)
+        if missing:
+            others = f", nor do {len(missing) - 1} other images of" if len(missing) > 1 else ", an image of"
+            raise UserError(
+                f"{annotations.images_dir / missing[0]} does not exist{others} {self.annotation_file}: complete the "
+                "folder or correct data.root."
+            )
+        semantic = self.semantic_targets
+        if semantic is None or semantic.folder is None:
+            return
+        stuff = semantic.folder
+        missing = missing_files(stuff, [semantic.map_name(image) for image in self.images.tolist()])
+        if missing:
+            others = f", as are {len(missing) - 1} other stuff maps" if len(missing) > 1 else ", the stuff map of one"
+            raise UserError(
+                f"{stuff / missing[0]} is missing{others} of the images of {self.annotation_file}: complete the folder "
+                "or use data.semantic_source=instances."
+            )
+        refuse(list(shared_stuff_maps(semantic, self.images.tolist())))
+
+
+def missing_files(folder: Path, names: list[str]) -> list[str]:
+    """Which of the files, named relative to `folder`, are not there. Lists each folder once, for 100,000 files.
+
+    Raises UserError where a folder is none or cannot be listed.
+    """
+    present: set[str] = set()
+    for parent in {PurePath(name).parent for name in names}:
+        try:
+            present.update(str(parent / file) for file in os.listdir(folder / parent))
+        except OSError as error:
+            raise UserError(
+                f"{folder / parent} is not a folder that can be listed ({error.strerror}): check data.root and the "
+                "data's `images` path."
+            ) from error
+    return [name for name in names if str(PurePath(name)) not in present]
+
+
+def build_dataset(config: DataConfig, *, train: bool, semantic: bool) -> CocoDataset:
+    """The training or validation split; the built-in data are generated first where they are not there yet."""
+    if config.name == "shapes":
+        config = ensure_shapes(config)
+    return CocoDataset(config, config.train if train else config.val, train=train, semantic=semantic)

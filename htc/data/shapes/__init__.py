@@ -1,0 +1,1 @@
+"""The built-in data set: images of shapes, generated into COCO layout."""

@@ -1,0 +1,209 @@
+"""One picture of the built-in data: grounds, things in front of them and of each other, and what hides among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from htc.data.shapes.backgrounds import GROUNDS, draw_grounds
+from htc.data.shapes.colors import thing_colour
+from htc.data.shapes.outlines import OUTLINES, STROKES, draw_form
+
+Random = np.random.Generator
+
+THINGS = [*OUTLINES, *STROKES]
+"""Names of the things; the position is the label."""
+STUFF = list(GROUNDS)
+"""Names of the grounds; the position plus the number of things is the label in stuff maps."""
+TEXTURE_ON = {"disc": "dots", "square": "checker"}
+"""A form that is a thing, but mere texture of this ground: only the surroundings tell one from the other."""
+UNLABELLED = 255
+FEWEST_PIXELS = 24
+SMALLEST_VISIBLE_SHARE = 0.25
+REFERENCE_SIZE = 128
+"""Image size (pixels) for which sizes of things are given; they grow in proportion."""
+
+
+@dataclass
+class Thing:
+    """One object, or a crowd of them, of a picture."""
+
+    label: int
+    visible: np.ndarray
+    """[h, w] uint8 of 0 and 1: what nothing in front hides."""
+    crowd: bool = False
+
+
+@dataclass
+class Scene:
+    image: np.ndarray
+    """[h, w, 3] uint8 RGB."""
+    stuff: np.ndarray
+    """[h, w] uint8: labels of things, then of grounds; 255 unlabelled."""
+    things: list[Thing] = field(default_factory=list)
+
+
+def draw_scene(random: Random, image_size: int) -> Scene:
+    """Draw one picture, its sides up to a quarter longer than `image_size` pixels."""
+    stretch = random.uniform(1, 1.25, 2) if random.random() < 0.5 else np.ones(2)
+    height, width = (np.rint(image_size * stretch)).astype(int).tolist()
+    scale = image_size / REFERENCE_SIZE
+    picture, grounds, regions = draw_grounds(random, height, width)
+    _draw_texture_forms(random, picture, grounds, scale)
+    things, fronts = _place_things(random, picture, grounds, scale)
+    occupied = np.zeros((height, width), np.uint8)
+    for front in fronts:
+        np.maximum(occupied, front[0], out=occupied)
+    crowd = _draw_crowd(random, picture, occupied, scale) if random.random() < 0.06 else None
+    for mask, colour in reversed(fronts):
+        _paint(random, picture, mask, colour)
+
+    stuff = grounds + np.uint8(len(THINGS))
+    if random.random() < 0.5:
+        border = cv2.morphologyEx(regions, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+        stuff[border > 0] = UNLABELLED
+    if crowd is not None:
+        things.append(crowd[0])
+        stuff[crowd[1] > 0] = crowd[0].label
+    for thing in things:
+        if not thing.crowd:
+            stuff[thing.visible > 0] = thing.label
+    return Scene(_develop(random, picture), stuff, things)
+
+
+def _draw_texture_forms(random: Random, picture: np.ndarray, grounds: np.ndarray, scale: float) -> None:
+    """Strew forms that look like things over the ground that they are texture of."""
+    height, width = grounds.shape
+    for form, ground in TEXTURE_ON.items():
+        inside = grounds == STUFF.index(ground)
+        if not inside.any():
+            continue
+        pixels = np.flatnonzero(inside)
+        for _ in range(int(random.integers(2, 6))):
+            y, x = divmod(int(random.choice(pixels)), width)
+            mask = draw_form(form, random, (x, y), _size(random, scale), (height, width))
+            if np.count_nonzero(mask[inside]) >= 0.85 * np.count_nonzero(mask):
+                _paint(random, picture, mask, _colour_on(random, THINGS.index(form), picture[:, y, x]))
+
+
+def _place_things(
+    random: Random, picture: np.ndarray, grounds: np.ndarray, scale: float
+) -> tuple[list[Thing], list[tuple[np.ndarray, np.ndarray]]]:
+    """Choose things from front to back; one that is mostly hidden is not placed at all.
+
+    Returns the things and, in the same order, their whole masks with their colours.
+    """
+    height, width = grounds.shape
+    wanted = int(random.integers(2, 7))
+    free = np.ones((height, width), np.uint8)
+    things: list[Thing] = []
+    fronts: list[tuple[np.ndarray, np.ndarray]] = []
+    for _ in range(3 * wanted):
+        if len(things) >= wanted:
+            break
+        label = int(random.integers(len(THINGS)))
+        size = _size(random, scale)
+        center = random.uniform(0.08, 0.92, 2) * (width, height)
+        together = int(random.integers(2, 4)) if random.random() < 0.2 else 1
+        alike = random.random() < 0.5
+        colour = None
+        for _ in range(together):
+            x, y = np.clip(center, 0, (width - 1, height - 1)).astype(int)
+            mask = draw_form(THINGS[label], random, (center[0], center[1]), size, (height, width))
+            whole = int(np.count_nonzero(mask))
+            visible = mask & free
+            if (
+                np.count_nonzero(visible) >= max(FEWEST_PIXELS, SMALLEST_VISIBLE_SHARE * whole)
+                and not _is_texture(label, mask, grounds, whole)
+                and len(things) < wanted
+            ):
+                if colour is None or not alike:
+                    colour = _colour_on(random, label, picture[:, y, x])
+                things.append(Thing(label, visible))
+                fronts.append((mask, colour + random.uniform(-12, 12, 3)))
+                free &= 1 - mask
+            direction = random.uniform(0, 2 * np.pi)
+            center = center + size * random.uniform(0.45, 0.85) * np.array([np.cos(direction), np.sin(direction)])
+            size = size * random.uniform(0.8, 1.25)
+    return things, fronts
+
+
+def _is_texture(label: int, mask: np.ndarray, grounds: np.ndarray, whole: int) -> bool:
+    """Whether a form lies so much on the ground of its texture that it could not be told to be a thing."""
+    ground = TEXTURE_ON.get(THINGS[label])
+    if ground is None:
+        return False
+    return int(np.count_nonzero(mask[grounds == STUFF.index(ground)])) > 0.2 * whole
+
+
+def _draw_crowd(
+    random: Random, picture: np.ndarray, occupied: np.ndarray, scale: float
+) -> tuple[Thing, np.ndarray] | None:
+    """Draw many tiny things of one class: the region as a crowd, and the pixels of its visible members [h, w]."""
+    height, width = occupied.shape
+    label = THINGS.index(str(random.choice([name for name in THINGS if name not in TEXTURE_ON])))
+    center = random.uniform(0.25, 0.75, 2) * (width, height)
+    radius = random.uniform(22, 38) * scale
+    members = np.zeros((height, width), np.uint8)
+    for _ in range(int(random.integers(25, 45))):
+        offset = np.clip(random.normal(0, 0.5, 2), -1, 1) * radius
+        x, y = center + offset
+        members |= draw_form(THINGS[label], random, (x, y), random.uniform(6, 10) * scale, (height, width))
+    reach = int(9 * scale) | 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    region = cv2.morphologyEx(members, cv2.MORPH_CLOSE, kernel) & (1 - occupied)
+    if np.count_nonzero(region) < FEWEST_PIXELS:
+        return None
+    _paint(random, picture, members, _colour_on(random, label, picture[:, int(center[1]), int(center[0])]))
+    return Thing(label, region, crowd=True), members & (1 - occupied)
+
+
+def _size(random: Random, scale: float) -> float:
+    """Pixels across: mostly 26 to 72, one in eight 70 to 120."""
+    low, high = (70, 120) if random.random() < 0.125 else (26, 72)
+    return scale * float(np.exp(random.uniform(np.log(low), np.log(high))))
+
+
+def _colour_on(random: Random, label: int, ground: np.ndarray) -> np.ndarray:
+    return thing_colour(random, label, len(THINGS), ground)
+
+
+def _paint(random: Random, picture: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
+    """Lay a form on the picture, shaded from one side and with a soft shadow beneath."""
+    left, top, width, height = cv2.boundingRect(mask)
+    if width == 0:
+        return
+    reach = 6
+    window = (
+        slice(max(top - reach, 0), top + height + reach),
+        slice(max(left - reach, 0), left + width + reach),
+    )
+    part, inside = picture[:, *window], mask[window]
+    shadow = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1.5)
+    shadow = cv2.warpAffine(shadow, np.array([[1, 0, 1.5], [0, 1, 1.5]], np.float32), shadow.shape[::-1])
+    part *= 1 - np.float32(random.uniform(0.15, 0.5)) * shadow
+    direction, strength = random.uniform(0, 2 * np.pi), random.uniform(0.05, 0.3)
+    y = np.linspace(-1, 1, inside.shape[0], dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, inside.shape[1], dtype=np.float32)[None, :]
+    shade = 1 + strength * (np.cos(direction) * x + np.sin(direction) * y)
+    if random.random() < 0.3:
+        shade = shade * (1 + 0.12 * np.sin(random.uniform(8, 20) * (np.sin(direction) * x - np.cos(direction) * y)))
+    shade = shade.astype(np.float32)
+    for plane, value in zip(part, colour, strict=True):
+        np.copyto(plane, shade * np.float32(value), where=inside > 0)
+
+
+def _develop(random: Random, picture: np.ndarray) -> np.ndarray:
+    """Light, lens and sensor: uneven brightness, mild blur, noise; uint8."""
+    _, height, width = picture.shape
+    light = cv2.resize(random.uniform(0.8, 1.15, (3, 3)).astype(np.float32), (width, height))
+    sigma = random.uniform(0.4, 0.9)
+    grain = random.standard_normal((height, width), np.float32)
+    grain *= random.uniform(2, 9)
+    image = np.empty((height, width, 3), np.uint8)
+    for channel, plane in enumerate(picture):
+        lit = cv2.GaussianBlur(plane * light, (0, 0), sigma) + grain
+        image[:, :, channel] = np.clip(lit, 0, 255, out=lit)
+    return image

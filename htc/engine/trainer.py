@@ -1,0 +1,276 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from htc.checkpoint.files import read_checkpoint, save_checkpoint
+from htc.config.schema import Config
+from htc.data.dataset import CocoDataset
+from htc.data.loader import build_train_loader
+from htc.distributed.processes import Processes
+from htc.engine.ema import build_average
+from htc.engine.meters import LossMeter, SpeedMeter, clock, mean_of, peak_memory_mb
+from htc.engine.nonfinite import Source, StepFigures, sentence
+from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
+from htc.engine.precision import autocast_of, gradient_scaler
+from htc.engine.rng import undisturbed
+from htc.engine.stopping import Stopped, StopRequest
+from htc.engine.trainer_state import own_state, restore, restore_randomness, snapshot
+from htc.errors import UserError
+from htc.ops.counts import counts_shared
+from htc.runs.folder import RunFolder
+from htc.runs.logs import Console
+from htc.runs.tracking import Tracker
+from htc.structures import Sample
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains a model on a data set, from a checkpoint in the run's folder or, where that is None, from the start.
+
+    `evaluate` is called wherever the schedule asks for an evaluation before the end.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        dataset: CocoDataset,
+        folder: RunFolder,
+        processes: Processes,
+        evaluate: Callable[[], object],
+        checkpoint: Path | None = None,
+        stop: StopRequest | None = None,
+    ) -> None:
+        schedule = config.schedule
+        self.config, self.folder, self.processes, self.evaluate = config, folder, processes, evaluate
+        self.device = processes.device
+        self.raw_model = model
+        self.dataset = dataset
+        self.optimizer = build_optimizer(model, schedule)
+        self.scaler = gradient_scaler(config.precision, self.device)
+        self.autocast = autocast_of(config.precision, self.device)
+        self.average = build_average(model, schedule.ema)
+        self.losses = LossMeter()
+        self.stop = stop or StopRequest()
+        self.step = 0
+        self.overflows = 0
+        """Steps that were left out because fp16 could not hold their gradients."""
+        self.training_seconds = 0.0
+        self._saved: int | None = None
+        self._resumed_from = None if checkpoint is None else self._resume(checkpoint)
+        self.images_a_pass = schedule.batch_size // schedule.accumulate
+        self.loader = build_train_loader(
+            dataset,
+            config.data,
+            batch_size=self.images_a_pass,
+            seed=config.seed,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            start=self.step * schedule.accumulate,
+        )
+        passes = -(-len(dataset) // self.images_a_pass)
+        self.steps_per_epoch = -(-passes // schedule.accumulate)
+        self.total_steps = total_steps(schedule, self.steps_per_epoch)
+        self.model = processes.wrap(model)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether training goes on from a checkpoint."""
+        return self._resumed_from is not None
+
+    @property
+    def metrics_length(self) -> int | None:
+        """Bytes of metrics.jsonl at the checkpoint that training goes on from."""
+        return None if self._resumed_from is None else self._resumed_from["metrics_length"]
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network to evaluate: with the average of the weights where there is one."""
+        return self.raw_model if self.average is None else self.average.module
+
+    def train(self, tracker: Tracker) -> None:
+        """Train to the end. Raises Stopped after SIGINT or SIGTERM, UserError where a loss is not finite.
+
+        What one process raises over an image, a checkpoint or a line of metrics.jsonl, all of them raise.
+        """
+        self.model.train()
+        speed = SpeedMeter()
+        seconds_before = self.training_seconds
+        show = self.config.progress and self.processes.is_main
+        batches = iter(self.loader)
+        if self._resumed_from is not None:
+            restore_randomness(self, self._resumed_from)
+            # Held for that alone, and as large as the network.
+            self._resumed_from = {"metrics_length": self.metrics_length}
+            self._evaluate_if_due(pending=True)
+        start = time.perf_counter()
+        with self.stop, _progress_bar(self.total_steps, self.step, show) as bar:
+            while self.step < self.total_steps:
+                losses, stopped = self.train_step(batches)
+                self.losses.add(losses)
+                speed.add(self.config.schedule.batch_size)
+                self.step += 1
+                self.training_seconds = seconds_before + time.perf_counter() - start
+                bar.update()
+                if self.step % self.config.log_every == 0 or self.step == self.total_steps:
+                    self._report(speed, tracker, bar)
+                if stopped:
+                    self.save()
+                    raise Stopped
+                if self._is_time_to_save():
+                    self.save()
+                if self._evaluate_if_due():
+                    speed.reset()
+        self.save()
+
+    def train_step(self, batches: Iterator[list[Sample]]) -> tuple[dict[str, float], bool]:
+        """One update of the weights -> the losses by name, as means over the step's passes, and whether to stop."""
+        set_learning_rate(self.optimizer, self.learning_rate)
+        passes = self.processes.on_all(lambda: [next(batches) for _ in range(self.config.schedule.accumulate)])
+        terms: list[Tensor] = []
+        for i, samples in enumerate(passes):
+            with self._without_sync(i < len(passes) - 1), self.autocast():
+                losses = self._forward(samples)
+                loss = sum(losses.values(), start=torch.zeros((), device=self.device)) / len(passes)
+            self.scaler.scale(loss).backward()
+            terms.append(torch.stack([value.detach().float() for value in losses.values()]))
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.raw_model, self.config.schedule.clip_norm)
+        # One transfer for all figures of the step: each one waits for the device.
+        *means, norm_value = torch.cat([torch.stack(terms).mean(0), norm.float().view(1)]).tolist()
+        figures = StepFigures(dict(zip(losses, means, strict=True)), norm_value)
+        stopped = self._agree_to_go_on(figures, passes)
+        # Not left to the scaler: fused optimisers on the CPU do not heed it.
+        if figures.finite:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None and figures.finite:
+            self.average.update_parameters(self.raw_model)
+        return figures.losses, stopped
+
+    @property
+    def learning_rate(self) -> float:
+        return learning_rate(self.step, self.config.schedule, self.steps_per_epoch)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, as a fraction."""
+        return self.step / self.steps_per_epoch
+
+    def save(self) -> None:
+        """Write a checkpoint of the current step, unless it is there; all processes take part, the main one writes."""
+        if self._saved == self.step:
+            return
+        own_states = self.processes.gather(own_state(self))
+        self.processes.on_main(
+            lambda: save_checkpoint(
+                self.folder.checkpoints, self.step, snapshot(self, own_states), self.config.save.keep
+            )
+        )
+        self._saved = self.step
+
+    def _resume(self, checkpoint: Path) -> dict[str, Any]:
+        """Take up a checkpoint -> what of it is taken up later."""
+        state = self.processes.on_all(lambda: read_checkpoint(checkpoint))
+        restore(self, state)
+        self._saved = self.step
+        return {key: state[key] for key in ("processes", "metrics_length")}
+
+    def _forward(self, samples: list[Sample]) -> dict[str, Tensor]:
+        images = [sample.image.to(self.device, non_blocking=True) for sample in samples]
+        targets = [sample.targets.to(self.device, non_blocking=True) for sample in samples if sample.targets]
+        with counts_shared(self.processes.mean if self.processes.world_size > 1 else None):
+            return self.model(images, targets)
+
+    def _agree_to_go_on(self, figures: StepFigures, passes: list[list[Sample]]) -> bool:
+        """Whether any process was signalled; all must know, since they save and stop together.
+
+        Raises UserError on all processes where the figures of one of them are not finite, but for a gradient that fp16
+        could not hold: that step is left out by the scaler.
+        """
+        broken = not figures.finite
+        if broken and figures.finite_losses and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
+            self.overflows += 1
+            broken = False
+        # A loss tells whose images it was; a gradient, averaged over all processes, may be anybody's.
+        own_loss = broken and not figures.finite_losses
+        stopped, any_broken, any_loss = self.processes.any(self.stop.received is not None, broken, own_loss)
+        if any_broken:
+            is_source = own_loss or (broken and not any_loss)
+            own = Source.of(self, figures, passes) if is_source else None
+            raise UserError(sentence(self.step + 1, [found for found in self.processes.gather(own) if found]))
+        return stopped
+
+    def _evaluate_if_due(self, *, pending: bool = False) -> bool:
+        """Evaluate where the schedule asks for it; `pending`: only what a stop after the checkpoint has kept back."""
+        if not self._is_time_to_evaluate():
+            return False
+        if pending and self.processes.on_main(lambda: self.folder.has_evaluation(self.step)):
+            return False
+        try:
+            with undisturbed(self.device):
+                self.evaluate()
+        except Stopped:
+            self.save()
+            raise
+        self.model.train()
+        return True
+
+    def _report(self, speed: SpeedMeter, tracker: Tracker, bar: tqdm[Any]) -> None:
+        """A line for metrics.jsonl, the tracker, the log and the progress bar, all of the same figures."""
+        means, rate = mean_of(self.processes.gather(self.losses.means())), speed.images_per_second()
+        total, lr = sum(means.values()), learning_rate(self.step - 1, self.config.schedule, self.steps_per_epoch)
+        memory = peak_memory_mb(self.device)
+        self.losses.reset()
+        speed.reset()
+        remaining = (self.total_steps - self.step) * self.config.schedule.batch_size / rate
+        line = {
+            "kind": "train", "step": self.step, "epoch": self.epoch, "lr": lr, "loss": total, "losses": means,
+            "images_per_second": rate, "memory_mb": memory, "time": time.time(),
+        }  # fmt: skip
+        if self.scaler.is_enabled():
+            line["overflows"] = self.overflows
+        self.processes.on_main(lambda: self.folder.append_metrics(line))
+        if not self.processes.is_main:
+            return
+        tracker.log(line, self.step)
+        bar.set_postfix_str(f"loss {total:.3f}, lr {lr:.2g}, {rate:.1f} images/s")
+        console = Console.without_bar if self.config.progress else Console.always
+        log.info(
+            "step %d/%d  loss %.3f  lr %.3g  %.1f images/s  ETA %s",
+            self.step, self.total_steps, total, lr, rate, clock(remaining), extra={"console": console},
+        )  # fmt: skip
+
+    def _is_time_to_save(self) -> bool:
+        every_epoch = self.config.schedule.epochs is not None and self.step % self.steps_per_epoch == 0
+        return self.step < self.total_steps and (every_epoch or self.step % self.config.save.every == 0)
+
+    def _is_time_to_evaluate(self) -> bool:
+        every = self.config.schedule.eval_every
+        if every is None or self.step >= self.total_steps:
+            return False
+        return self.step % (every * self.steps_per_epoch if self.config.schedule.epochs is not None else every) == 0
+
+    def _without_sync(self, active: bool) -> Any:
+        """Gradients are exchanged in a step's last pass only."""
+        if active and isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
+
+
+def _progress_bar(total: int, done: int, show: bool) -> tqdm[Any]:
+    """A bar on a terminal; nothing elsewhere, where the log's lines say the same."""
+    return tqdm(total=total, initial=done, unit="step", desc="train", disable=None if show else True, leave=False)

@@ -1,0 +1,1 @@
+"""What runs inside a job: the supervisor, the worker and the ranks."""

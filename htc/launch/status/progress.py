@@ -1,0 +1,91 @@
+"""How far a run is: its step, the time that is left, its last figures, from the end of metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from htc.launch.status.reports import last_lines, results_text
+from htc.launch.status.states import RunState
+from htc.runs.folder import RunFolder
+from htc.runs.json_values import mapping, number
+
+LOOKED_AT = 40
+"""Lines at the end of metrics.jsonl among which the newest training line is looked for."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is not known is None."""
+
+    step: int | None
+    total: int | None
+    seconds_left: float | None
+    metric: str
+    age: float | None
+    """Seconds since the run last wrote a line."""
+
+
+def progress_of(state: RunState) -> Progress:
+    folder = RunFolder(state.folder)
+    lines = [line for text in last_lines(folder.metrics_file, LOOKED_AT) if (line := _read(text))]
+    train: dict[str, Any] = next((line for line in reversed(lines) if line.get("kind") == "train"), {})
+    step = max((line["step"] for line in lines if isinstance(line.get("step"), int)), default=None)
+    length = mapping(mapping(state.record.get("launch")).get("length")) or (_length(folder) if lines else {})
+    total = _total_steps(length, train)
+    rate, batch, left = number(train.get("images_per_second")), number(length.get("batch_size")), None
+    if state.state == "running" and total is not None and step is not None and rate and batch:
+        left = number(float(max(0, total - step)) * batch / rate)
+    return Progress(step, total, left, _metric(state, lines), _age(folder))
+
+
+def _metric(state: RunState, lines: list[dict[str, Any]]) -> str:
+    if state.state == "done":
+        return results_text(state.folder)
+    if not lines:
+        return ""
+    last = lines[-1]
+    if last.get("kind") == "eval":
+        mask = number(mapping(last.get("segm")).get("AP"))
+        return f"mask AP {100 * mask:.1f}" if mask is not None else ""
+    return f"loss {last['loss']:.3f}" if isinstance(last.get("loss"), float) else ""
+
+
+def _total_steps(length: dict[str, Any], train: dict[str, Any]) -> int | None:
+    if (iterations := number(length.get("iterations"))) is not None:
+        return int(iterations)
+    epochs, step, epoch = number(length.get("epochs")), number(train.get("step")), number(train.get("epoch"))
+    if epochs is None or step is None or not epoch:
+        return None
+    # How many steps an epoch has is known to whoever has read the annotations; the lines tell it.
+    total = number(float(epochs) * step / epoch)
+    return None if total is None else round(total)
+
+
+def _length(folder: RunFolder) -> dict[str, Any]:
+    """The schedule of a run that no launcher started."""
+    try:
+        text = folder.config_file.read_text(encoding="utf-8")
+        config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return {key: config["schedule"][key] for key in ("epochs", "iterations", "batch_size")}
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+
+
+def _age(folder: RunFolder) -> float | None:
+    try:
+        return max(0.0, time.time() - folder.metrics_file.stat().st_mtime)
+    except OSError:
+        return None
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) else None

@@ -1,0 +1,182 @@
+"""A trained model and what it was trained as: from a run folder or a checkpoint file, ours or another framework's."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from htc.checkpoint.files import evaluated_weights, load_newest, own_state, read_content
+from htc.checkpoint.matching import check_fit, load_weights
+from htc.cli import composed_config, eval_settings, read_flag, recorded_config
+from htc.config.schema import Config, to_plain, value_at
+from htc.data.dataset import CocoDataset
+from htc.errors import UserError
+from htc.interop.coco_categories import coco_ids, coco_names
+from htc.interop.importer import Foreign, override_value, read_foreign
+from htc.models.detector import Detector, build_detector, sketch_detector
+
+log = logging.getLogger(__name__)
+
+INPUT_KEYS = (
+    "backbone.style", "backbone.bgr", "backbone.pixel_mean", "backbone.pixel_std", "backbone.norm_eps",
+    "model.stage_stds", "model.roi_aligned", "model.roi_sampling", "model.rpn.round_anchors",
+)  # fmt: skip
+
+
+@dataclass
+class Trained:
+    """A model with its weights, on the CPU."""
+
+    model: Detector
+    config: Config
+    category_ids: list[int] | None
+    """The data set's category id of each class index; None where the checkpoint does not tell."""
+    category_names: list[str]
+    step: int
+    unused: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors of an imported checkpoint that the network has no use for, under their names."""
+    foreign: bool = False
+    """Read from a checkpoint of another framework."""
+    named: bool = True
+    """Whether the checkpoint tells the categories' names; `category_names` are made up otherwise."""
+
+
+def load_trained(arguments: dict[str, str], overrides: list[str]) -> Trained:
+    """The model that `run=RUN_DIR` or `checkpoint=FILE` names, its configuration changed by KEY=VALUE overrides.
+
+    Raises UserError unless exactly one of the two is given, can be read and fits.
+    """
+    if ("run" in arguments) == ("checkpoint" in arguments):
+        raise UserError("give one of run=RUN_DIR and checkpoint=FILE: the model to use.")
+    partial = read_flag(arguments, "checkpoint.partial", False)
+    if "run" in arguments:
+        run = Path(arguments["run"])
+        return _from_ours(_newest(run), f"run={run}", overrides, partial)
+    path = Path(arguments["checkpoint"])
+    source = f"checkpoint={path}"
+    content = read_content(path)
+    if state := own_state(content, source):
+        return _from_ours(state, source, overrides, partial)
+    return trained_from_foreign(read_foreign(content, path), source, overrides, partial)
+
+
+def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
+    """Load the weights of `checkpoint.file` into a model that is to be trained on `dataset`.
+
+    What the file tells of its training and `config` has otherwise is logged: a network fed with other pixels learns
+    all the same, only worse. Raises UserError where they do not fit and `checkpoint.partial` does not allow it.
+    """
+    assert config.checkpoint.file is not None
+    path, partial = Path(config.checkpoint.file), config.checkpoint.partial
+    source = f"checkpoint={path}"
+    content = read_content(path)
+    if state := own_state(content, source):
+        if not partial and state["categories"]["ids"] not in (None, dataset.category_ids):
+            raise UserError(
+                f"{source} was trained on other categories than those of {dataset.annotation_file}: "
+                "checkpoint.partial=true loads what fits all the same."
+            )
+        load_weights(model, evaluated_weights(state), source, partial=partial)
+    else:
+        foreign = read_foreign(content, path, partial=partial)
+        log.info("%s: %s", source, foreign.description())
+        if changed := _changed(foreign, config):
+            log.warning("%s was trained with %s, unlike this run", source, " ".join(changed))
+        _load_foreign(model, foreign, source, config, partial)
+
+
+def _changed(foreign: Foreign, config: Config) -> list[str]:
+    """What a network does with its input, KEY=VALUE as the checkpoint had it, where the configuration differs."""
+    plain = to_plain(config)
+    had = {key: foreign.overrides[key] for key in INPUT_KEYS if key in foreign.overrides}
+    return [f"{key}={override_value(value)}" for key, value in had.items() if value_at(plain, key) != value]
+
+
+def _from_ours(state: dict[str, Any], source: str, overrides: list[str], partial: bool) -> Trained:
+    config = recorded_config(state["config"], overrides)
+    config.backbone.weights = None
+    categories, weights = state["categories"], evaluated_weights(state)
+    if not partial:
+        check_fit(sketch_detector(config, len(categories["names"])), weights, source)
+    model = build_detector(config, len(categories["names"]))
+    load_weights(model, weights, source, partial=partial)
+    return Trained(model, config, categories["ids"], categories["names"], state["step"], state.get("unused", {}))
+
+
+def trained_from_foreign(foreign: Foreign, source: str, overrides: list[str], partial: bool) -> Trained:
+    log.info("%s: %s", source, foreign.description())
+    for hint in foreign.hints:
+        log.warning("%s: %s", source, hint)
+    # Hydra would let a single value win over a whole file of values, whichever the user gave.
+    chosen = {f"eval.{key}" for text in overrides if text.startswith("eval=") for key in eval_settings(text[5:])}
+    inferred = [f"{key}={override_value(value)}" for key, value in foreign.overrides.items() if key not in chosen]
+    # A prediction reads no data set; an evaluation asks for its place.
+    config = composed_config(["data=coco", "data.root=.", "backbone.weights=null", *inferred, *overrides])
+    model = build_detector(config, foreign.num_classes)
+    _load_foreign(model, foreign, source, config, partial)
+    ids = None
+    names = foreign.class_names or [f"class {i}" for i in range(1, foreign.num_classes + 1)]
+    if foreign.num_classes == len(coco_ids()) and foreign.class_names in (None, coco_names()):
+        ids, names = coco_ids(), coco_names()
+    named = ids is not None or foreign.class_names is not None
+    return Trained(model, config, ids, names, 0, foreign.unused, foreign=True, named=named)
+
+
+def _load_foreign(model: Detector, foreign: Foreign, source: str, config: Config, partial: bool) -> None:
+    foreign.leave_out_idle(config.model.mask_flow)
+    load_weights(
+        model,
+        foreign.state,
+        source,
+        partial=partial,
+        unexpected=foreign.unexpected,
+        name=foreign.their_name,
+    )
+
+
+def _newest(run: Path) -> dict[str, Any]:
+    if not run.is_dir():
+        raise UserError(f"run={run} is not a folder: give a run's folder, such as runs/single/NAME-SIGNATURE.")
+    found = load_newest(run / "checkpoints")
+    if found is None:
+        raise UserError(f"run={run} holds no undamaged checkpoint: train it first, or give checkpoint=FILE.")
+    return found[1]
+
+
+def check_categories(trained: Trained, dataset: CocoDataset) -> None:
+    """Refuse data whose categories are not those that the model was trained on, in the same order.
+
+    Raises UserError. What the checkpoint does not tell is taken from the data, and logged.
+    """
+    names, file = trained.category_names, dataset.annotation_file
+    same_ids = trained.category_ids in (None, dataset.category_ids)
+    if len(names) != len(dataset.category_names) or not same_ids:
+        raise UserError(
+            f"{file} has {len(dataset.category_names)} categories, the model was trained on {len(names)}, or their ids "
+            "differ: evaluate on data with the same categories."
+        )
+    if trained.named and names != dataset.category_names:
+        ours, theirs = next(pair for pair in zip(names, dataset.category_names, strict=True) if pair[0] != pair[1])
+        raise UserError(
+            f"{file} calls {theirs!r} the category that the model learnt as {ours!r}: evaluate on data with the "
+            "same names in the same order."
+        )
+    if trained.category_ids is None:
+        log.warning("the checkpoint does not tell its category ids: those of %s are taken", file)
+
+
+def use_threads(config: Config) -> None:
+    """Let PyTorch compute with `threads` CPU threads in this process; its own choice where that is null."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
+def place(model: Detector, config: Config, device: torch.device) -> Detector:
+    """The model on its device, in evaluation mode and in the configured memory format."""
+    model = model.to(device).eval()
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]

@@ -1,0 +1,189 @@
+"""Checkpoints: a crash leaves the last good one, and a file never runs code."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from htc.checkpoint.files import load_newest, read_checkpoint, save_checkpoint
+from htc.errors import UserError
+
+
+def state(value: float) -> dict[str, Any]:
+    categories = {"ids": [1, 3], "names": ["disc", "square"]}
+    weights = {"weight": torch.full((1000,), value)}
+    return {"model": weights, "config": {"seed": 0}, "categories": categories, "step": int(value)}
+
+
+def save_steps(folder: Path, steps: list[int], keep: int = 2) -> None:
+    for step in steps:
+        save_checkpoint(folder, step, state(step), keep)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_saved_state_comes_back(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "new" / "checkpoints", 7, state(7), 2)
+    found = load_newest(path.parent)
+    assert found is not None
+    step, loaded = found
+    assert step == 7 and loaded["categories"] == state(7)["categories"]
+    assert torch.equal(loaded["model"]["weight"], torch.full((1000,), 7.0))
+
+
+def test_only_the_newest_are_kept_and_no_other_file_is_left(tmp_path: Path) -> None:
+    save_steps(tmp_path, [5, 10, 20, 100])
+    assert files(tmp_path) == {f"step_{step:08d}.{end}" for step in (20, 100) for end in ("pt", "sha256")}
+
+
+def test_damaged_checkpoint_does_not_take_the_place_of_those_that_follow_it(tmp_path: Path) -> None:
+    save_steps(tmp_path, [100], keep=1)
+    (tmp_path / "step_00000100.pt").write_bytes(b"damaged")
+    assert load_newest(tmp_path) is None
+    save_steps(tmp_path, [10], keep=1)
+    found = load_newest(tmp_path)
+    assert found is not None and found[0] == 10
+    assert files(tmp_path) == {"step_00000010.pt", "step_00000010.sha256"}
+
+
+def test_checksum_without_its_checkpoint_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "step_00000007.sha256").write_text("of a save that a kill ended")
+    save_steps(tmp_path, [8])
+    assert files(tmp_path) == {"step_00000008.pt", "step_00000008.sha256"}
+
+
+def test_files_of_the_user_are_not_taken_for_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "step_best.pt").write_text("mine")
+    save_steps(tmp_path, [1, 2], keep=1)
+    assert files(tmp_path) == {"step_best.pt", "step_00000002.pt", "step_00000002.sha256"}
+
+
+def test_at_least_one_is_kept(tmp_path: Path) -> None:
+    save_steps(tmp_path, [1, 2], keep=0)
+    assert files(tmp_path) == {"step_00000002.pt", "step_00000002.sha256"}
+
+
+def test_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
+    assert load_newest(tmp_path) is None
+    assert load_newest(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["cut short", "a bit flipped", "no checksum", "checksum of other bytes", "bad sector", "checksum in a bad sector"],
+)
+def test_damaged_checkpoint_gives_way_to_the_one_before_it(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("htc"), "propagate", True)
+    save_steps(tmp_path, [1, 2])
+    newest = tmp_path / "step_00000002.pt"
+    content = bytearray(newest.read_bytes())
+    if damage == "cut short":
+        newest.write_bytes(content[: len(content) // 2])
+    elif damage == "a bit flipped":
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    elif damage == "checksum of other bytes":
+        newest.with_suffix(".sha256").write_bytes(b"\xff\xfe\x80")
+    else:
+        lost = newest if damage == "bad sector" else newest.with_suffix(".sha256")
+        lost.unlink()
+        if damage != "no checksum":
+            # Reading a process's memory at its start fails as a bad sector does.
+            lost.symlink_to("/proc/self/mem")
+    found = load_newest(tmp_path)
+    assert found is not None and found[0] == 1 and found[1]["model"]["weight"][0] == 1
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and str(newest) in record.getMessage()
+
+
+def test_nothing_but_damaged_checkpoints_is_a_start_from_nothing(tmp_path: Path) -> None:
+    save_steps(tmp_path, [1])
+    (tmp_path / "step_00000001.pt").write_bytes(b"")
+    assert load_newest(tmp_path) is None
+
+
+def test_crash_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+    save_steps(tmp_path, [1])
+    with pytest.raises(ZeroDivisionError):
+        save_checkpoint(tmp_path, 2, {**state(2), "broken": Unsaveable()}, 1)
+    found = load_newest(tmp_path)
+    assert found is not None and found[0] == 1
+    save_steps(tmp_path, [3], keep=1)
+    assert "step_00000001.pt" not in files(tmp_path)
+
+
+class Unsaveable:
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise ZeroDivisionError
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
+    path, trace = tmp_path / "evil.pt", tmp_path / "executed"
+    torch.save({**state(1), "config": Malicious(trace)}, path)
+    with pytest.raises(UserError, match=r"evil\.pt was refused: unpickling it would run"):
+        read_checkpoint(path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists(), "the file was harmless, so the test above says nothing"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"])
+def test_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"odd\.pt could not be read"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [{"model": {}}, [1], {"state_dict": {}}])
+def test_checkpoint_of_another_project_is_refused_by_name(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "theirs.pt"
+    torch.save(value, path)
+    with pytest.raises(UserError, match=r"theirs\.pt is not a checkpoint of this project"):
+        read_checkpoint(path)
+
+
+def test_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.pt is not a file"):
+        read_checkpoint(tmp_path / "nowhere.pt")
+
+
+def test_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(UserError, match="could not be written"):
+        save_checkpoint(tmp_path / "checkpoints", 1, state(1), 1)
+
+
+def test_what_a_kill_left_of_a_save_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "step_00000001.tmp").write_bytes(b"half")
+    save_steps(tmp_path, [2])
+    assert files(tmp_path) == {"step_00000002.pt", "step_00000002.sha256"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_is_said_in_a_sentence_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    save_steps(tmp_path, [1])
+    (tmp_path / "step_00000002.tmp").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"step_00000002\.pt could not be written .*make room or make the folder writ"):
+        save_checkpoint(tmp_path, 2, state(2), 1)
+    assert files(tmp_path) == {"step_00000001.pt", "step_00000001.sha256"}
+    found = load_newest(tmp_path)
+    assert found is not None and found[0] == 1

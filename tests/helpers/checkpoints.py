@@ -1,0 +1,91 @@
+"""Small real checkpoints of other frameworks, as those would have written them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from htc.config.finalize import check, derive
+from htc.config.schema import Config, Norm
+from htc.interop.mmdetection_names import their_name
+from htc.models.detector import Detector
+from tests.helpers.tiny import tiny_config, tiny_detector
+
+COUNTER = "num_batches_tracked"
+ODD_WEIGHTS = st.lists(st.integers(0, 9), max_size=5).map(torch.zeros) | st.sampled_from(
+    [
+        torch.ones(8).to_sparse(), torch.ones(8, 4).to_sparse(), torch.ones(8, dtype=torch.complex64),
+        torch.empty(8, 4, device="meta"), torch.ones(8, 4, dtype=torch.bool), torch.zeros(()).expand(2**16, 4),
+    ]
+)  # fmt: skip
+
+
+@contextmanager
+def foreign_module(name: str, *members: type | Callable[..., Any]) -> Iterator[None]:
+    """For as long as it takes to pickle them, the members are those of a module that is not installed."""
+    parts = name.split(".")
+    added = [".".join(parts[: i + 1]) for i in range(len(parts)) if ".".join(parts[: i + 1]) not in sys.modules]
+    for each in added:
+        sys.modules[each] = ModuleType(each)
+    for member in members:
+        for part in (member, *(value for value in vars(member).values() if isinstance(value, FunctionType))):
+            part.__module__ = name
+        setattr(sys.modules[name], member.__name__, member)
+    try:
+        yield
+    finally:
+        for each in added:
+            del sys.modules[each]
+
+
+def imported_config(**model: Any) -> Config:
+    """A tiny network with batch norms, which MMDetection has too."""
+    config = tiny_config(**model)
+    config.backbone.norm = Norm.bn
+    config.data.semantic_classes = 100  # more than COCO's categories
+    check(config)
+    derive(config)
+    return config
+
+
+def random_detector(config: Config, num_classes: int = 3, seed: int = 0) -> Detector:
+    """A detector whose every tensor is random, counters and statistics included."""
+    model = tiny_detector(config, seed, num_classes)
+    torch.manual_seed(seed)
+    for name, value in model.state_dict().items():
+        if name.endswith(COUNTER):
+            value.fill_(int(torch.randint(1, 1000, ())))
+        elif name.endswith(("running_var", "bn1.weight", "bn2.weight", "bn3.weight")):
+            value.uniform_(0.5, 1.5)
+        else:
+            value.add_(torch.randn_like(value) * 0.02)
+    return model
+
+
+def their_state(model: Detector, counted: bool = True) -> dict[str, Tensor]:
+    """The model's tensors by MMDetection's names, in another order than ours."""
+    named = {their_name(name, counted): value for name, value in model.state_dict().items()}
+    assert None not in named
+    return {str(name): named[name] for name in sorted(named, reverse=True, key=str)}
+
+
+def save(path: Path, content: Any, *, legacy: bool = False) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def assert_same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """Same names, types and bits."""
+    assert set(one) == set(other)
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype, name
+        assert value.shape == other[name].shape, name
+        assert torch.equal(value, other[name]), name

@@ -1,0 +1,41 @@
+"""The copy of the code that jobs run: all that they need, and nothing that merely lies beside it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from htc.launch.code_snapshot import code_files
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=["with git", "without git"])
+def code(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A working copy with new files of all kinds."""
+    for name in (
+        "htc/__init__.py", "htc/new.py", "htc/key.pem", "htc/.cache/a.py", "htc/__pycache__/new.cpython-311.pyc",
+        "conf/data/mine.yaml", "conf/.env", "conf/.env.yaml", "conf/account.json", "README.md", "runs/a/config.yaml",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    if request.param == "with git":
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    return tmp_path
+
+
+def test_code_and_configuration_alone_are_copied(code: Path) -> None:
+    assert code_files(code) == ["conf/data/mine.yaml", "htc/__init__.py", "htc/new.py"]
+
+
+def test_nothing_of_the_project_is_left_out() -> None:
+    parts = ("htc", "conf", "sweeps", "hydra_plugins")
+    present = {
+        str(path.relative_to(ROOT))
+        for part in parts
+        for path in (ROOT / part).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {name for name in present if not name.startswith("conf/sweeps/")} == set(code_files(ROOT))

@@ -1,0 +1,189 @@
+"""What a sweep's rows, parameters and arguments become."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from htc.cli import CONFIG_FOLDER, composed_config
+from htc.config.schema import register, signature, to_plain
+from htc.errors import UserError
+from htc.launch.estimate import Throughput
+from htc.launch.slurm import job_ids, minutes, sbatch_option
+from htc.launch.sweep import Composer, expand
+
+ROOT = Path(__file__).parents[2]
+SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+
+
+def compose_fully(overrides: list[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def test_command_line_wins_over_row_and_row_over_parameter() -> None:
+    rows = expand(
+        {"seed": "0,1", "log_every": 7}, {"a": "log_every=8 device=cpu", "b": None}, ["device=cuda", "seed=3"]
+    )
+    assert rows == [
+        ["seed=3", "log_every=8", "device=cuda", "name=a-seed3"],
+        ["seed=3", "log_every=7", "device=cuda", "name=b-seed3"],
+    ]
+
+
+def test_every_row_meets_every_choice() -> None:
+    rows = expand({"seed": "0,1"}, {"a": "", "b": ""}, ["log_every=1,2"])
+    assert len(rows) == len({tuple(row) for row in rows}) == 8
+    assert expand({}, {}, ["seed=0,1"]) == [["seed=0"], ["seed=1"]]
+
+
+def test_row_that_is_no_override_is_refused_by_its_label() -> None:
+    with pytest.raises(UserError, match="row 'broken' of the sweep"):
+        expand({}, {"broken": "no_override"}, [])
+    with pytest.raises(UserError, match="row 'deep' of the sweep has no entry for data=mine, only for coco"):
+        expand({}, {"deep": {"coco": "seed=1"}}, ["data=mine"])
+
+
+def test_quick_composition_equals_hydras() -> None:
+    rows = [
+        ["data=coco", "data.root=/coco", f"seed={seed}", f"model.semantic={semantic}", f"precision={precision}",
+         f"model.stage_loss_weights={weights}", f"model={model}", "schedule.clip_norm=null"]
+        for seed, semantic, precision, weights, model in [
+            (0, "true", "fp32", "[1,1,1]", "htc"), (1, "false", "bf16", "null", "htc"),
+            (2, "false", "fp16", "null", "cascade_mask_rcnn"),
+        ]
+    ]  # fmt: skip
+    quick = Composer(compose_fully).configs(rows)
+    assert [signature(config) for config in quick] == [signature(composed_config(row)) for row in rows]
+    assert quick == [composed_config(row) for row in rows]
+
+
+def test_experiment_whose_values_follow_each_other_is_composed_in_full() -> None:
+    rows = [["experiment=overfit_coco", "data.root=x", f"data.train.limit={limit}"] for limit in (3, 5)]
+    assert [config.data.val.limit for config in Composer(compose_fully).configs(rows)] == [3, 5]
+
+
+@pytest.mark.parametrize("bad", ["seed=many", "model.num_stages=9", "nonsense=1"])
+def test_bad_value_in_one_row_is_refused(bad: str) -> None:
+    with pytest.raises((UserError, HydraException, OmegaConfBaseException), match=bad.split("=")[0].split(".")[-1]):
+        Composer(compose_fully).configs([["seed=0"], ["seed=1", bad]])
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+@pytest.mark.parametrize(
+    "data",
+    [["data=shapes", "schedule=short"], ["data=coco", "schedule=20e", "data.root=/coco"]],
+    ids=["shapes", "coco"],
+)
+def test_every_sweep_plans_distinct_runs_on_both_data_sets(sweep: str, data: list[str], tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "htc.run", "-m", f"+sweep={sweep}", *data, "seed=0,1", f"runs={tmp_path}", "--dry-run"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    rows = OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows
+    assert f"{2 * len(rows)} runs: {2 * len(rows)} to start" in result.stdout
+    assert "GPU HOURS" in result.stdout
+    assert not (tmp_path / sweep).exists()
+
+
+def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "htc.run", "seed=0,1", "-m", f"runs={tmp_path}", "--dry-run", "model.mask_flow=false"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "2 runs: 2 to start" in result.stdout
+
+
+def test_gpu_hours_are_those_of_all_devices_whatever_number_was_measured(tmp_path: Path) -> None:
+    config = to_plain(
+        composed_config(["schedule.iterations=100", "schedule.batch_size=8", "schedule.reference_batch=8"])
+    )
+    for processes, folder in ((1, "one"), (4, "four")):
+        run = tmp_path / folder / "runs" / "single" / "run"
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        # 800 images in an hour of one device, or in a quarter of it on four.
+        results = {"iterations": 100, "training_seconds": 3600 / processes, "processes": processes}
+        (run / "results.json").write_text(json.dumps(results))
+        throughput = Throughput(tmp_path / folder / "runs")
+        assert throughput.hours(config) == pytest.approx(1)
+        longer = composed_config(["schedule.iterations=300", "schedule.batch_size=8", "schedule.reference_batch=8"])
+        assert throughput.hours(to_plain(longer)) == pytest.approx(3)
+
+
+EVERY_ROW = """
+import sys
+from omegaconf import OmegaConf
+from htc.experiment import run_experiment
+from htc.launch.sweep import Composer, expand
+from tests.launch.test_sweep import ROOT, compose_fully
+
+sweep, *arguments = sys.argv[1:]
+given = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper)
+rows = expand(given["params"], given["rows"], [f"+sweeps={sweep}", *arguments])
+for config in Composer(compose_fully).configs(rows):
+    run_experiment(config, [])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> None:
+    """Row after row in one process; that launchers give each its own is tested elsewhere."""
+    small = ["schedule.iterations=1", "data.shapes.train_images=16", "data.shapes.val_images=2", "eval.limit=1"]
+    result = subprocess.run(
+        [sys.executable, "-c", EVERY_ROW, sweep, "data=shapes", "schedule=short", *small, f"runs={tmp_path / 'runs'}",
+         f"data.root={tmp_path / 'data'}", "data.workers=0", "wandb.mode=disabled"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    results = list((tmp_path / "runs" / sweep).glob("*/results.json"))
+    assert len(results) == len(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows)
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"), [("90", 90), (15, 15), ("10:30", 11), ("2:00:00", 120), ("1-00:00:00", 1440), ("1-12", 2160)]
+)
+def test_times_as_sbatch_takes_them(time: object, expected: int) -> None:
+    assert minutes(time) == expected
+
+
+def test_what_is_no_time_or_no_option_is_refused() -> None:
+    for time in ("soon", "0", "-3"):
+        with pytest.raises(UserError, match=f"launcher.time={time}"):
+            minutes(time)
+    with pytest.raises(UserError, match=r"launcher\.sbatch has 'exclude=n1'"):
+        sbatch_option("exclude=n1")
+    assert sbatch_option("--exclude=n1,n2") == ("exclude", "n1,n2")
+
+
+def test_options_of_sbatch_are_written_as_the_manual_and_the_sentence_say() -> None:
+    with pytest.raises(UserError) as caught:
+        sbatch_option("exclude=n1")
+    manual = (ROOT / "docs" / "cluster.md").read_text()
+    for text, names in ((caught.value.sentence, ["exclude"]), (manual, ["exclude", "mail-type"])):
+        (written,) = re.findall(r"'(launcher\.sbatch=\[.*?\])'", text)
+        options: Any = OverridesParser.create().parse_override(written).value()
+        assert [sbatch_option(option)[0] for option in options] == names
+
+
+def test_arrays_that_slurm_lists_together_are_told_apart() -> None:
+    assert job_ids("7_[0-2,5%4]") == ["7_0", "7_1", "7_2", "7_5"]
+    assert job_ids("7_3") == ["7_3"]
+    assert job_ids("12") == ["12"]

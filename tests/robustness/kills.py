@@ -1,0 +1,285 @@
+"""Kill a training again and again, and see whether its end is that of an undisturbed one.
+
+    python -m tests.robustness.kills [kills=200] [seed=0] [workers=1] [steps=60] [minutes=60] [out=FILE]
+
+Every attempt is the command `python -m htc.run ...` on small built-in data, killed by SIGKILL at a random moment of its
+life or in the middle of a save (as soon as the temporary file of a checkpoint is there, plus a random delay), and
+started again until it has finished; then the next run of another seed begins, until there were enough kills. Compared
+with the same command left alone are: the weights, the average of the weights, the optimiser's state (to the last bit),
+the steps and losses of metrics.jsonl, the results, and the history that wandb recorded. Attempts are forked from one
+process that has imported everything: that takes seconds, in which a kill would hit nothing of interest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from htc.checkpoint.files import newest_checkpoint, read_checkpoint
+from htc.cli import read_settings, run_command
+from tests.robustness.forks import has_ended, import_everything, start, wait
+
+DEFAULTS = {"kills": "200", "seed": "0", "workers": "1", "steps": "60", "minutes": "60", "out": ""}
+LONGEST_DELAY_IN_SAVE = 0.02
+"""Seconds after the temporary file has appeared; a save of the small network takes about as long."""
+SHARE_IN_SAVES, SHARE_BY_PROGRESS = 0.4, 0.5
+"""Of the kills, so many aim at a save and at a place between here and the end of training; the others come at any
+moment of an undisturbed run's time, its start and its end among them."""
+LONGEST_STEP = 0.1
+"""Seconds after a line of metrics within which a kill by progress comes."""
+KILLS_OF_A_RUN = 25
+KILLS_AFTER_RESULTS = 2
+"""Of a run: what is left then is short, and would otherwise draw most of the kills."""
+
+
+AFTER_RESULTS = "after the results"
+
+
+@dataclass
+class Tally:
+    """What happened so far."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    """By what was going on: before training, training, in a save, evaluating, after the end."""
+    attempts: int = 0
+    runs: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    settings = read_settings(sys.argv[1:], DEFAULTS)
+    start = time.perf_counter()
+    # Not a TemporaryDirectory: the forked processes would delete it as they end.
+    folder = Path(tempfile.mkdtemp(prefix="kills"))
+    try:
+        numbers = {key: int(settings[key]) for key in ("kills", "seed", "workers", "steps")}
+        tally = kill_until(folder, **numbers, deadline=start + 60 * float(settings["minutes"]))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report = table(tally, settings, time.perf_counter() - start)
+    print(report)
+    if settings["out"]:
+        out = Path(settings["out"])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(report)
+    sys.exit(1 if tally.differences else 0)
+
+
+def kill_until(folder: Path, kills: int, seed: int, workers: int, steps: int, deadline: float) -> Tally:
+    """Kill until there were `kills` of them, or until the deadline, and let the last run finish; compare each run."""
+    import_everything()
+    tally, dice = Tally(), random.Random(seed)
+    while sum(tally.kills.values()) < kills and time.perf_counter() < deadline:
+        options = [*command(folder / "data", steps), f"data.workers={workers}", f"seed={tally.runs}"]
+        whole_start = time.perf_counter()
+        status = wait(start("htc.run", [*options, f"runs={folder / 'whole'}"], folder / "whole.log"))
+        if status != 0:
+            raise RuntimeError(f"the undisturbed run failed:\n{(folder / 'whole.log').read_text()}")
+        duration = time.perf_counter() - whole_start
+        length = metrics_length(folder / "whole")
+        killed = [*options, f"runs={folder / 'killed'}"]
+        # A limit a run, lest it never ends.
+        left = min(kills - sum(tally.kills.values()), KILLS_OF_A_RUN)
+        after_results = 0
+        while True:
+            tally.attempts += 1
+            known = temporary_files(folder / "killed")
+            process = start("htc.run", killed, folder / "killed.log")
+            place = None
+            if left > 0 and after_results < KILLS_AFTER_RESULTS and time.perf_counter() < deadline:
+                runs, aim = folder / "killed", dice.random()
+                if aim < SHARE_IN_SAVES:
+                    place = kill_in_a_save(process, runs, dice.uniform(0, LONGEST_DELAY_IN_SAVE), known)
+                elif aim < SHARE_IN_SAVES + SHARE_BY_PROGRESS:
+                    target = dice.uniform(metrics_length(runs), length)
+                    place = kill_at_progress(process, runs, target, dice.uniform(0, LONGEST_STEP), known)
+                else:
+                    place = kill_after(process, runs, dice.uniform(0, duration), known)
+            if place is not None:
+                tally.kills[place] += 1
+                left -= 1
+                after_results += place == AFTER_RESULTS
+            elif (status := wait(process)) == 0:
+                break
+            else:
+                log = (folder / "killed.log").read_text()[-2000:]
+                tally.differences.append(f"run {tally.runs}: the same command failed with status {status}:\n{log}")
+                break
+        tally.differences += [
+            f"run {tally.runs}: {difference}" for difference in compare(folder / "whole", folder / "killed", tally.runs)
+        ]
+        tally.runs += 1
+        done = sum(tally.kills.values())
+        print(f"{done} kills, {tally.runs} runs, {len(tally.differences)} differences", file=sys.stderr, flush=True)
+    return tally
+
+
+def command(data: Path, steps: int) -> list[str]:
+    """Arguments of `python -m htc.run`: a run of seconds that saves, logs and evaluates often, in all three's ways."""
+    return [
+        f"data.root={data}", "data.shapes.image_size=64", "data.shapes.train_images=8", "data.shapes.val_images=2",
+        "data.short_side=64", "data.long_side=80", "backbone.width=8", "model.channels=16", "model.fc_channels=32",
+        f"schedule.iterations={steps}", "schedule.batch_size=2", "schedule.reference_batch=2", "schedule.ema=0.9",
+        "schedule.warmup_iterations=4", f"schedule.eval_every={max(1, steps // 3)}", "save.every=2", "save.keep=2",
+        "log_every=2", "threads=1", "device=cpu", "progress=false", "wandb.mode=offline", "wandb.images=1",
+    ]  # fmt: skip
+
+
+def temporary_files(runs: Path) -> set[tuple[str, int]]:
+    """Checkpoints that are being written, or that a kill has left so: name and time of the last byte."""
+    found = set()
+    for path in runs.glob("*/*/checkpoints/*.tmp"):
+        with suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+def kill_after(process: int, runs: Path, seconds: float, known: set[tuple[str, int]]) -> str | None:
+    """Kill after so many seconds -> what was going on; None where the process had ended."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        if has_ended(process):
+            return None
+        time.sleep(0.001)
+    return kill(process, runs, known)
+
+
+def metrics_length(runs: Path) -> int:
+    """Bytes of metrics.jsonl; 0 before there is one."""
+    return sum(path.stat().st_size for path in runs.glob("*/*/metrics.jsonl"))
+
+
+def kill_at_progress(process: int, runs: Path, length: float, delay: float, known: set[tuple[str, int]]) -> str | None:
+    """Kill `delay` seconds after metrics.jsonl has so many bytes -> what was going on; None where it never had."""
+    while metrics_length(runs) < length:
+        if has_ended(process):
+            return None
+        time.sleep(0.001)
+    return kill_after(process, runs, delay, known)
+
+
+def kill_in_a_save(process: int, runs: Path, delay: float, known: set[tuple[str, int]]) -> str | None:
+    """Kill while a checkpoint is being written, `delay` seconds after its first byte; None without a further save."""
+    while not temporary_files(runs) - known:
+        if has_ended(process):
+            return None
+        time.sleep(0.0005)
+    time.sleep(delay)
+    return kill(process, runs, known)
+
+
+def kill(process: int, runs: Path, known: set[tuple[str, int]]) -> str | None:
+    os.kill(process, signal.SIGKILL)
+    if wait(process) != -signal.SIGKILL:
+        return None
+    if temporary_files(runs) - known:
+        return "in a save"
+    if list(runs.glob("*/*/results.json")):
+        return AFTER_RESULTS
+    lines = [line for file in runs.glob("*/*/metrics.jsonl") for line in file.read_text().splitlines()]
+    return "between saves, while training or evaluating" if lines else "before the first line of metrics"
+
+
+def compare(whole: Path, killed: Path, seed: int) -> list[str]:
+    """What differs between the folders of the two runs of a seed."""
+    first, second = (folder_of(runs, seed) for runs in (whole, killed))
+    if second is None or first is None:
+        return ["there is no finished run"]
+    states = []
+    for folder in (first, second):
+        newest = newest_checkpoint(folder / "checkpoints")
+        if newest is None:
+            return [f"{folder} has no checkpoint"]
+        states.append(read_checkpoint(newest))
+    differences = [
+        f"{key} differs"
+        for key in ("model", "ema", "optimizer", "step", "ema_updates", "overflows")
+        if not same(*(state[key] for state in states))
+    ]
+    own, other = (states_of_processes(state) for state in states)
+    differences += [f"{key} of the process differs" for key in own if not same(own[key], other[key])]
+    readers: dict[str, Callable[[Path], Any]] = {
+        "metrics.jsonl": lines_of, "results.json": results_of, "wandb's history": wandb_steps,
+    }  # fmt: skip
+    for what, read in readers.items():
+        if (a := read(first)) != (b := read(second)):
+            differences.append(f"{what} differs: {a} and {b}")
+    return differences
+
+
+def states_of_processes(state: dict[str, Any]) -> dict[str, Any]:
+    """The states of the process without Python's own random state: nothing here draws from it, but wandb does."""
+    (own,) = state["processes"]
+    return {"losses": own["losses"], **{key: value for key, value in own["random"].items() if key != "python"}}
+
+
+def folder_of(runs: Path, seed: int) -> Path | None:
+    found = [path.parent for path in runs.glob("*/*/run.json") if f"seed{seed}-" in path.parent.name]
+    done = [path for path in found if json.loads((path / "run.json").read_text())["status"] == "done"]
+    return done[0] if len(found) == len(done) == 1 else None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, tensors inside included."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what time and memory decide."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "images_per_second", "memory_mb")} for line in lines]
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    results = json.loads((folder / "results.json").read_text())
+    return {key: results[key] for key in ("bbox", "segm", "iterations", "images_evaluated", "parameters")}
+
+
+def wandb_steps(folder: Path) -> list[tuple[int, int]]:
+    """The rows of history that `wandb sync` would find in a run folder: wandb's own step, and ours."""
+    from htc.runs.wandb_files import offline_files, read_history
+
+    files = offline_files(folder)
+    return [(row["_step"], row["step"]) for file in files for row in read_history(file)]
+
+
+def table(tally: Tally, settings: dict[str, str], seconds: float) -> str:
+    rows = [f"| {place} | {number} |" for place, number in sorted(tally.kills.items())]
+    differences = [f"- {difference}" for difference in tally.differences] or ["None."]
+    lines = [
+        "# Runs that were killed", "",
+        f"`python -m tests.robustness.kills {' '.join(f'{key}={settings[key]}' for key in DEFAULTS if key != 'out')}`,"
+        f" {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores ({platform.machine()}), "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}: {seconds / 60:.0f} minutes.", "",
+        f"{sum(tally.kills.values())} kills (SIGKILL) in {tally.attempts} attempts at {tally.runs} runs. Each run was "
+        "then finished by the same command and compared with one that was left alone: weights, their moving average, "
+        "optimiser and random states to the last bit; every line of metrics.jsonl; the results; wandb's history.", "",
+        "| the kill came | times |", "|---|---|", *rows, "", "## Differences", "", *differences, "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)

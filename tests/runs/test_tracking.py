@@ -1,0 +1,351 @@
+"""Tracking with the real wandb, offline: what is recorded, and that it never gets in the way of a run."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from htc.config.finalize import derive
+from htc.config.schema import Config, WandbMode, signature
+from htc.evaluation.inference import ImagePrediction
+from htc.runs.tracking import Tracker, row_number, run_id
+from htc.runs.wandb_files import offline_files, read_history, read_records
+from htc.ops.paste import encode_region
+
+FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def example_config(mode: WandbMode | None, **changes: Any) -> Config:
+    config = Config(sweep="components", name="a run", **changes)
+    config.model.name, config.backbone.name, config.data.name, config.data.root = "htc", "resnet18", "shapes", "here"
+    config.wandb.mode = mode
+    derive(config)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+
+
+def finished_log(file: Path) -> list[Any]:
+    """The records of a run that has ended: wandb's own process may still be writing them for a moment."""
+    for _ in range(100):
+        records = list(read_records(file))
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
+
+
+def logged(folder: Path) -> list[Any]:
+    files = list(folder.glob("wandb/*/*.wandb"))
+    assert len(files) == 1, files
+    return finished_log(files[0])
+
+
+def key_of(item: Any) -> str:
+    return item.key or "/".join(item.nested_key)
+
+
+def history(records: list[Any]) -> list[dict[str, Any]]:
+    rows = [
+        {key_of(item): json.loads(item.value_json) for item in r.history.item} for r in records if r.HasField("history")
+    ]
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+def example_image(shade: int = 120) -> tuple[str, np.ndarray, ImagePrediction]:
+    image = np.full((48, 64, 3), shade, dtype=np.uint8)
+    mask = encode_region(np.ones((10, 20), dtype=bool), 5, 6, 48, 64)
+    boxes = np.array([[5.0, 6.0, 25.0, 16.0], [5.0, 6.0, 25.0, 16.0]])
+    return "000000000042.jpg", image, ImagePrediction(boxes, np.array([1, 0]), np.array([0.9, 0.1]), [mask, mask])
+
+
+def test_offline_run_records_configuration_metrics_pictures_and_results(tmp_path: Path) -> None:
+    config = example_config(WandbMode.offline)
+    folder = tmp_path / "components" / f"a_run-{signature(config)}"
+    tracker = Tracker.start(config, folder)
+    assert tracker.on
+    train = {
+        "kind": "train",
+        "step": 20,
+        "epoch": 1,
+        "lr": 0.02,
+        "loss": 1.5,
+        "losses": {"s0.loss_cls": 0.25, "s1.loss_cls": float("nan")},
+    }
+    tracker.log(train, 20)
+    tracker.log({"kind": "eval", "step": 40, "bbox": {"AP": 0.5, "APs": None}, "segm": {"AP": 0.25}}, 40)
+    tracker.images((example_image(shade) for shade in range(100, 109)), ["circle", "star"], 40)
+    tracker.finish({"bbox": {"AP": 0.5}, "parameters": 7})
+    assert not tracker.on
+
+    records = logged(folder)
+    run = next(record.run for record in records if record.HasField("run"))
+    assert run.run_id == f"components-{signature(config)}" and run.run_group == "components"
+    assert run.project == "htc" and run.display_name == "a run"
+    recorded = {key_of(item): json.loads(item.value_json) for item in run.config.update}
+    assert recorded["seed"] == 0 and recorded["model"]["name"] == "htc"
+
+    rows = history(records)
+    assert rows[0] == {
+        "step": 20,
+        "train/epoch": 1,
+        "train/lr": 0.02,
+        "train/loss": 1.5,
+        "train/losses/s0.loss_cls": 0.25,
+    }
+    assert rows[1] == {"step": 40, "eval/bbox/AP": 0.5, "eval/segm/AP": 0.25}
+    pictures = rows[2]
+    assert pictures["step"] == 40
+    assert pictures["predictions/captions"] == ["000000000042.jpg"] * 4
+    images = list(folder.glob("wandb/*/files/media/images/*.jpg"))
+    masks = list(folder.glob("wandb/*/files/media/images/mask/*.png"))
+    assert len(images) == 4 and masks
+
+    from PIL import Image
+
+    mask = np.asarray(Image.open(masks[0]))
+    assert mask[10, 10] == 2 and mask[40, 40] == 0
+    boxes = json.loads(next(folder.glob("wandb/*/files/media/metadata/boxes2D/*.json")).read_text())["box_data"]
+    assert [box["box_caption"] for box in boxes] == ["star 0.90"]
+    summary = {key_of(item): json.loads(item.value_json) for r in records for item in r.summary.update}
+    assert summary["bbox/AP"] == 0.5 and summary["parameters"] == 7
+    assert next(record.exit.exit_code for record in records if record.HasField("exit")) == 0
+
+
+def test_nothing_is_printed_and_nothing_lies_outside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = Tracker.start(example_config(WandbMode.offline), tmp_path / "run")
+    tracker.log({"kind": "train", "loss": 1.0}, 1)
+    tracker.finish()
+    captured = capfd.readouterr()
+    assert captured.out == "" and "wandb:" not in captured.err
+    assert {path.name for path in tmp_path.iterdir()} <= {"run", "home"}
+
+
+def test_runs_that_follow_each_other_in_one_process_are_two(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        tracker = Tracker.start(example_config(WandbMode.offline, seed=seed), folder)
+        tracker.log({"kind": "train", "loss": float(seed)}, 1)
+        tracker.finish()
+    assert [history(logged(tmp_path / str(seed)))[0]["train/loss"] for seed in (0, 1)] == [0.0, 1.0]
+
+
+KILLED = """
+import json, os, signal
+config, folder = example_config(WandbMode.offline), Path(sys.argv[1])
+lines = [{"kind": "train", "step": step, "loss": 1.0 / step} for step in json.loads(sys.argv[2])]
+tracker = Tracker.start(config, folder, lines)
+for step in json.loads(sys.argv[3]):
+    tracker.log({"kind": "train", "step": step, "loss": 1.0 / step}, step)
+if sys.argv[4] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+tracker.finish({"AP": 0.5})
+"""
+
+
+@pytest.mark.parametrize("parent", ["without wandb", "with wandb"])
+def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_path: Path, parent: str) -> None:
+    """What `wandb sync` of the run folder's wandb folder finds is one file with every step once.
+
+    A process that uses wandb hands its service on to those that it starts, by an environment variable.
+    """
+    environment = {}
+    if parent == "with wandb":
+        tracker = Tracker.start(example_config(WandbMode.offline), tmp_path / "parent")
+        environment["WANDB_SERVICE"] = os.environ["WANDB_SERVICE"]
+    for before, now, end in (
+        ("[]", "[10, 20, 30]", "kill"),
+        ("[10]", "[20, 30]", "kill"),
+        ("[10, 20]", "[30, 40]", ""),
+    ):
+        in_a_process_of_its_own(KILLED, tmp_path, before, now, end, **environment)
+    files = offline_files(tmp_path / "run")
+    assert len(files) == 1
+    finished_log(files[0])
+    rows = read_history(files[0])
+    assert [(row["_step"], row["step"], row["train/loss"]) for row in rows] == [
+        (row_number(step, "train"), step, 1 / step) for step in (10, 20, 30, 40)
+    ]
+    dry = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", "--dry-run", str(tmp_path / "run" / "wandb")],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "Would sync 1 run(s)" in dry.stdout + dry.stderr
+    if parent == "with wandb":
+        tracker.finish()
+
+
+@pytest.mark.parametrize("log_every", [10, 5, 15])
+def test_resumed_run_leaves_out_what_the_server_has_and_no_more(tmp_path: Path, log_every: int) -> None:
+    """wandb tells the number after the server's last row; here a run stands for it that has been told so.
+
+    The server has the lines of steps 10 and 20; the checkpoint is of step 10, and lines then come every so many steps.
+    """
+    tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
+    tracker._first_row = row_number(20, "train") + 1
+    tracker.log({"kind": "train", "loss": 1.0}, 10)
+    for step in range(10 + log_every, 41, log_every):
+        tracker.log({"kind": "train", "loss": 1.0}, step)
+        if step == 20:
+            tracker.log({"kind": "eval"}, step)
+    tracker.finish()
+    expected = {10: [20, 30, 40], 5: [20, 25, 30, 35, 40], 15: [25, 40]}
+    assert [row["step"] for row in history(logged(tmp_path))] == expected[log_every]
+
+
+def test_forced_run_is_another_run_on_the_dashboard() -> None:
+    config = example_config(None)
+    config.sweep = "my sweep: 50%?"
+    assert run_id(config, Path("a-1234")) == f"my_sweep_50_-{signature(config)}"
+    assert run_id(config, Path("a-1234-r2")) == f"my_sweep_50_-{signature(config)}-r2"
+
+
+def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
+    tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
+    tracker.finish(exit_code=1)
+    assert next(record.exit.exit_code for record in logged(tmp_path) if record.HasField("exit")) == 1
+
+
+def in_a_process_of_its_own(script: str, tmp_path: Path, *arguments: str, **environment: str) -> str:
+    """Run a script after the imports that it needs; its output, with no terminal to ask at. Fails where it hangs."""
+    prelude = (
+        "import sys, logging\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "from pathlib import Path\n"
+        "from htc.config.schema import WandbMode\n"
+        "from htc.runs.tracking import Tracker\n"
+        "from tests.runs.test_tracking import example_config\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + script, str(tmp_path / "run"), *arguments],
+        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode in (0, -9), done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("how", ["key", "environment"])
+def test_disabled_tracking_does_not_import_wandb(tmp_path: Path, how: str) -> None:
+    mode = "WandbMode.disabled" if how == "key" else "None"
+    script = (
+        f"tracker = Tracker.start(example_config({mode}), Path(sys.argv[1]))\n"
+        "tracker.log({'loss': 1.0}, 1); tracker.images([], [], 1); tracker.finish({})\n"
+        "assert 'wandb' not in sys.modules and not Path(sys.argv[1]).exists()\n"
+    )
+    environment = {"WANDB_MODE": "disabled"} if how == "environment" else {}
+    in_a_process_of_its_own(script, tmp_path, **environment)
+
+
+def test_without_a_login_tracking_is_off_and_asks_nothing(tmp_path: Path) -> None:
+    for mode in ("None", "WandbMode.online"):
+        script = f"assert not Tracker.start(example_config({mode}), Path(sys.argv[1])).on\n"
+        output = in_a_process_of_its_own(script, tmp_path)
+        assert "not logged in" in output
+
+
+def test_environment_can_ask_for_offline(tmp_path: Path) -> None:
+    script = "tracker = Tracker.start(example_config(None), Path(sys.argv[1]))\nassert tracker.on\ntracker.finish()\n"
+    in_a_process_of_its_own(script, tmp_path, WANDB_MODE="offline")
+    assert logged(tmp_path / "run")
+
+
+def test_failure_in_the_middle_turns_tracking_off_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
+    with caplog.at_level(logging.WARNING, logger="htc"):
+        tracker.images([("broken", np.zeros((2, 2, 7), np.uint8), example_image()[2])], ["a"], 1)
+        tracker.log({"kind": "train", "loss": 1.0}, 2)
+        tracker.finish({})
+    warnings = [record for record in caplog.records if record.name.startswith("htc")]
+    assert not tracker.on and len(warnings) == 1
+
+
+def test_missing_wandb_turns_tracking_off(tmp_path: Path) -> None:
+    script = (
+        "sys.modules['wandb'] = None\n"
+        "assert not Tracker.start(example_config(WandbMode.offline), Path(sys.argv[1])).on\n"
+    )
+    output = in_a_process_of_its_own(script, tmp_path)
+    assert "Tracking by wandb is off" in output
+
+
+def test_no_secret_is_in_the_folder(tmp_path: Path) -> None:
+    script = (
+        "tracker = Tracker.start(example_config(WandbMode.offline), Path(sys.argv[1]))\n"
+        "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
+    )
+    in_a_process_of_its_own(script, tmp_path, "+api_key=hunter2hunter2", WANDB_API_KEY=FAKE_KEY)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) >= 2
+    for path in files:
+        content = path.read_bytes()
+        assert FAKE_KEY.encode() not in content and b"hunter2hunter2" not in content, path
+
+
+@pytest.mark.slow
+def test_unreachable_server_does_not_hold_up_a_run(tmp_path: Path) -> None:
+    script = (
+        "tracker = Tracker.start(example_config(WandbMode.online), Path(sys.argv[1]))\n"
+        "assert not tracker.on\n"
+        "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
+    )
+    output = in_a_process_of_its_own(script, tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=FAKE_KEY)
+    assert output.count("Tracking by wandb is off") == 1
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A server that knows nobody, as wandb's is to a wrong key."""
+
+    def _refuse(self) -> None:
+        body = b'{"errors": [{"message": "user is not logged in"}], "error": "permission denied"}'
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = _refuse  # noqa: N815 - the library's names
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [FAKE_KEY, "short"])
+def test_wrong_key_turns_tracking_off_and_is_said_once_without_the_key(tmp_path: Path, key: str) -> None:
+    script = (
+        "tracker = Tracker.start(example_config(WandbMode.online), Path(sys.argv[1]))\n"
+        "assert not tracker.on\n"
+        "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        output = in_a_process_of_its_own(script, tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY=key)
+        server.shutdown()
+    assert output.count("Tracking by wandb is off") == 1
+    assert key not in output
