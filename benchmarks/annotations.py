@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from htc.cli import read_settings, run_command
 from htc.config.schema import DataConfig, SplitConfig
-from htc.data.check.decoding import Job, examine_all
+from htc.data.check.decoding import DecodeJob, decode_all
 from htc.data.dataset import CocoDataset
 from htc.data.loader import build_train_loader
 
@@ -144,10 +144,10 @@ def check_time(folder: Path, _: int) -> dict[str, Any]:
 def decode_time(folder: Path, images: int) -> dict[str, Any]:
     """Decoding, in as many processes as cores."""
     names = sorted(os.listdir(folder / "images"))
-    jobs = [Job(folder / "images" / name, (HEIGHT, WIDTH)) for name in names[:images]]
+    jobs = [DecodeJob(folder / "images" / name, (HEIGHT, WIDTH)) for name in names[:images]]
     cores = os.cpu_count() or 1
     start = time.perf_counter()
-    assert all(not found.problems for found in examine_all(jobs, cores))
+    assert all(not found.problems for found in decode_all(jobs, cores))
     seconds = time.perf_counter() - start
     return {
         f"decoding {len(jobs)} images of {WIDTH} x {HEIGHT} in {cores} processes, s": round(seconds, 1),

@@ -42,10 +42,10 @@ def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
     from htc.config.schema import to_plain
     from htc.interop.export import to_mmdetection
     from htc.runs.files import atomic_path
-    from htc.trained_model import load_trained
+    from htc.trained_model import load_trained_model
 
-    trained = load_trained(arguments, overrides)
-    form = form or ("htc" if trained.foreign else "mmdetection")
+    trained = load_trained_model(arguments, overrides)
+    form = form or ("htc" if trained.imported else "mmdetection")
     state = trained.model.state_dict()
     if form == "mmdetection":
         content = to_mmdetection(state, trained.config, trained.category_names, trained.unused)

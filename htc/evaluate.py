@@ -10,7 +10,7 @@ from typing import Any
 from htc.cli import log_to_console, read_arguments, run_command
 from htc.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 USAGE = "python -m htc.evaluate run=RUN_DIR | checkpoint=FILE [out=DIR] [eval=NAME] [KEY=VALUE] ..."
 KEYS = {
     "run": "a run's folder: its newest checkpoint is used",
@@ -36,11 +36,11 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     from htc.distributed.processes import start_processes
     from htc.evaluation.evaluator import Evaluator
     from htc.runs.files import write_json
-    from htc.trained_model import check_categories, load_trained, place, use_threads
+    from htc.trained_model import check_categories, load_trained_model, place, use_threads
 
-    trained = load_trained(arguments, overrides)
+    trained = load_trained_model(arguments, overrides)
     config = trained.config
-    if trained.foreign and not any(override.startswith("data.root=") for override in overrides):
+    if trained.imported and not any(override.startswith("data.root=") for override in overrides):
         raise UserError("data.root has no value: name the folder of COCO's images and annotations, data.root=DIR.")
     use_threads(config)
     processes = start_processes(config.device)

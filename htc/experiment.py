@@ -35,7 +35,7 @@ from htc.runs.lock import RunLock
 from htc.runs.tracking import Tracker
 from htc.trained_model import start_from, use_threads
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 UNWRITABLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
@@ -57,10 +57,10 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
         say(f"{path} is done already ({summary(results)}); force=true runs it anew beside it.", processes)
         return results
     lock = RunLock(path)
-    with unwritable_is_said(path):
+    with write_errors_as_user_errors(path):
         processes.on_main(lock.acquire)
     try:
-        with unwritable_is_said(path):
+        with write_errors_as_user_errors(path):
             results = attempt(config, folder, processes, command)
     finally:
         lock.release()
@@ -93,7 +93,7 @@ def attempt(config: Config, folder: RunFolder, processes: Processes, command: li
     except BaseException as error:
         exhausted = memory_exhausted(error)
         if not isinstance(error, UserError | OSError) and not exhausted:
-            log.exception("the run failed")
+            logger.exception("the run failed")
         error = exhausted or error
         if processes.is_main and folder.run_file.is_file():
             reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -106,7 +106,7 @@ def attempt(config: Config, folder: RunFolder, processes: Processes, command: li
 
 
 @contextmanager
-def unwritable_is_said(path: Path) -> Iterator[None]:
+def write_errors_as_user_errors(path: Path) -> Iterator[None]:
     """Turn what a full disk or a read-only folder raises into a UserError; other errors pass."""
     try:
         yield
@@ -137,7 +137,7 @@ class Experiment:
         self._end_if_stopped()
         self.tracker = Tracker(None)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        log.info(
+        logger.info(
             "%s: %d training and %d validation images, %.1f M parameters, %d steps, device %s",
             folder.path, len(train_data), len(self.val_data), self.parameters / 1e6, self.trainer.total_steps,
             processes.device,
@@ -148,7 +148,7 @@ class Experiment:
         self.processes.on_main(lambda: self._start(command))
         try:
             self.trainer.train(self.tracker)
-            log.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
+            logger.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
             return self._conclude(self.evaluate())
         except BaseException as error:
             self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped | KeyboardInterrupt))
@@ -162,7 +162,7 @@ class Experiment:
     def _start(self, command: list[str]) -> None:
         trainer = self.trainer
         if trainer.resumed:
-            log.info("going on after step %d", trainer.step)
+            logger.info("going on after step %d", trainer.step)
         self.folder.start(
             command,
             self.config,
@@ -184,7 +184,7 @@ class Experiment:
         self.processes.on_main(lambda: self.folder.append_metrics(metrics))
         if self.processes.is_main:
             self.tracker.log(metrics, step)
-            log.info("step %d: %s", step, summary(metrics))
+            logger.info("step %d: %s", step, summary(metrics))
         return evaluation
 
     def _conclude(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def build_model(config: Config, dataset: CocoDataset, processes: Processes, *, r
     stored = config.backbone.norm is Norm.frozen_bn or config.backbone.bn_mode is BnMode.stored
     from_scratch = config.backbone.weights is None and config.checkpoint.file is None
     if from_scratch and stored and config.backbone.norm is not Norm.gn:
-        log.warning(
+        logger.warning(
             "backbone.norm=%s with stored statistics and backbone.weights=null normalises nothing: use "
             "backbone.norm=bn backbone.bn_mode=batch or backbone.norm=gn to train from scratch.",
             config.backbone.norm.value,

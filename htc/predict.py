@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from htc.evaluation.coco_metrics import Result
-    from htc.trained_model import Trained
+    from htc.trained_model import TrainedModel
 
 USAGE = (
     "python -m htc.predict checkpoint=FILE | run=RUN_DIR images=DIR out=DIR [annotations=FILE] [score=0.5] [draw=true] "
@@ -61,11 +61,11 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
     from htc.distributed.processes import choose_device
     from htc.evaluation.coco_metrics import write_results_file
     from htc.runs.files import write_json
-    from htc.trained_model import load_trained, place, use_threads
+    from htc.trained_model import load_trained_model, place, use_threads
 
     out = Path(arguments["out"])
     pictures = picture_files(files, out) if draw else [None] * len(files)
-    trained = load_trained(arguments, overrides)
+    trained = load_trained_model(arguments, overrides)
     use_threads(trained.config)
     device = choose_device(trained.config.device)
     place(trained.model, trained.config, device)
@@ -99,7 +99,7 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
 
 
 def predict_file(
-    trained: Trained, device: torch.device, file: ImageFile, picture: Path | None, shown_score: float
+    trained: TrainedModel, device: torch.device, file: ImageFile, picture: Path | None, shown_score: float
 ) -> tuple[list[Result], list[Result]]:
     """Predict one image and draw it into `picture`, if any -> its COCO results of boxes and of masks."""
     import cv2

@@ -24,10 +24,9 @@ from htc.distributed.processes import choose_device
 from htc.engine.nonfinite import sample_of
 from htc.engine.precision import autocast_of
 from htc.errors import UserError
-from htc.models.detector import Detector, build_detector, sketch_detector
-from htc.models.semantic import IGNORED_LABEL
+from htc.models.detector import Detector, build_detector, build_meta_detector
 from htc.runs.json_values import number
-from htc.structures import Sample, Targets
+from htc.structures import IGNORE_LABEL, Sample, Targets
 
 USAGE = "python -m htc.replay FILE [KEY=VALUE ...]"
 SHOWN = 5
@@ -129,9 +128,9 @@ def replay(content: dict[str, Any], overrides: list[str], source: str) -> Replay
     config = recorded_config(content["config"], overrides)
     config.backbone.weights = None
     num_classes = len(content["categories"]["names"])
-    misfit = compare(sketch_detector(config, num_classes).state_dict(), content["model"])
-    if misfit:
-        raise UserError(f"{source} does not fit the model: {misfit.description()}; leave out what changes the model.")
+    mismatch = compare(build_meta_detector(config, num_classes).state_dict(), content["model"])
+    if mismatch:
+        raise UserError(f"{source} does not fit the model: {mismatch.description()}; leave out what changes the model.")
     check_classes(content["passes"], config, num_classes, source)
     device = choose_device(config.device)
     model = build_detector(config, num_classes)
@@ -161,7 +160,7 @@ def check_classes(passes: list[list[dict[str, Any]]], config: Config, num_classe
         known = bool(((labels >= 0) & (labels < num_classes)).all())
         if known and config.model.semantic:
             limit = config.data.semantic_classes
-            known = pixels is not None and bool(((pixels < limit) | (pixels == IGNORED_LABEL)).all())
+            known = pixels is not None and bool(((pixels < limit) | (pixels == IGNORE_LABEL)).all())
         if not known:
             raise UserError(f"{source} holds objects or pixels of classes that its model does not know: it is damaged.")
 

@@ -36,11 +36,11 @@ def main(composed: DictConfig) -> None:
 
 def start() -> None:
     """Run the command with its short forms spelled out."""
-    sys.argv[1:] = spelled_out(sys.argv[1:])
+    sys.argv[1:] = expand_short_forms(sys.argv[1:])
     run_command(main)
 
 
-def spelled_out(arguments: list[str]) -> list[str]:
+def expand_short_forms(arguments: list[str]) -> list[str]:
     """Arguments as Hydra takes them.
 
     `-m` comes first: between two overrides, the ones behind it would not be read as such.

@@ -14,7 +14,7 @@ from typing import Any
 
 from htc.cli import nearest, run_command
 from htc.errors import UserError
-from htc.launch.status.progress import Progress, progress_of
+from htc.launch.status.progress import RunProgress, progress_of
 from htc.launch.status.reports import error_lines, table
 from htc.launch.status.states import STATES, RunState, sweep_states
 from htc.runs.json_values import items, mapping
@@ -188,7 +188,7 @@ def node_of(state: RunState) -> str:
     return str(mapping(resumes[-1]).get("host") or state.record.get("host") or "")
 
 
-def steps(now: Progress) -> str:
+def steps(now: RunProgress) -> str:
     return "" if now.step is None else f"{now.step}/{now.total if now.total is not None else '?'}"
 
 

@@ -6,8 +6,13 @@ Boxes are `xyxy` in pixels; `h, w` is the size of the network input of one image
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE_LABEL = 255
+"""Semantic label of pixels that no loss counts: unlabelled ones, crowd regions and padding."""
 
 
 @dataclass

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from htc.checkpoint.files import evaluated_weights, load_newest, own_state, read_content
-from htc.checkpoint.matching import check_fit, load_weights
+from htc.checkpoint.matching import check_state_dict, load_weights
 from htc.cli import composed_config, eval_settings, read_flag, recorded_config
 from htc.config.schema import Config, to_plain, value_at
 from htc.data.dataset import CocoDataset
 from htc.errors import UserError
 from htc.interop.coco_categories import coco_ids, coco_names
-from htc.interop.importer import Foreign, override_value, read_foreign
-from htc.models.detector import Detector, build_detector, sketch_detector
+from htc.interop.importer import ImportedCheckpoint, override_value, read_external_checkpoint
+from htc.models.detector import Detector, build_detector, build_meta_detector
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 INPUT_KEYS = (
     "backbone.style", "backbone.bgr", "backbone.pixel_mean", "backbone.pixel_std", "backbone.norm_eps",
@@ -29,7 +29,7 @@ INPUT_KEYS = (
 
 
 @dataclass
-class Trained:
+class TrainedModel:
     """A model with its weights, on the CPU."""
 
     model: Detector
@@ -40,13 +40,13 @@ class Trained:
     step: int
     unused: dict[str, Tensor] = field(default_factory=dict)
     """Tensors of an imported checkpoint that the network has no use for, under their names."""
-    foreign: bool = False
+    imported: bool = False
     """Read from a checkpoint of another framework."""
     named: bool = True
     """Whether the checkpoint tells the categories' names; `category_names` are made up otherwise."""
 
 
-def load_trained(arguments: dict[str, str], overrides: list[str]) -> Trained:
+def load_trained_model(arguments: dict[str, str], overrides: list[str]) -> TrainedModel:
     """The model that `run=RUN_DIR` or `checkpoint=FILE` names, its configuration changed by KEY=VALUE overrides.
 
     Raises UserError unless exactly one of the two is given, can be read and fits.
@@ -62,7 +62,7 @@ def load_trained(arguments: dict[str, str], overrides: list[str]) -> Trained:
     content = read_content(path)
     if state := own_state(content, source):
         return _from_ours(state, source, overrides, partial)
-    return trained_from_foreign(read_foreign(content, path), source, overrides, partial)
+    return load_external_model(read_external_checkpoint(content, path), source, overrides, partial)
 
 
 def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
@@ -83,59 +83,61 @@ def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
             )
         load_weights(model, evaluated_weights(state), source, partial=partial)
     else:
-        foreign = read_foreign(content, path, partial=partial)
-        log.info("%s: %s", source, foreign.description())
-        if changed := _changed(foreign, config):
-            log.warning("%s was trained with %s, unlike this run", source, " ".join(changed))
-        _load_foreign(model, foreign, source, config, partial)
+        imported = read_external_checkpoint(content, path, partial=partial)
+        logger.info("%s: %s", source, imported.description())
+        if changed := _changed(imported, config):
+            logger.warning("%s was trained with %s, unlike this run", source, " ".join(changed))
+        _load_imported_weights(model, imported, source, config, partial)
 
 
-def _changed(foreign: Foreign, config: Config) -> list[str]:
+def _changed(imported: ImportedCheckpoint, config: Config) -> list[str]:
     """What a network does with its input, KEY=VALUE as the checkpoint had it, where the configuration differs."""
     plain = to_plain(config)
-    had = {key: foreign.overrides[key] for key in INPUT_KEYS if key in foreign.overrides}
+    had = {key: imported.overrides[key] for key in INPUT_KEYS if key in imported.overrides}
     return [f"{key}={override_value(value)}" for key, value in had.items() if value_at(plain, key) != value]
 
 
-def _from_ours(state: dict[str, Any], source: str, overrides: list[str], partial: bool) -> Trained:
+def _from_ours(state: dict[str, Any], source: str, overrides: list[str], partial: bool) -> TrainedModel:
     config = recorded_config(state["config"], overrides)
     config.backbone.weights = None
     categories, weights = state["categories"], evaluated_weights(state)
     if not partial:
-        check_fit(sketch_detector(config, len(categories["names"])), weights, source)
+        check_state_dict(build_meta_detector(config, len(categories["names"])), weights, source)
     model = build_detector(config, len(categories["names"]))
     load_weights(model, weights, source, partial=partial)
-    return Trained(model, config, categories["ids"], categories["names"], state["step"], state.get("unused", {}))
+    return TrainedModel(model, config, categories["ids"], categories["names"], state["step"], state.get("unused", {}))
 
 
-def trained_from_foreign(foreign: Foreign, source: str, overrides: list[str], partial: bool) -> Trained:
-    log.info("%s: %s", source, foreign.description())
-    for hint in foreign.hints:
-        log.warning("%s: %s", source, hint)
+def load_external_model(imported: ImportedCheckpoint, source: str, overrides: list[str], partial: bool) -> TrainedModel:
+    logger.info("%s: %s", source, imported.description())
+    for hint in imported.hints:
+        logger.warning("%s: %s", source, hint)
     # Hydra would let a single value win over a whole file of values, whichever the user gave.
     chosen = {f"eval.{key}" for text in overrides if text.startswith("eval=") for key in eval_settings(text[5:])}
-    inferred = [f"{key}={override_value(value)}" for key, value in foreign.overrides.items() if key not in chosen]
+    inferred = [f"{key}={override_value(value)}" for key, value in imported.overrides.items() if key not in chosen]
     # A prediction reads no data set; an evaluation asks for its place.
     config = composed_config(["data=coco", "data.root=.", "backbone.weights=null", *inferred, *overrides])
-    model = build_detector(config, foreign.num_classes)
-    _load_foreign(model, foreign, source, config, partial)
+    model = build_detector(config, imported.num_classes)
+    _load_imported_weights(model, imported, source, config, partial)
     ids = None
-    names = foreign.class_names or [f"class {i}" for i in range(1, foreign.num_classes + 1)]
-    if foreign.num_classes == len(coco_ids()) and foreign.class_names in (None, coco_names()):
+    names = imported.class_names or [f"class {i}" for i in range(1, imported.num_classes + 1)]
+    if imported.num_classes == len(coco_ids()) and imported.class_names in (None, coco_names()):
         ids, names = coco_ids(), coco_names()
-    named = ids is not None or foreign.class_names is not None
-    return Trained(model, config, ids, names, 0, foreign.unused, foreign=True, named=named)
+    named = ids is not None or imported.class_names is not None
+    return TrainedModel(model, config, ids, names, 0, imported.unused, imported=True, named=named)
 
 
-def _load_foreign(model: Detector, foreign: Foreign, source: str, config: Config, partial: bool) -> None:
-    foreign.leave_out_idle(config.model.mask_flow)
+def _load_imported_weights(
+    model: Detector, imported: ImportedCheckpoint, source: str, config: Config, partial: bool
+) -> None:
+    imported.leave_out_idle(config.model.mask_flow)
     load_weights(
         model,
-        foreign.state,
+        imported.state,
         source,
         partial=partial,
-        unexpected=foreign.unexpected,
-        name=foreign.their_name,
+        unexpected=imported.unexpected,
+        name=imported.their_name,
     )
 
 
@@ -148,7 +150,7 @@ def _newest(run: Path) -> dict[str, Any]:
     return found[1]
 
 
-def check_categories(trained: Trained, dataset: CocoDataset) -> None:
+def check_categories(trained: TrainedModel, dataset: CocoDataset) -> None:
     """Refuse data whose categories are not those that the model was trained on, in the same order.
 
     Raises UserError. What the checkpoint does not tell is taken from the data, and logged.
@@ -167,7 +169,7 @@ def check_categories(trained: Trained, dataset: CocoDataset) -> None:
             "same names in the same order."
         )
     if trained.category_ids is None:
-        log.warning("the checkpoint does not tell its category ids: those of %s are taken", file)
+        logger.warning("the checkpoint does not tell its category ids: those of %s are taken", file)
 
 
 def use_threads(config: Config) -> None:

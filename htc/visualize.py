@@ -83,7 +83,7 @@ def draw_detections(
 
 
 def distinct_colors(count: int) -> list[Color]:
-    """Colours that neighbours in the list tell apart: the hue goes on by the golden ratio, lightness in three steps."""
+    """Colors that neighbours in the list tell apart: the hue goes on by the golden ratio, lightness in three steps."""
     colors = []
     for index in range(count):
         hue = (0.58 + index * 0.618034) % 1

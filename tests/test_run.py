@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from htc.cli import composed_config
-from htc.trained_model import load_trained
+from htc.trained_model import load_trained_model
 from tests.helpers.checkpoints import random_detector, save, their_state
 
 ROOT = Path(__file__).parents[1]
@@ -296,7 +296,7 @@ def test_fine_tuning_starts_from_a_checkpoint_of_mmdetection(tmp_path: Path) -> 
     assert "MMDetection checkpoint with 10 classes; inferred: model=htc backbone=resnet18" in result.stderr
     assert "was loaded in part" in result.stderr
     runs = [path for path in (tmp_path / "runs" / "single").iterdir() if (path / "results.json").is_file()]
-    trained = load_trained({"run": str(runs[0])}, []).model.state_dict()
+    trained = load_trained_model({"run": str(runs[0])}, []).model.state_dict()
     for name, value in model.state_dict().items():
         if "logits" not in name:
             assert torch.equal(trained[name], value), name

@@ -18,7 +18,7 @@ from htc.config.schema import to_plain
 from htc.data.image_files import ImageFile, listed_images, picture_files
 from htc.errors import UserError
 from htc.structures import Detections
-from htc.trained_model import load_trained
+from htc.trained_model import load_trained_model
 from tests.helpers.fuzzing import fuzz
 from tests.helpers.tiny import NUM_CLASSES, tiny_config, tiny_detector, tiny_image
 from tests.robustness.test_fuzz import NUMBERS, TEXT, VALUES, damage, is_sentence
@@ -52,7 +52,7 @@ def outcome(state: Any, path: Path) -> str | None:
     """The sentence with which a file of this content is refused; None where it is a model that predicts."""
     torch.save(state, path)
     try:
-        trained = load_trained({"checkpoint": str(path)}, [])
+        trained = load_trained_model({"checkpoint": str(path)}, [])
     except UserError as error:
         return error.sentence
     except OmegaConfBaseException as error:
@@ -63,7 +63,7 @@ def outcome(state: Any, path: Path) -> str | None:
 
 
 def predicted(path: Path) -> Detections:
-    trained = load_trained({"checkpoint": str(path)}, [])
+    trained = load_trained_model({"checkpoint": str(path)}, [])
     return trained.model.eval().predict([tiny_image()], [(64, 96)], trained.config.eval)[0]
 
 

@@ -75,7 +75,7 @@ def test_empty_mask_and_box_outside_are_drawn_without_error() -> None:
     assert draw_detections(image, boxes, [0, 0], [0.9, 0.8], [empty, empty], ["ünïcode"]).shape == image.shape
 
 
-def test_neighbouring_colours_differ() -> None:
+def test_neighbouring_colors_differ() -> None:
     colors = distinct_colors(100)
     assert len(set(colors)) == 100
     for first, second in pairwise(colors):

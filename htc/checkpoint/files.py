@@ -18,7 +18,7 @@ from htc.checkpoint.safe_loading import load_tensors
 from htc.errors import UserError
 from htc.runs.files import sync_folder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 FILE_NAME = re.compile(r"step_(\d+)\.pt")
 
 
@@ -82,7 +82,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if damage is None:
             return path
         then = f"{before.name}, the one before it, is tried" if before else "there is none before it to go back to"
-        log.warning("checkpoint %s is damaged (%s): %s", path, damage, then)
+        logger.warning("checkpoint %s is damaged (%s): %s", path, damage, then)
     return None
 
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from htc.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 # Batch norms count their batches; files of other origins do not always hold the count, and nothing uses it.
 UNCOUNTED = "num_batches_tracked"
 SHOWN = 10
 
 
 @dataclass
-class Misfit:
+class StateDictMismatch:
     """Where the tensors of a file and of a model differ, by name."""
 
     missing: list[str]
@@ -40,17 +40,17 @@ class Misfit:
         return "; ".join(f"{len(names)} {kind} ({_shortened(names)})" for kind, names in lists.items() if names)
 
 
-def compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misfit:
+def compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> StateDictMismatch:
     """Where `given` does not fit a model whose state dict is `own`."""
     shapes = {key: (tuple(given[key].shape), tuple(own[key].shape)) for key in own if key in given}
-    return Misfit(
+    return StateDictMismatch(
         missing=sorted(key for key in own if key not in given and not key.endswith(UNCOUNTED)),
         unexpected=sorted(key for key in given if key not in own and not key.endswith(UNCOUNTED)),
         shapes={key: pair for key, pair in sorted(shapes.items()) if pair[0] != pair[1]},
     )
 
 
-def check_fit(model: nn.Module, given: Mapping[str, Tensor], source: str) -> None:
+def check_state_dict(model: nn.Module, given: Mapping[str, Tensor], source: str) -> None:
     """Refuse tensors that do not all fit a model, which needs no memory of its own: it may be on the meta device.
 
     Raises UserError as `load_weights` does.
@@ -58,12 +58,12 @@ def check_fit(model: nn.Module, given: Mapping[str, Tensor], source: str) -> Non
     refuse(compare(model.state_dict(), given), source)
 
 
-def refuse(misfit: Misfit, source: str, name: Callable[[str], str] = str) -> None:
+def refuse(mismatch: StateDictMismatch, source: str, name: Callable[[str], str] = str) -> None:
     """Raise UserError, naming `source` and listing the differences, where there are any."""
-    if misfit:
+    if mismatch:
         raise UserError(
-            f"{source} does not fit the model: {misfit.description(name)}; choose the model that it was trained as, or "
-            "checkpoint.partial=true to load what fits and start the rest anew."
+            f"{source} does not fit the model: {mismatch.description(name)}; choose the model that it was trained as, "
+            "or checkpoint.partial=true to load what fits and start the rest anew."
         )
 
 
@@ -82,20 +82,20 @@ def load_weights(
     Raises UserError, naming `source` and listing the differences, where not everything fits or, partially, nothing.
     """
     own = model.state_dict()
-    misfit = compare(own, given)
-    misfit.unexpected = sorted([*(name(key) for key in misfit.unexpected), *unexpected])
+    mismatch = compare(own, given)
+    mismatch.unexpected = sorted([*(name(key) for key in mismatch.unexpected), *unexpected])
     if not partial:
-        refuse(misfit, source, name)
+        refuse(mismatch, source, name)
     strange = [key for key, value in given.items() if key in own and not is_plain(value)]
     if strange:
         raise UserError(f"{source} holds {name(strange[0])} in another form than plain numbers: save dense tensors.")
-    fitting = {key: value for key, value in given.items() if key in own and key not in misfit.shapes}
+    fitting = {key: value for key, value in given.items() if key in own and key not in mismatch.shapes}
     if not fitting:
-        raise UserError(f"{source} has nothing that fits the model: {misfit.description(name)}.")
+        raise UserError(f"{source} has nothing that fits the model: {mismatch.description(name)}.")
     model.load_state_dict(fitting, strict=False)
-    if misfit:
-        log.warning(
-            "%s was loaded in part (%d of %d tensors): %s", source, len(fitting), len(own), misfit.description(name)
+    if mismatch:
+        logger.warning(
+            "%s was loaded in part (%d of %d tensors): %s", source, len(fitting), len(own), mismatch.description(name)
         )
 
 

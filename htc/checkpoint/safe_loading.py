@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from htc.checkpoint.stand_ins import RunsCodeError, placeholders
+from htc.checkpoint.stand_ins import RunsCodeError, stand_ins_for
 from htc.errors import UserError
 
 
@@ -20,7 +20,7 @@ def load_tensors(path: Path, key: str) -> Any:
     when it is unpickled, and for one that cannot be read.
     """
     try:
-        with torch.serialization.safe_globals(placeholders(path)):
+        with torch.serialization.safe_globals(stand_ins_for(path)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except RunsCodeError as error:
         raise _refused(path, key, error.name) from None

@@ -48,7 +48,7 @@ class RunsCodeError(Exception):
         self.name = name
 
 
-class Placeholder:
+class StandIn:
     """An object of a class that is not installed: takes any arguments and state, and keeps none of them."""
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
@@ -61,34 +61,34 @@ class Placeholder:
         pass
 
 
-class DictPlaceholder(Placeholder):
+class DictStandIn(StandIn):
     """Of a class that is filled item by item."""
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         return OrderedDict()
 
 
-class ListPlaceholder(Placeholder):
+class ListStandIn(StandIn):
     """Of a class that is appended to."""
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         return []
 
 
-class Probe(Placeholder):
+class Probe(StandIn):
     """What a name of the pickle stands for in the dry run."""
 
     name: str
-    stand_in: type[Placeholder]
+    stand_in: type[StandIn]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        type(self).stand_in = DictPlaceholder
+        type(self).stand_in = DictStandIn
 
     def append(self, _: Any) -> None:
-        type(self).stand_in = ListPlaceholder
+        type(self).stand_in = ListStandIn
 
     def extend(self, _: Any) -> None:
-        type(self).stand_in = ListPlaceholder
+        type(self).stand_in = ListStandIn
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise RunsCodeError(self.name)
@@ -121,23 +121,23 @@ class DryRun(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> type[Probe]:
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full = f"{module}.{name}"  # after Python 3's names, as PyTorch has it
-        if not (is_foreign(full) or LEFT_TO_PYTORCH.fullmatch(full)):
+        if not (needs_stand_in(full) or LEFT_TO_PYTORCH.fullmatch(full)):
             raise RunsCodeError(full)
         if full not in self.probes:
             base = GetattrProbe if full == GETATTR else Probe
-            self.probes[full] = type("Probe", (base,), {"name": full, "stand_in": Placeholder})
+            self.probes[full] = type("Probe", (base,), {"name": full, "stand_in": StandIn})
         return self.probes[full]
 
     def persistent_load(self, _: Any) -> None:
         """Storages are not read."""
 
 
-def is_foreign(name: str) -> bool:
+def needs_stand_in(name: str) -> bool:
     """Whether a name of a pickle is a class of another framework or of plain values, to be replaced by a stand-in."""
     return name == GETATTR or any(p.fullmatch(name) for p in (FRAMEWORK_CLASS, NUMPY_VALUE, PLAIN_VALUE))
 
 
-def placeholders(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+def stand_ins_for(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """Stand-ins for the foreign classes of a file that `torch.save` wrote, each with the name that it replaces.
 
     Raises RunsCodeError for a file that would run code, and what `pickle` and `zipfile` raise for a damaged one.
@@ -156,7 +156,7 @@ def placeholders(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., An
     return [
         (type(name.replace(".", "_"), (probe.stand_in,), {}), name)
         for name, probe in probes.items()
-        if is_foreign(name)
+        if needs_stand_in(name)
     ]
 
 

@@ -34,7 +34,7 @@ MOST_BAD_DRAWS = 10
 """So many images in a row that cannot be read mean a broken data set, not a few broken files."""
 
 
-class Draw(NamedTuple):
+class SeededIndex(NamedTuple):
     """What a sampler yields: randomness travels with the index, so workers hold no random state."""
 
     index: int  # type: ignore[assignment]
@@ -46,8 +46,8 @@ class Draw(NamedTuple):
 class CocoDataset(Dataset[Sample]):
     """Images of one split with, for training, their objects; order is by ascending image id.
 
-    A `Draw` asks for a training sample with its random flip and choice of objects; a plain index for the image as it
-    is, with all objects. Raises UserError where files are missing or are not what the configuration says.
+    A `SeededIndex` gives a training sample with its random flip and choice of objects; a plain index gives the image as
+    it is, with all objects. Raises UserError where files are missing or are not what the configuration says.
     """
 
     def __init__(self, config: DataConfig, split: SplitConfig, *, train: bool, semantic: bool) -> None:
@@ -74,15 +74,15 @@ class CocoDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: int | Draw) -> Sample:
-        if not self.skip_bad_images or not isinstance(key, Draw):
+    def __getitem__(self, key: int | SeededIndex) -> Sample:
+        if not self.skip_bad_images or not isinstance(key, SeededIndex):
             return self._read(key)
         faults: list[str] = []
         # Which image stands in follows from the draw alone, so that resumed runs and any number of processes agree.
         others = np.random.default_rng([key.seed, 1]).integers(len(self), size=MOST_BAD_DRAWS).tolist()
         for index in (key.index, *others):
             try:
-                return replace(self._read(Draw(index, key.seed)), replaces=tuple(faults))
+                return replace(self._read(SeededIndex(index, key.seed)), replaces=tuple(faults))
             except UnreadableImageError as error:
                 faults.append(error.sentence)
         raise UserError(
@@ -90,14 +90,14 @@ class CocoDataset(Dataset[Sample]):
             "python -m htc.data.check lists them all."
         )
 
-    def _read(self, key: int | Draw) -> Sample:
-        image = int(self.images[key.index if isinstance(key, Draw) else key])
+    def _read(self, key: int | SeededIndex) -> Sample:
+        image = int(self.images[key.index if isinstance(key, SeededIndex) else key])
         try:
             return self._sample(image, key)
         except UnreadableImageError as error:
             raise UnreadableImageError(f"image {self.annotations.image_ids[image]}: {error.sentence}") from error
 
-    def _sample(self, image: int, key: int | Draw) -> Sample:
+    def _sample(self, image: int, key: int | SeededIndex) -> Sample:
         annotations = self.annotations
         original_size = int(annotations.heights[image]), int(annotations.widths[image])
         size = network_size(*original_size, self.config.short_side, self.config.long_side)
@@ -109,8 +109,8 @@ class CocoDataset(Dataset[Sample]):
         )
         if not self.train:
             return sample
-        seed = key.seed if isinstance(key, Draw) else 0
-        random = np.random.default_rng(seed) if isinstance(key, Draw) else None
+        seed = key.seed if isinstance(key, SeededIndex) else 0
+        random = np.random.default_rng(seed) if isinstance(key, SeededIndex) else None
         sample.targets = self._targets(image, size, random, seed)
         return flip(sample) if random is not None and random.random() < self.config.flip else sample
 

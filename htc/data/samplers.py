@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from htc.data.dataset import Draw
+from htc.data.dataset import SeededIndex
 from htc.errors import UserError
 
 
-class TrainBatches(Sampler[list[Draw]]):
+class TrainBatches(Sampler[list[SeededIndex]]):
     """Endless batches from pass number `start` on; each epoch is a fresh permutation with every image at least once.
 
     `batch_size` counts images of a pass over all processes; process `rank` gets its contiguous share. Images of a batch
@@ -44,20 +44,20 @@ class TrainBatches(Sampler[list[Draw]]):
         self.share = slice(rank * share, (rank + 1) * share)
 
     @property
-    def passes_per_epoch(self) -> int:
+    def micro_batches_per_epoch(self) -> int:
         return -(-len(self.wide) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, skipped = divmod(self.start, self.passes_per_epoch)
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
+        epoch, skipped = divmod(self.start, self.micro_batches_per_epoch)
         while True:
             indices, seeds = self._epoch(epoch)
-            for k in range(skipped, self.passes_per_epoch):
+            for k in range(skipped, self.micro_batches_per_epoch):
                 pairs = zip(indices[k, self.share].tolist(), seeds[k, self.share].tolist(), strict=True)
-                yield [Draw(index, seed) for index, seed in pairs]
+                yield [SeededIndex(index, seed) for index, seed in pairs]
             epoch, skipped = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image indices and seeds of all passes of an epoch, both [passes_per_epoch, batch_size] int64."""
+        """Image indices and seeds of all passes of an epoch, both [micro_batches_per_epoch, batch_size] int64."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.wide))
         wide = self.wide[order]
@@ -66,7 +66,7 @@ class TrainBatches(Sampler[list[Draw]]):
         full = [group[:n] for group, n in zip(groups, whole, strict=True)]
         left = [group[n:] for group, n in zip(groups, whole, strict=True)]
         arranged = np.concatenate(full + left)
-        missing = self.passes_per_epoch * self.batch_size - len(order)
+        missing = self.micro_batches_per_epoch * self.batch_size - len(order)
         # An image twice in one batch only where the data set is smaller than the batch.
         others = order[~np.isin(order, arranged[missing - self.batch_size :])]
         filler = np.resize(others if len(others) else order, missing)

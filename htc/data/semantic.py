@@ -15,11 +15,9 @@ from htc.data.coco.annotations import Annotations
 from htc.data.coco.problems import Problem, fault
 from htc.data.transforms import UnreadableImageError, decode, is_cut_off, resize_labels
 from htc.errors import UserError
+from htc.structures import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
-
-IGNORE = 255
-"""A pixel without a label."""
 
 
 class SemanticTargets:
@@ -71,7 +69,7 @@ class SemanticTargets:
         path = folder / self.map_name(image)
         labels = read_stuff_map(path, expected)
         resized = resize_labels(labels, size)
-        unknown = (resized >= self.classes) & (resized != IGNORE)
+        unknown = (resized >= self.classes) & (resized != IGNORE_LABEL)
         if unknown.any():
             raise UserError(
                 f"{path} holds the class {int(resized[unknown].max())} but data.semantic_classes={self.classes}: "
@@ -84,7 +82,7 @@ class SemanticTargets:
         semantic = np.zeros(size, np.uint8)
         of_image = annotations.of_image(image)
         for annotation in of_image[annotations.crowd[of_image]]:
-            np.putmask(semantic, resize_labels(annotations.mask(image, annotation), size) > 0, IGNORE)
+            np.putmask(semantic, resize_labels(annotations.mask(image, annotation), size) > 0, IGNORE_LABEL)
         # Large first, so that what lies on something larger stays visible.
         for k in np.argsort(-annotations.areas[objects], kind="stable"):
             np.putmask(semantic, masks[k] > 0, annotations.labels[objects[k]] + 1)

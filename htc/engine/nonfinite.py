@@ -25,7 +25,7 @@ class StepFigures:
     """The figures of one step on one process, fetched from the device at once."""
 
     losses: dict[str, float]
-    """Means over the step's passes."""
+    """Means over the step's micro_batches."""
     gradient_norm: float
     """Before clipping; of the gradients averaged over all processes."""
 
@@ -47,10 +47,10 @@ class Source:
     replay: Path | None
 
     @classmethod
-    def of(cls, trainer: Trainer, figures: StepFigures, passes: list[list[Sample]]) -> Source:
+    def of(cls, trainer: Trainer, figures: StepFigures, micro_batches: list[list[Sample]]) -> Source:
         """This process's part in the step in progress, with its replay file written."""
-        images = [sample.image_id for samples in passes for sample in samples]
-        return cls(figures, images, write_replay(trainer, passes))
+        images = [sample.image_id for samples in micro_batches for sample in samples]
+        return cls(figures, images, write_replay(trainer, micro_batches))
 
 
 def sentence(step: int, sources: list[Source]) -> str:
@@ -67,7 +67,7 @@ def sentence(step: int, sources: list[Source]) -> str:
     return f"the {what} is not finite at step {step} (images {images}): {losses}; {ADVICE}{again}."
 
 
-def write_replay(trainer: Trainer, passes: list[list[Sample]]) -> Path | None:
+def write_replay(trainer: Trainer, micro_batches: list[list[Sample]]) -> Path | None:
     """Write all that the step in progress was made of; None where the disk does not take it.
 
     The weights have not been updated yet, and no random state has a part in a step beyond the samples' own seeds.
@@ -80,7 +80,7 @@ def write_replay(trainer: Trainer, passes: list[list[Sample]]) -> Path | None:
         "model": trainer.raw_model.state_dict(),
         "step": trainer.step + 1,
         "loss_scale": trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0,
-        "passes": [[plain_sample(sample) for sample in samples] for samples in passes],
+        "passes": [[plain_sample(sample) for sample in samples] for samples in micro_batches],
     }
     try:
         with atomic_path(path) as temporary:

@@ -14,7 +14,8 @@ import torch
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of Python, NumPy, PyTorch and, on a GPU, its generator: tensors and plain values alone.
 
-    Workers of a data loader hold none: what is random about a sample travels with its index (`htc.data.dataset.Draw`).
+    Workers of a data loader hold no random state: each index carries the seed of its sample
+    (`htc.data.dataset.SeededIndex`).
     """
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     assert kind == "MT19937"
@@ -37,7 +38,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 @contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
+def preserve_rng_state(device: torch.device) -> Iterator[None]:
     """Leave the random states as they were before the block: an evaluation's loader draws from PyTorch's."""
     before = random_state(device)
     try:

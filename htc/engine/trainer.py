@@ -23,17 +23,17 @@ from htc.engine.meters import LossMeter, SpeedMeter, clock, mean_of, peak_memory
 from htc.engine.nonfinite import Source, StepFigures, sentence
 from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
 from htc.engine.precision import autocast_of, gradient_scaler
-from htc.engine.rng import undisturbed
+from htc.engine.rng import preserve_rng_state
 from htc.engine.stopping import Stopped, StopRequest
 from htc.engine.trainer_state import own_state, restore, restore_randomness, snapshot
 from htc.errors import UserError
-from htc.ops.counts import counts_shared
+from htc.ops.loss_normaliser import shared_normalisers
 from htc.runs.folder import RunFolder
 from htc.runs.logs import Console
 from htc.runs.tracking import Tracker
 from htc.structures import Sample
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -70,18 +70,18 @@ class Trainer:
         self.training_seconds = 0.0
         self._saved: int | None = None
         self._resumed_from = None if checkpoint is None else self._resume(checkpoint)
-        self.images_a_pass = schedule.batch_size // schedule.accumulate
+        self.images_per_micro_batch = schedule.batch_size // schedule.accumulate
         self.loader = build_train_loader(
             dataset,
             config.data,
-            batch_size=self.images_a_pass,
+            batch_size=self.images_per_micro_batch,
             seed=config.seed,
             rank=processes.rank,
             world_size=processes.world_size,
             start=self.step * schedule.accumulate,
         )
-        passes = -(-len(dataset) // self.images_a_pass)
-        self.steps_per_epoch = -(-passes // schedule.accumulate)
+        micro_batches = -(-len(dataset) // self.images_per_micro_batch)
+        self.steps_per_epoch = -(-micro_batches // schedule.accumulate)
         self.total_steps = total_steps(schedule, self.steps_per_epoch)
         self.model = processes.wrap(model)
 
@@ -136,14 +136,14 @@ class Trainer:
         self.save()
 
     def train_step(self, batches: Iterator[list[Sample]]) -> tuple[dict[str, float], bool]:
-        """One update of the weights -> the losses by name, as means over the step's passes, and whether to stop."""
+        """Update the weights once -> losses by name, means over the step's micro-batches, and whether to stop."""
         set_learning_rate(self.optimizer, self.learning_rate)
-        passes = self.processes.on_all(lambda: [next(batches) for _ in range(self.config.schedule.accumulate)])
+        micro_batches = self.processes.on_all(lambda: [next(batches) for _ in range(self.config.schedule.accumulate)])
         terms: list[Tensor] = []
-        for i, samples in enumerate(passes):
-            with self._without_sync(i < len(passes) - 1), self.autocast():
+        for i, samples in enumerate(micro_batches):
+            with self._without_sync(i < len(micro_batches) - 1), self.autocast():
                 losses = self._forward(samples)
-                loss = sum(losses.values(), start=torch.zeros((), device=self.device)) / len(passes)
+                loss = sum(losses.values(), start=torch.zeros((), device=self.device)) / len(micro_batches)
             self.scaler.scale(loss).backward()
             terms.append(torch.stack([value.detach().float() for value in losses.values()]))
         self.scaler.unscale_(self.optimizer)
@@ -151,7 +151,7 @@ class Trainer:
         # One transfer for all figures of the step: each one waits for the device.
         *means, norm_value = torch.cat([torch.stack(terms).mean(0), norm.float().view(1)]).tolist()
         figures = StepFigures(dict(zip(losses, means, strict=True)), norm_value)
-        stopped = self._agree_to_go_on(figures, passes)
+        stopped = self._agree_to_go_on(figures, micro_batches)
         # Not left to the scaler: fused optimisers on the CPU do not heed it.
         if figures.finite:
             self.scaler.step(self.optimizer)
@@ -192,10 +192,10 @@ class Trainer:
     def _forward(self, samples: list[Sample]) -> dict[str, Tensor]:
         images = [sample.image.to(self.device, non_blocking=True) for sample in samples]
         targets = [sample.targets.to(self.device, non_blocking=True) for sample in samples if sample.targets]
-        with counts_shared(self.processes.mean if self.processes.world_size > 1 else None):
+        with shared_normalisers(self.processes.mean if self.processes.world_size > 1 else None):
             return self.model(images, targets)
 
-    def _agree_to_go_on(self, figures: StepFigures, passes: list[list[Sample]]) -> bool:
+    def _agree_to_go_on(self, figures: StepFigures, micro_batches: list[list[Sample]]) -> bool:
         """Whether any process was signalled; all must know, since they save and stop together.
 
         Raises UserError on all processes where the figures of one of them are not finite, but for a gradient that fp16
@@ -210,7 +210,7 @@ class Trainer:
         stopped, any_broken, any_loss = self.processes.any(self.stop.received is not None, broken, own_loss)
         if any_broken:
             is_source = own_loss or (broken and not any_loss)
-            own = Source.of(self, figures, passes) if is_source else None
+            own = Source.of(self, figures, micro_batches) if is_source else None
             raise UserError(sentence(self.step + 1, [found for found in self.processes.gather(own) if found]))
         return stopped
 
@@ -221,7 +221,7 @@ class Trainer:
         if pending and self.processes.on_main(lambda: self.folder.has_evaluation(self.step)):
             return False
         try:
-            with undisturbed(self.device):
+            with preserve_rng_state(self.device):
                 self.evaluate()
         except Stopped:
             self.save()
@@ -249,7 +249,7 @@ class Trainer:
         tracker.log(line, self.step)
         bar.set_postfix_str(f"loss {total:.3f}, lr {lr:.2g}, {rate:.1f} images/s")
         console = Console.without_bar if self.config.progress else Console.always
-        log.info(
+        logger.info(
             "step %d/%d  loss %.3f  lr %.3g  %.1f images/s  ETA %s",
             self.step, self.total_steps, total, lr, rate, clock(remaining), extra={"console": console},
         )  # fmt: skip

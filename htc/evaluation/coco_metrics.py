@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from htc.data.coco.truth import mend_truth
+from htc.data.coco.truth import repair_ground_truth
 from htc.errors import UserError
 from htc.runs.files import atomic_write
 from htc.runs.logs import Console
@@ -53,7 +53,7 @@ def coco_metrics(
     Raises UserError where the annotation file is missing or cannot be read.
     """
     content = _read_truth(Path(annotation_file))
-    mend_truth(content, str(annotation_file))
+    repair_ground_truth(content, str(annotation_file))
     with _printed_to_log():
         truth = _indexed(content)
         names = _category_names(truth)

@@ -15,7 +15,7 @@ from htc.errors import UserError
 from htc.interop.mmdetection_names import their_name
 from htc.models.backbone import PYRAMID_STRIDES
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 COUNTER = "num_batches_tracked"
 
 
@@ -32,7 +32,7 @@ def to_mmdetection(
             "ResNet cannot express; train with batch norms to export."
         )
     if config.model.rpn.round_anchors:
-        log.warning("MMDetection does not round anchors, so that boxes will differ by fractions of a pixel from ours")
+        logger.warning("MMDetection does not round anchors: its boxes will differ from ours by fractions of a pixel")
     # Mask R-CNN's only head of each kind is not counted.
     counted = config.model.num_stages > 1 or config.model.semantic
     exported: OrderedDict[str, Tensor] = OrderedDict()

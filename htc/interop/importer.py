@@ -24,7 +24,7 @@ NO_SETTINGS = (
 
 
 @dataclass
-class Foreign:
+class ImportedCheckpoint:
     """A checkpoint of another framework, under our names."""
 
     source: str
@@ -61,7 +61,7 @@ class Foreign:
         return f"{self.source} checkpoint with {self.num_classes} classes; inferred: {values}"
 
 
-def read_foreign(content: Any, path: Path, *, partial: bool = False) -> Foreign:
+def read_external_checkpoint(content: Any, path: Path, *, partial: bool = False) -> ImportedCheckpoint:
     """What a file of another framework holds. Raises UserError where it is of no known kind or no known network.
 
     partial: any network of MMDetection's names will do, for its backbone alone; one that ours cannot be has no classes
@@ -103,7 +103,7 @@ def find_state(content: Any) -> dict[str, Tensor]:
     return {}
 
 
-def _from_mmdetection(state: dict[str, Tensor], meta: Mapping[str, Any], source: str) -> Foreign:
+def _from_mmdetection(state: dict[str, Tensor], meta: Mapping[str, Any], source: str) -> ImportedCheckpoint:
     known, original, rest = _split(state, source)
     architecture = read_architecture({name: tuple(value.shape) for name, value in known.items()}, source)
     settings = read_settings(next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), ""))
@@ -113,7 +113,7 @@ def _from_mmdetection(state: dict[str, Tensor], meta: Mapping[str, Any], source:
     if not overrides["model.semantic"]:
         overrides.pop("model.semantic_fusion", None)
     unused = _without_use(rest)
-    foreign = Foreign(
+    imported = ImportedCheckpoint(
         MMDETECTION,
         known,
         original,
@@ -124,15 +124,15 @@ def _from_mmdetection(state: dict[str, Tensor], meta: Mapping[str, Any], source:
         unexpected=sorted(rest),
         hints=[] if settings else [NO_SETTINGS],
     )
-    foreign.leave_out_idle(overrides["model.mask_flow"])
-    return foreign
+    imported.leave_out_idle(overrides["model.mask_flow"])
+    return imported
 
 
-def _parts(state: dict[str, Tensor], source: str) -> Foreign:
+def _parts(state: dict[str, Tensor], source: str) -> ImportedCheckpoint:
     """What has a name of ours, whatever the rest is."""
     known, original, rest = _split(state, source)
     unused = _without_use(rest)
-    return Foreign(MMDETECTION, known, original, 0, None, {}, unused=unused, unexpected=sorted(rest))
+    return ImportedCheckpoint(MMDETECTION, known, original, 0, None, {}, unused=unused, unexpected=sorted(rest))
 
 
 def _split(state: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Tensor]]:
@@ -152,11 +152,11 @@ def idle_tensors(names: Iterable[str], *, mask_flow: bool) -> list[str]:
     return [name for name in names if name.startswith(f"{EMBEDDINGS}0." if mask_flow else EMBEDDINGS)]
 
 
-def _from_torchvision(state: dict[str, Tensor], source: str) -> Foreign:
+def _from_torchvision(state: dict[str, Tensor], source: str) -> ImportedCheckpoint:
     known = from_torchvision(state, source)
     architecture = read_architecture({name: tuple(value.shape) for name, value in known.items()}, source)
     overrides = architecture.overrides | TORCHVISION_SETTINGS
-    return Foreign(TORCHVISION, known, {}, architecture.num_classes, None, overrides)
+    return ImportedCheckpoint(TORCHVISION, known, {}, architecture.num_classes, None, overrides)
 
 
 def _meta(content: Any) -> Mapping[str, Any]:

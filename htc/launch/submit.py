@@ -26,7 +26,7 @@ from htc.runs.json_values import mapping
 
 
 @dataclass
-class Planned:
+class PlannedRun:
     """One run that was asked for, and how it stands."""
 
     row: Row
@@ -43,10 +43,10 @@ class Planned:
         return "resume" if has_checkpoint else "start"
 
 
-def plan(rows: Sequence[tuple[Config, list[str]]], states: Mapping[Path, Mapping[str, RunState]]) -> list[Planned]:
+def plan(rows: Sequence[tuple[Config, list[str]]], states: Mapping[Path, Mapping[str, RunState]]) -> list[PlannedRun]:
     """What is to be done for each row; rows that are one and the same run appear once."""
-    marks = {folder: {mark_of(name) for name in of_folder} for folder, of_folder in states.items()}
-    planned: dict[Path, Planned] = {}
+    marks = {folder: {signature_of(name) for name in of_folder} for folder, of_folder in states.items()}
+    planned: dict[Path, PlannedRun] = {}
     for config, overrides in rows:
         folder = sweep_folder_of(config)
         mark = signature(config)
@@ -55,11 +55,11 @@ def plan(rows: Sequence[tuple[Config, list[str]]], states: Mapping[Path, Mapping
         path = find_folder(config)[0] if known else folder / folder_name(config, mark)
         state = states.get(folder, {}).get(path.name)
         row = Row(path.name, to_plain(config), overrides)
-        planned.setdefault(path, Planned(row, folder, state.state if state else "new"))
+        planned.setdefault(path, PlannedRun(row, folder, state.state if state else "new"))
     return list(planned.values())
 
 
-def mark_of(folder_name: str) -> str:
+def signature_of(folder_name: str) -> str:
     """The signature at the end of a run folder's name."""
     found = re.search(r"-([0-9a-f]{8})(-r\d+)?$", folder_name)
     return found[1] if found else ""
@@ -71,13 +71,13 @@ def sweep_folder_of(config: Config) -> Path:
 
 def launch(
     rows: Sequence[tuple[Config, list[str]]], launcher: str, options: Mapping[str, Any]
-) -> tuple[list[Planned], list[str]]:
+) -> tuple[list[PlannedRun], list[str]]:
     """Start what is missing of the rows -> the plan, and the names of the runs that failed while it waited.
 
     Raises UserError where nothing can be started.
     """
     failed: list[str] = []
-    plans: list[Planned] = []
+    plans: list[PlannedRun] = []
     folders = list(dict.fromkeys(sweep_folder_of(config) for config, _ in rows))
     for folder in folders:
         chosen = [(config, overrides) for config, overrides in rows if sweep_folder_of(config) == folder]
@@ -154,7 +154,7 @@ def _queue(folder: Path, submission: Submission, row: Row) -> Callable[[], None]
         "length": {key: schedule[key] for key in ("epochs", "iterations", "batch_size")},
     }
     # What a run that is not there yet will write itself; until then, tables and status read this.
-    new = {} if before.get("start") else {**identity, "signature": mark_of(row.folder)}
+    new = {} if before.get("start") else {**identity, "signature": signature_of(row.folder)}
     run.path.mkdir(parents=True, exist_ok=True)
     run.update(**new, status="queued", error=None, end=None, launch=launch)
 

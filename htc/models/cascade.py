@@ -21,8 +21,8 @@ from htc.models.roi_features import RoIFeatures
 from htc.models.roi_sampling import RoISampler, RoISamples
 from htc.models.rpn import box_regression_loss
 from htc.ops.boxes import clip_boxes, decode_deltas, encode_deltas
-from htc.ops.counts import batch_count
 from htc.ops.detections import select_detections
+from htc.ops.loss_normaliser import loss_normaliser
 from htc.ops.masks import crop_masks
 from htc.structures import Detections, Targets
 
@@ -31,8 +31,8 @@ MASK_SIZE = 28
 
 
 @dataclass
-class Scene:
-    """What all stages see of a batch."""
+class ImageFeatures:
+    """Features of a batch of images, shared by all stages."""
 
     pyramid: list[Tensor]
     """P2..P6, each [B, channels, h, w]."""
@@ -87,7 +87,7 @@ class Cascade(nn.Module):
             for iou, stds, weight in zip(config.stage_ious, config.stage_stds, config.stage_loss_weights, strict=True)
         ]
 
-    def losses(self, scene: Scene, proposals: list[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
+    def losses(self, features: ImageFeatures, proposals: list[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
         """Weighted losses of every stage, `s0.loss_cls`, `s0.loss_bbox`, `s0.loss_mask`, ...
 
         Proposals: [n, 4] of each image, without gradient.
@@ -95,17 +95,17 @@ class Cascade(nn.Module):
         losses: dict[str, Tensor] = {}
         for t, stage in enumerate(self.stages):
             samples = stage.sampler(proposals, targets, round=2 * t)
-            logits, deltas = self.box_heads[t](self._box_features(scene, samples.rois))
-            proposals = self._refined_proposals(stage, scene, samples, logits, deltas)
+            logits, deltas = self.box_heads[t](self._box_features(features, samples.rois))
+            proposals = self._refined_proposals(stage, features, samples, logits, deltas)
             mask_samples = stage.sampler(proposals, targets, round=2 * t + 1) if self.interleaved else samples
             stage_losses = {
                 **box_losses(stage, samples, logits, deltas),
-                "loss_mask": self._mask_loss(t, scene, mask_samples, targets),
+                "loss_mask": self._mask_loss(t, features, mask_samples, targets),
             }
             losses |= {f"s{t}.{name}": stage.loss_weight * loss for name, loss in stage_losses.items()}
         return losses
 
-    def detect(self, scene: Scene, proposals: list[Tensor], settings: EvalConfig) -> list[Detections]:
+    def detect(self, features: ImageFeatures, proposals: list[Tensor], settings: EvalConfig) -> list[Detections]:
         """Detections of each image, boxes in the frame of the network input.
 
         Boxes are the last stage's, class scores the mean of all stages' logits, masks the mean of all stages' masks.
@@ -114,16 +114,16 @@ class Cascade(nn.Module):
         rois = to_rois(proposals)
         total = rois.new_zeros((len(rois), self.num_classes + 1))
         for t, stage in enumerate(self.stages):
-            logits, deltas = self.box_heads[t](self._box_features(scene, rois))
+            logits, deltas = self.box_heads[t](self._box_features(features, rois))
             total = total + logits
             if t < len(self.stages) - 1:
                 boxes = self._decode(stage, rois, deltas_of_class(deltas, logits[:, :-1].argmax(1)))
-                rois = to_rois(self._clip(boxes.split(counts), scene.image_sizes))
+                rois = to_rois(self._clip(boxes.split(counts), features.image_sizes))
         scores = (total / len(self.stages)).softmax(1)
         boxes = self._decode_all(self.stages[-1], rois, deltas)
         detections = []
         for image_boxes, image_scores, size in zip(
-            boxes.split(counts), scores.split(counts), scene.image_sizes, strict=True
+            boxes.split(counts), scores.split(counts), features.image_sizes, strict=True
         ):
             clipped = clip_boxes(image_boxes.flatten(0, -2), size).view_as(image_boxes)
             kept = select_detections(
@@ -135,45 +135,50 @@ class Cascade(nn.Module):
             )
             detections.append(kept)
         masks = self._predict_masks(
-            scene, [boxes for boxes, _, _ in detections], torch.cat([labels for _, _, labels in detections]), settings
+            features,
+            [boxes for boxes, _, _ in detections],
+            torch.cat([labels for _, _, labels in detections]),
+            settings,
         )
         return [Detections(*kept, mask_probs) for kept, mask_probs in zip(detections, masks, strict=True)]
 
-    def _box_features(self, scene: Scene, rois: Tensor) -> Tensor:
-        return self.box_features(scene.pyramid, rois, scene.semantic_features)
+    def _box_features(self, features: ImageFeatures, rois: Tensor) -> Tensor:
+        return self.box_features(features.pyramid, rois, features.semantic_features)
 
-    def _mask_features(self, scene: Scene, rois: Tensor) -> Tensor:
-        return self.mask_features(scene.pyramid, rois, scene.semantic_features)
+    def _mask_features(self, features: ImageFeatures, rois: Tensor) -> Tensor:
+        return self.mask_features(features.pyramid, rois, features.semantic_features)
 
     @torch.no_grad()
     def _refined_proposals(
-        self, stage: Stage, scene: Scene, samples: RoISamples, logits: Tensor, deltas: Tensor
+        self, stage: Stage, features: ImageFeatures, samples: RoISamples, logits: Tensor, deltas: Tensor
     ) -> list[Tensor]:
         """The sampled boxes as this stage refines them, [n, 4] of each image; appended ground truth is dropped."""
         classes = torch.where(samples.labels < self.num_classes, samples.labels, logits[:, :-1].argmax(1))
         boxes = self._decode(stage, samples.rois, deltas_of_class(deltas, classes))
         images = samples.rois[:, 0].long()
-        of_images = [boxes[(images == i) & ~samples.appended] for i in range(len(scene.image_sizes))]
-        return self._clip(of_images, scene.image_sizes)
+        of_images = [boxes[(images == i) & ~samples.appended] for i in range(len(features.image_sizes))]
+        return self._clip(of_images, features.image_sizes)
 
-    def _mask_loss(self, t: int, scene: Scene, samples: RoISamples, targets: list[Targets]) -> Tensor:
+    def _mask_loss(self, t: int, features: ImageFeatures, samples: RoISamples, targets: list[Targets]) -> Tensor:
         positives = samples.positives
         rois, labels = samples.rois[positives], samples.labels[positives]
-        logits = self.mask_branch(t, self._mask_features(scene, rois))
-        number = batch_count(len(positives))
+        logits = self.mask_branch(t, self._mask_features(features, rois))
+        number = loss_normaliser(len(positives))
         if len(positives) == 0:
             return zero_loss(logits)
         own = logits[torch.arange(len(labels), device=labels.device), labels]
         mean = F.binary_cross_entropy_with_logits(own, mask_targets(samples, positives, targets))
         return mean * (len(positives) / number)
 
-    def _predict_masks(self, scene: Scene, boxes: list[Tensor], labels: Tensor, settings: EvalConfig) -> list[Tensor]:
+    def _predict_masks(
+        self, features: ImageFeatures, boxes: list[Tensor], labels: Tensor, settings: EvalConfig
+    ) -> list[Tensor]:
         """Mask probabilities [n, 28, 28] of each image's boxes, each of its own class."""
-        features = self._mask_features(scene, to_rois(boxes))
+        roi_features = self._mask_features(features, to_rois(boxes))
         if settings.mask_stages is MaskStages.average:
-            logits = self.mask_branch.all_stages(features)
+            logits = self.mask_branch.all_stages(roi_features)
         else:
-            logits = [self.mask_branch(len(self.stages) - 1, features)]
+            logits = [self.mask_branch(len(self.stages) - 1, roi_features)]
         rows = torch.arange(len(labels), device=labels.device)
         probabilities = torch.stack([stage[rows, labels].sigmoid() for stage in logits]).mean(0)
         return list(probabilities.split([len(b) for b in boxes]))
@@ -203,7 +208,7 @@ def to_rois(boxes: list[Tensor]) -> Tensor:
 
 def box_losses(stage: Stage, samples: RoISamples, logits: Tensor, deltas: Tensor) -> dict[str, Tensor]:
     """Class and box loss of one stage, both divided by the number of sampled RoIs."""
-    number = batch_count(len(samples.labels))
+    number = loss_normaliser(len(samples.labels))
     positives = samples.positives
     targets = encode_deltas(samples.rois[positives, 1:], samples.objects[positives], stage.stds)
     own = deltas_of_class(deltas[positives], samples.labels[positives])

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from htc.config.schema import BackboneConfig, Config, EvalConfig, ModelConfig
 from htc.errors import UserError
 from htc.models.backbone import Backbone, build_backbone
-from htc.models.cascade import Cascade, ImageSizes, Scene
+from htc.models.cascade import Cascade, ImageFeatures, ImageSizes
 from htc.models.rpn import RPN
-from htc.models.semantic import IGNORED_LABEL, SemanticBranch, semantic_loss
-from htc.structures import Detections, Targets
+from htc.models.semantic import SemanticBranch, semantic_loss
+from htc.structures import IGNORE_LABEL, Detections, Targets
 
 SIZE_DIVISOR = 32
 
@@ -62,27 +62,27 @@ class Detector(nn.Module):
             height, width = (side * 8 for side in logits.shape[-2:])
             labels = batch_labels(targets, height, width)
             losses["loss_semantic_seg"] = self.semantic_loss_weight * semantic_loss(logits, labels)
-        return losses | self.cascade.losses(Scene(pyramid, semantic_features, sizes), proposals, targets)
+        return losses | self.cascade.losses(ImageFeatures(pyramid, semantic_features, sizes), proposals, targets)
 
     @torch.no_grad()
     def predict(
         self, images: list[Tensor], original_sizes: list[tuple[int, int]], settings: EvalConfig
     ) -> list[Detections]:
         """Detections in the frames of the original images, of (height, width) `original_sizes`."""
-        scene, proposals = self.observe(images)
-        detections = self.cascade.detect(scene, proposals, settings)
-        for detection, size, original in zip(detections, scene.image_sizes, original_sizes, strict=True):
+        features, proposals = self.extract_features(images)
+        detections = self.cascade.detect(features, proposals, settings)
+        for detection, size, original in zip(detections, features.image_sizes, original_sizes, strict=True):
             scale = (size[1] / original[1], size[0] / original[0])
             detection.boxes = detection.boxes / detection.boxes.new_tensor(scale * 2)
         return detections
 
-    def observe(self, images: list[Tensor]) -> tuple[Scene, list[Tensor]]:
-        """What the cascade starts from: the scene, and the proposals [n, 4] of each image."""
+    def extract_features(self, images: list[Tensor]) -> tuple[ImageFeatures, list[Tensor]]:
+        """What the cascade starts from: the features, and the proposals [n, 4] of each image."""
         sizes = image_sizes(images)
         pyramid = self.backbone(self.batch(images))
         proposals = [proposal.boxes for proposal in self.rpn.propose(self.rpn(pyramid), sizes)]
         semantic_features = None if self.semantic is None else self.semantic(pyramid)[1]
-        return Scene(pyramid, semantic_features, sizes), proposals
+        return ImageFeatures(pyramid, semantic_features, sizes), proposals
 
     def batch(self, images: list[Tensor]) -> Tensor:
         """Normalise [3, h, w] uint8 images, then pad them at the bottom and right with zeros -> [B, 3, H, W]."""
@@ -103,7 +103,7 @@ def image_sizes(images: list[Tensor]) -> ImageSizes:
 
 def batch_labels(targets: list[Targets], height: int, width: int) -> Tensor:
     """Semantic labels of a batch, padded with the ignored label -> [B, height, width] uint8."""
-    labels = targets[0].boxes.new_full((len(targets), height, width), IGNORED_LABEL, dtype=torch.uint8)
+    labels = targets[0].boxes.new_full((len(targets), height, width), IGNORE_LABEL, dtype=torch.uint8)
     for slot, target in zip(labels, targets, strict=True):
         if target.semantic is None:
             raise ValueError("the model has a semantic branch but the targets hold no semantic map")
@@ -122,7 +122,7 @@ def build_detector(config: Config, num_classes: int) -> Detector:
     return Detector(config.model, backbone, num_classes, config.data.semantic_classes, config.backbone)
 
 
-def sketch_detector(config: Config, num_classes: int) -> Detector:
+def build_meta_detector(config: Config, num_classes: int) -> Detector:
     """`build_detector` without memory, on the meta device: what a damaged file describes may not fit into any."""
     with torch.device("meta"):
         return build_detector(config, num_classes)

@@ -24,11 +24,11 @@ def load_body(body: nn.Module, config: BackboneConfig) -> None:
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     # Offsets of deformable convolutions are not part of a classifier: they start at zero.
     own = {key: value for key, value in body.state_dict().items() if "conv_offset" not in key}
-    misfit = compare(own, state)
-    if misfit:
+    mismatch = compare(own, state)
+    if mismatch:
         raise UserError(
             f"backbone.weights={config.weights} does not fit backbone.name={config.name} with width {config.width} and "
-            f"norm {config.norm.value}: {misfit.description()}; choose matching weights, or train from scratch with "
+            f"norm {config.norm.value}: {mismatch.description()}; choose matching weights, or train from scratch with "
             "backbone.weights=null backbone.frozen_stages=-1."
         )
     body.load_state_dict(state, strict=False)

@@ -13,7 +13,7 @@ from htc.models.backbone import PYRAMID_STRIDES
 from htc.models.layers import init_normal
 from htc.ops.anchors import base_anchors, grid_anchors, valid_anchors
 from htc.ops.boxes import box_sides, clip_boxes, decode_deltas, encode_deltas
-from htc.ops.counts import batch_count
+from htc.ops.loss_normaliser import loss_normaliser
 from htc.ops.matching import IGNORED, match_boxes, sample_matches
 from htc.ops.nms import grouped_nms
 from htc.structures import Targets
@@ -123,7 +123,7 @@ class RPN(nn.Module):
             torch.cat(chosen_logits), torch.cat(objectness), reduction="sum"
         )
         regression = box_regression_loss(torch.cat(chosen_deltas), torch.cat(delta_targets), self.box_loss, beta=1 / 9)
-        number = batch_count(normaliser)
+        number = loss_normaliser(normaliser)
         return {"loss_rpn_cls": classification / number, "loss_rpn_bbox": regression / number}
 
     def _match(

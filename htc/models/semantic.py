@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.models.layers import conv_relu, init_logits
-from htc.ops.counts import batch_count
+from htc.ops.loss_normaliser import loss_normaliser
+from htc.structures import IGNORE_LABEL
 
 FUSED_LEVEL = 1
 LABEL_STRIDE = 8
-IGNORED_LABEL = 255
 
 
 class SemanticBranch(nn.Module):
@@ -48,5 +48,5 @@ def semantic_loss(logits: Tensor, labels: Tensor) -> Tensor:
     labels = labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE].long()
     # On a GPU its own sum of a map is not deterministic, that of the pixels' losses is.
     reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
-    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction=reduction).sum()
-    return total / batch_count(labels.numel())
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL, reduction=reduction).sum()
+    return total / loss_normaliser(labels.numel())

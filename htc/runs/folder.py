@@ -25,7 +25,7 @@ from htc.runs.logs import send_logs
 from htc.errors import UserError
 from htc.runs.json_values import items, number
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STATUSES = ("queued", "running", "preempted", "failed", "done")
 
@@ -163,7 +163,7 @@ class RunFolder:
         """
         content = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
         if length is not None and len(content) < length:
-            log.warning("%s is shorter than at the last checkpoint: lines of it are lost", self.metrics_file)
+            logger.warning("%s is shorter than at the last checkpoint: lines of it are lost", self.metrics_file)
             length = None
         if not content:
             return

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from htc.errors import UserError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
 HELD = (errno.EACCES, errno.EAGAIN)
@@ -50,7 +50,7 @@ class RunLock:
                     f"{self.path.parent} is in use by {holder or 'another process'}: wait for that run or stop it; "
                     f"if that host is gone for good, delete {self.path}."
                 ) from None
-            log.warning("%s has no locks (%s): do not start the same run twice at a time", self.path.parent, error)
+            logger.warning("%s has no locks (%s): do not start the same run twice at a time", self.path.parent, error)
             return
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n")

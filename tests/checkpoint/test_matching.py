@@ -17,7 +17,7 @@ from htc.convert import convert
 from htc.data.dataset import CocoDataset, build_dataset
 from htc.errors import UserError
 from htc.models.detector import Detector
-from htc.trained_model import load_trained, start_from
+from htc.trained_model import load_trained_model, start_from
 from tests.helpers.checkpoints import assert_same_tensors, imported_config, random_detector, save, their_state
 from tests.helpers.tiny import tiny_detector
 
@@ -170,28 +170,28 @@ def test_other_pixels_than_the_checkpoints_are_told(
 def test_partial_is_true_or_false(tmp_path: Path, partial: str) -> None:
     path, _ = their_file(tmp_path / "theirs.pth", 3)
     with pytest.raises(UserError, match=r"checkpoint\.partial="):
-        load_trained({"checkpoint": str(path), "checkpoint.partial": partial}, [])
+        load_trained_model({"checkpoint": str(path), "checkpoint.partial": partial}, [])
 
 
 def test_a_checkpoint_without_some_tensors_is_read_in_part_when_asked(tmp_path: Path) -> None:
     path, state = their_file(tmp_path / "theirs.pth", 3)
-    cut = their_state(load_trained({"checkpoint": str(path)}, []).model)
+    cut = their_state(load_trained_model({"checkpoint": str(path)}, []).model)
     del cut["rpn_head.rpn_reg.bias"]
     save(path, cut)
     with pytest.raises(UserError, match=r"1 missing \(rpn_head\.rpn_reg\.bias\)"):
-        load_trained({"checkpoint": str(path)}, [])
-    model = load_trained({"checkpoint": str(path), "checkpoint.partial": "true"}, []).model
+        load_trained_model({"checkpoint": str(path)}, [])
+    model = load_trained_model({"checkpoint": str(path), "checkpoint.partial": "true"}, []).model
     assert torch.equal(model.state_dict()["rpn.conv.weight"], state["rpn.conv.weight"])
 
 
 @pytest.mark.parametrize("arguments", [{}, {"run": "a", "checkpoint": "b"}])
 def test_one_model_is_named(arguments: dict[str, str]) -> None:
     with pytest.raises(UserError, match="give one of run=RUN_DIR and checkpoint=FILE"):
-        load_trained(arguments, [])
+        load_trained_model(arguments, [])
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a file"):
-        load_trained({"checkpoint": str(tmp_path / "nowhere.pth")}, [])
+        load_trained_model({"checkpoint": str(tmp_path / "nowhere.pth")}, [])
     with pytest.raises(UserError, match="is not a folder"):
-        load_trained({"run": str(tmp_path / "nowhere")}, [])
+        load_trained_model({"run": str(tmp_path / "nowhere")}, [])

@@ -17,7 +17,7 @@ import torch
 from pycocotools.coco import COCO
 
 from htc.config.schema import DataConfig, OnBadImage
-from htc.data.dataset import CocoDataset, Draw, build_dataset
+from htc.data.dataset import CocoDataset, SeededIndex, build_dataset
 from htc.data.transforms import UnreadableImageError, network_size, read_image
 from htc.errors import UserError
 from htc.structures import Sample, Targets
@@ -99,7 +99,7 @@ def test_network_size_is_that_of_the_papers_1333_by_800(size: tuple[int, int], e
     assert network_size(*size, 800, 1333) == expected
 
 
-def test_colours_are_rgb(tmp_path: Path) -> None:
+def test_colors_are_rgb(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "red.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
     assert read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
 
@@ -122,7 +122,7 @@ def test_flip_moves_image_boxes_masks_and_semantic_map_alike(folder: Folder) -> 
     kept = dataset(folder, semantic=True, flip=0.0)
     flipped = dataset(folder, semantic=True, flip=1.0)
     for position in range(len(kept)):
-        a, b = kept[Draw(position, 5)], flipped[Draw(position, 5)]
+        a, b = kept[SeededIndex(position, 5)], flipped[SeededIndex(position, 5)]
         ta, tb = targets_of(a), targets_of(b)
         assert torch.equal(a.image.flip(-1), b.image) and not torch.equal(a.image, b.image)
         assert torch.equal(ta.masks.flip(-1), tb.masks) and torch.equal(ta.labels, tb.labels)
@@ -140,7 +140,7 @@ def test_a_draw_decides_the_flip_and_half_of_them_flip(folder: Folder) -> None:
     plain = data[0].image
     flips = []
     for seed in range(60):
-        first, again = data[Draw(0, seed)].image, data[Draw(0, seed)].image
+        first, again = data[SeededIndex(0, seed)].image, data[SeededIndex(0, seed)].image
         assert torch.equal(first, again)
         flips.append(not torch.equal(first, plain))
     assert 15 < sum(flips) < 45
@@ -152,7 +152,7 @@ def test_crowded_limit_keeps_a_random_choice_of_objects_and_their_masks(folder: 
     whole = targets_of(data[position])
     choices = set()
     for seed in range(30):
-        part = targets_of(data[Draw(position, seed)])
+        part = targets_of(data[SeededIndex(position, seed)])
         assert len(part.labels) == 2
         kept = [whole.labels.tolist().index(label) for label in part.labels.tolist()]
         assert torch.equal(part.boxes, whole.boxes[kept]) and torch.equal(part.masks, whole.masks[kept])
@@ -170,7 +170,7 @@ def test_limit_takes_the_first_annotated_images_by_id(folder: Folder) -> None:
 
 def test_validation_has_no_targets_and_never_flips(folder: Folder) -> None:
     data = dataset(folder, train=False, flip=1.0)
-    sample = data[Draw(0, 1)]
+    sample = data[SeededIndex(0, 1)]
     assert sample.targets is None and torch.equal(sample.image, data[0].image)
 
 
@@ -190,7 +190,7 @@ def test_semantic_map_from_instances_has_small_objects_on_top_and_crowds_ignored
 
 def test_objects_left_out_by_crowded_limit_are_still_on_the_semantic_map(folder: Folder) -> None:
     data = dataset(folder, semantic=True, crowded_limit=1, flip=0.0)
-    semantic = targets_of(data[Draw(0, 0)]).semantic
+    semantic = targets_of(data[SeededIndex(0, 0)]).semantic
     assert semantic is not None and set(semantic.flatten().tolist()) == {0, 1, 2, 3, 255}
 
 
@@ -280,7 +280,7 @@ def test_a_stuff_map_that_cannot_be_read_is_an_image_that_cannot(folder: Folder)
     (folder.root / "stuff" / "3.png").symlink_to("/proc/self/mem")
     with pytest.raises(UnreadableImageError, match=r"image 3: .*stuff/3\.png cannot be read \(Input/output error\)"):
         data[0]
-    replaced = [data[Draw(0, seed)] for seed in range(3)]
+    replaced = [data[SeededIndex(0, seed)] for seed in range(3)]
     assert all(sample.image_id != 3 and "cannot be read" in sample.replaces[0] for sample in replaced)
 
 
@@ -338,7 +338,7 @@ def test_an_image_of_another_size_than_annotated_is_refused(folder: Folder) -> N
 def test_a_data_set_survives_pickling_as_spawned_workers_need(folder: Folder) -> None:
     data = dataset(folder, semantic=True)
     copy = pickle.loads(pickle.dumps(data))
-    assert torch.equal(targets_of(copy[Draw(0, 3)]).masks, targets_of(data[Draw(0, 3)]).masks)
+    assert torch.equal(targets_of(copy[SeededIndex(0, 3)]).masks, targets_of(data[SeededIndex(0, 3)]).masks)
 
 
 def test_every_real_training_image_has_pycocotools_masks_and_boxes_inside(coco_tiny: DataConfig) -> None:

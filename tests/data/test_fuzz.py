@@ -22,8 +22,8 @@ from htc.config.schema import DataConfig, SplitConfig
 from htc.data.check.summary import summary
 from htc.data.coco.reader import read_annotations
 from htc.data.coco.rle import whole_run_lengths
-from htc.data.coco.truth import mend_truth
-from htc.data.dataset import CocoDataset, Draw
+from htc.data.coco.truth import repair_ground_truth
+from htc.data.dataset import CocoDataset, SeededIndex
 from htc.data.transforms import read_image
 from htc.errors import UserError
 from tests.helpers.fuzzing import fuzz
@@ -90,8 +90,8 @@ def read_everything(root: Path) -> None:
                     annotations.mask(image, index)
         data = CocoDataset(config, split, train=True, semantic=True)
         for index in range(len(data)):
-            data[Draw(index, 5)]
-        mend_truth(json.loads(file.read_text()), str(file))
+            data[SeededIndex(index, 5)]
+        repair_ground_truth(json.loads(file.read_text()), str(file))
     except UserError as error:
         sentence = error.sentence
     else:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from htc.config.schema import DataConfig
-from htc.data.dataset import CocoDataset, Draw, build_dataset
+from htc.data.dataset import CocoDataset, SeededIndex, build_dataset
 from htc.data.loader import build_train_loader, build_val_loader
 from htc.errors import memory_exhausted
 from htc.structures import Sample
@@ -87,7 +87,7 @@ def test_worker_without_memory_is_said_in_a_sentence(
     shapes: DataConfig, train: bool, fate: Callable[[int], None], reason: str
 ) -> None:
     class Doomed(CocoDataset):
-        def __getitem__(self, key: int | Draw) -> Sample:
+        def __getitem__(self, key: int | SeededIndex) -> Sample:
             fate(os.getpid())
             return super().__getitem__(key)
 
@@ -106,7 +106,7 @@ def test_image_without_objects_comes_out_of_a_worker(shapes: DataConfig) -> None
     config = dataclasses.replace(shapes, workers=1)
 
     class Empty(CocoDataset):
-        def __getitem__(self, key: int | Draw) -> Sample:
+        def __getitem__(self, key: int | SeededIndex) -> Sample:
             sample = super().__getitem__(key)
             assert sample.targets is not None
             sample.targets.labels = torch.zeros(0, dtype=torch.int64)

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htc.data.dataset import Draw
+from htc.data.dataset import SeededIndex
 from htc.data.samplers import TrainBatches
 from htc.errors import UserError
 
 RATIOS = np.random.default_rng(0).uniform(0.5, 1.6, 53)
 
 
-def passes(count: int, *, batch_size: int = 8, **options: Any) -> list[list[Draw]]:
+def passes(count: int, *, batch_size: int = 8, **options: Any) -> list[list[SeededIndex]]:
     return list(islice(TrainBatches(RATIOS, batch_size, seed=options.pop("seed", 3), **options), count))
 
 
@@ -26,8 +26,8 @@ def passes(count: int, *, batch_size: int = 8, **options: Any) -> list[list[Draw
 def test_every_epoch_shows_every_image_at_least_once(images: int, batch_size: int, seed: int, grouped: bool) -> None:
     ratios = np.random.default_rng(seed).uniform(0.5, 1.5, images)
     batches = TrainBatches(ratios, batch_size, seed=seed, group_by_aspect=grouped)
-    lists = list(islice(batches, 2 * batches.passes_per_epoch))
-    for epoch in (lists[: batches.passes_per_epoch], lists[batches.passes_per_epoch :]):
+    lists = list(islice(batches, 2 * batches.micro_batches_per_epoch))
+    for epoch in (lists[: batches.micro_batches_per_epoch], lists[batches.micro_batches_per_epoch :]):
         assert all(len(batch) == batch_size for batch in epoch)
         seen = [draw.index for batch in epoch for draw in batch]
         assert set(seen) == set(range(images))
@@ -43,7 +43,7 @@ def test_a_sampler_that_starts_at_pass_k_goes_on_as_an_uninterrupted_one() -> No
 
 
 def test_epochs_differ_and_seeds_differ() -> None:
-    count = TrainBatches(RATIOS, 8, seed=3).passes_per_epoch
+    count = TrainBatches(RATIOS, 8, seed=3).micro_batches_per_epoch
     whole = passes(2 * count)
     assert whole[:count] != whole[count:]
     assert passes(count, seed=4) != whole[:count]
@@ -60,7 +60,7 @@ def test_ranks_share_the_global_batch_without_overlap() -> None:
 def test_only_what_is_left_over_mixes_wide_and_tall_images() -> None:
     ratios = np.repeat([1.5, 0.7], [45, 38])
     batches = TrainBatches(ratios, 8, seed=0)
-    epoch = list(islice(batches, batches.passes_per_epoch))
+    epoch = list(islice(batches, batches.micro_batches_per_epoch))
     mixed = [len({bool(ratios[draw.index] >= 1) for draw in batch}) == 2 for batch in epoch]
     # 45 = 5 x 8 + 5 and 38 = 4 x 8 + 6 leave 11 images over: two batches of what is left.
     assert sum(mixed) <= 2

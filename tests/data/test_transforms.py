@@ -16,9 +16,9 @@ from PIL import Image
 
 from htc.cli import composed_config
 from htc.config.schema import OnBadImage, signature
-from htc.data.check.decoding import Job, examine
+from htc.data.check.decoding import DecodeJob, decode_file
 from htc.data.check.readable import refuse_unreadable
-from htc.data.dataset import CocoDataset, Draw
+from htc.data.dataset import CocoDataset, SeededIndex
 from htc.data.loader import build_train_loader
 from htc.data.transforms import UnreadableImageError, read_image
 from htc.errors import UserError
@@ -155,14 +155,14 @@ def same(a: Sample, b: Sample) -> bool:
 def test_readable_images_are_the_same_with_skip_and_with_error(folder: Folder) -> None:
     a, b = broken(folder, OnBadImage.error), broken(folder, OnBadImage.skip)
     for seed in range(6):
-        assert torch.equal(a[Draw(0, seed)].image, b[Draw(0, seed)].image)
-        assert b[Draw(0, seed)].replaces == ()
+        assert torch.equal(a[SeededIndex(0, seed)].image, b[SeededIndex(0, seed)].image)
+        assert b[SeededIndex(0, seed)].replaces == ()
 
 
 def test_skip_does_not_hide_that_hardly_any_image_can_be_read(folder: Folder) -> None:
     data = broken(folder, OnBadImage.skip, "3.png", "7.png", "40.png")
     with pytest.raises(UserError, match="11 images in a row cannot be used"):
-        data[Draw(0, 1)]
+        data[SeededIndex(0, 1)]
 
 
 def test_skip_is_the_same_run_so_that_one_that_stopped_at_a_bad_image_can_go_on_with_it() -> None:
@@ -193,7 +193,7 @@ def test_image_that_cannot_be_evaluated_on_is_refused_before_training(folder: Fo
 
 def test_a_flipped_sample_keeps_the_seed_of_its_sampling(folder: Folder) -> None:
     config = dataclasses.replace(folder.config, flip=1.0)
-    targets = CocoDataset(config, config.train, train=True, semantic=False)[Draw(0, 77)].targets
+    targets = CocoDataset(config, config.train, train=True, semantic=False)[SeededIndex(0, 77)].targets
     assert targets is not None and targets.seed == 77
 
 
@@ -203,4 +203,4 @@ def test_image_with_damaged_exif_data_is_read_and_examined(tmp_path: Path, suffi
     path = tmp_path / f"image.{suffix}"
     Image.new("RGB", (20, 10), (9, 9, 9)).save(path, exif=exif)
     assert read_image(path, (10, 20)).shape == (10, 20, 3)
-    assert examine(Job(path, (10, 20))).problems == []
+    assert decode_file(DecodeJob(path, (10, 20))).problems == []

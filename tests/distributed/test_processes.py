@@ -34,7 +34,7 @@ from htc.experiment import run_experiment
 from htc.runs.folder import RunFolder
 from htc.runs.tracking import Tracker
 from htc.structures import Detections
-from htc.trained_model import load_trained
+from htc.trained_model import load_trained_model
 from tests.helpers.trainers import ALONE, make_trainer, training_config
 
 IMAGES = 3
@@ -277,7 +277,7 @@ def test_run_with_statistics_of_each_process_is_evaluated_as_its_checkpoint_is(
     config.eval.score_threshold, config.runs = 0.0, str(tmp_path)
     spawn(run_with_own_statistics, config)
     (run,) = (tmp_path / "single").glob("[!.]*")
-    trained = load_trained({"run": str(run)}, [])
+    trained = load_trained_model({"run": str(run)}, [])
     data = build_dataset(config.data, train=False, semantic=False)
     again = Evaluator(config, data, ALONE).evaluate(trained.model)
     found = json.loads((run / "predictions" / "bbox.json").read_text())

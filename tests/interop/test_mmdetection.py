@@ -22,7 +22,7 @@ from htc.convert import convert
 from htc.errors import UserError
 from htc.interop.mmdetection_names import our_name, their_name
 from htc.models.detector import Detector
-from htc.trained_model import Trained, load_trained
+from htc.trained_model import TrainedModel, load_trained_model
 from tests.helpers.checkpoints import (
     COUNTER,
     ODD_WEIGHTS,
@@ -66,8 +66,8 @@ def their_file(path: Path, variant: str = "htc") -> tuple[Path, Detector]:
     return save(path, {"state_dict": their_state(model, counted)}), model
 
 
-def load(path: Path, *overrides: str, **arguments: str) -> Trained:
-    return load_trained({"checkpoint": str(path), **arguments}, list(overrides))
+def load(path: Path, *overrides: str, **arguments: str) -> TrainedModel:
+    return load_trained_model({"checkpoint": str(path), **arguments}, list(overrides))
 
 
 def refuse(path: Path, *overrides: str) -> str:
@@ -102,7 +102,7 @@ def test_the_network_is_inferred_from_the_tensors(tmp_path: Path, variant: str) 
     wanted |= {key: value for key, value in VARIANTS[variant].items() if key not in ("interleaved", "name")}
     assert {key: getattr(trained.config.model, key) for key in wanted} == wanted
     assert trained.config.model.name == VARIANTS[variant].get("name", "htc")
-    assert trained.foreign
+    assert trained.imported
 
 
 @EVERY_VARIANT
@@ -326,9 +326,9 @@ MISFITS: dict[str, tuple[dict[str, Tensor | None], list[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("misfit", MISFITS)
-def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path: Path, misfit: str) -> None:
-    changes, parts = MISFITS[misfit]
+@pytest.mark.parametrize("mismatch", MISFITS)
+def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path: Path, mismatch: str) -> None:
+    changes, parts = MISFITS[mismatch]
     _, model = detector("htc")
     sentence = refuse(save(tmp_path / "theirs.pth", {"state_dict": changed(their_state(model), **changes)}))
     for part in parts:

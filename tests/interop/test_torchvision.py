@@ -19,8 +19,8 @@ from torchvision.ops import box_iou
 from htc.checkpoint.safe_loading import load_tensors
 from htc.errors import UserError
 from htc.interop.coco_categories import coco_ids, coco_names
-from htc.interop.importer import read_foreign
-from htc.trained_model import Trained, load_trained
+from htc.interop.importer import read_external_checkpoint
+from htc.trained_model import TrainedModel, load_trained_model
 from tests.helpers.checkpoints import ODD_WEIGHTS, assert_same_tensors, save
 from tests.helpers.fuzzing import fuzz
 from tests.robustness.test_fuzz import is_sentence
@@ -72,8 +72,8 @@ def image() -> Tensor:
     return (nn.functional.interpolate(small, SIZE, mode="bicubic")[0].clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def load(path: Path, *overrides: str) -> Trained:
-    return load_trained({"checkpoint": str(path)}, list(overrides))
+def load(path: Path, *overrides: str) -> TrainedModel:
+    return load_trained_model({"checkpoint": str(path)}, list(overrides))
 
 
 def refuse(path: Path) -> str:
@@ -118,7 +118,7 @@ def early_name(name: str) -> str:
 
 
 def ours(content: Any) -> dict[str, Tensor]:
-    return read_foreign(content, Path("their.pth")).state
+    return read_external_checkpoint(content, Path("their.pth")).state
 
 
 def test_every_form_of_a_file_gives_the_same_tensors() -> None:

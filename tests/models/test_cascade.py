@@ -186,9 +186,9 @@ def samplings(monkeypatch: pytest.MonkeyPatch, interleaved: bool) -> tuple[list[
         drawn.append(sample(self, *arguments, **named))
         return drawn[-1]
 
-    def spy_on_masks(self: Cascade, t: int, scene: Any, samples: RoISamples, targets: Any) -> Tensor:
+    def spy_on_masks(self: Cascade, t: int, image_features: Any, samples: RoISamples, targets: Any) -> Tensor:
         of_masks.append(samples)
-        return mask_loss(self, t, scene, samples, targets)
+        return mask_loss(self, t, image_features, samples, targets)
 
     monkeypatch.setattr(RoISampler, "__call__", spy_on_sampler)
     monkeypatch.setattr(Cascade, "_mask_loss", spy_on_masks)
@@ -248,8 +248,8 @@ def test_predicted_masks_are_the_mean_of_all_stages_or_the_last_ones() -> None:
     )
     boxes, labels = [d.boxes for d in average], torch.cat([d.labels for d in average])
     with torch.no_grad():
-        scene, _ = model.observe(images)
-        features = model.cascade.mask_features(scene.pyramid, to_rois(boxes), scene.semantic_features)
+        image_features, _ = model.extract_features(images)
+        features = model.cascade.mask_features(image_features.pyramid, to_rois(boxes), image_features.semantic_features)
         stages = [model.cascade.mask_branch(t, features)[torch.arange(len(labels)), labels].sigmoid() for t in range(3)]
     torch.testing.assert_close(torch.cat([d.mask_probs for d in average]), torch.stack(stages).mean(0))
     torch.testing.assert_close(torch.cat([d.mask_probs for d in last]), stages[2])

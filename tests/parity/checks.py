@@ -78,10 +78,10 @@ def check_semantic(comparison: Comparison) -> Iterator[Deviation]:
 
 
 def check_heads(comparison: Comparison) -> Iterator[Deviation]:
-    cascade, rois, scene = comparison.model.cascade, comparison.reference("rois"), comparison.scene
+    cascade, rois, image_features = comparison.model.cascade, comparison.reference("rois"), comparison.image_features
     with torch.no_grad():
-        box_features = cascade.box_features(scene.pyramid, rois, scene.semantic_features)
-        mask_features = cascade.mask_features(scene.pyramid, rois, scene.semantic_features)
+        box_features = cascade.box_features(image_features.pyramid, rois, image_features.semantic_features)
+        mask_features = cascade.mask_features(image_features.pyramid, rois, image_features.semantic_features)
         stages = sum(1 for name in comparison.names("stage") if name.endswith("_cls"))
         assert len(cascade.box_heads) == stages
         for t, head in enumerate(cascade.box_heads):

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from htc.config.schema import Config
-from htc.interop.importer import read_foreign
+from htc.interop.importer import read_external_checkpoint
 from htc.interop.mmdetection_config import roi_head_settings
-from htc.models.cascade import Scene
+from htc.models.cascade import ImageFeatures
 from htc.models.detector import Detector
 from htc.structures import Targets
-from htc.trained_model import trained_from_foreign
+from htc.trained_model import load_external_model
 
 FOLDER = Path(os.environ.get("HTC_GOLDEN_DIR") or Path(__file__).with_name("golden"))
 # As the files were made: every candidate is sampled, so that nothing is left to chance.
@@ -124,7 +124,7 @@ class Comparison:
     def load(cls, path: Path) -> Comparison:
         """Build the variant through the importer, as any checkpoint of the reference is."""
         stored, meta = np.load(path), read_meta(path)
-        foreign = read_foreign({"state_dict": filled(meta["shapes"], meta["seed"], path.parent)}, path)
+        foreign = read_external_checkpoint({"state_dict": filled(meta["shapes"], meta["seed"], path.parent)}, path)
         family = FAMILIES[meta["config"].split("/")[0]]
         foreign.overrides |= {
             **SETTINGS,
@@ -132,7 +132,7 @@ class Comparison:
             "eval.score_threshold": SCORE_THRESHOLDS.get(family, 0.05),
             **roi_head_settings(overridden(meta["overrides"])),
         }
-        trained = trained_from_foreign(foreign, str(path), [], partial=False)
+        trained = load_external_model(foreign, str(path), [], partial=False)
         return cls(stored, meta, trained.model.eval(), trained.config, read_inputs(path.parent))
 
     @cached_property
@@ -148,8 +148,8 @@ class Comparison:
             return None if self.model.semantic is None else self.model.semantic(self.pyramid)
 
     @cached_property
-    def scene(self) -> Scene:
-        return Scene(self.pyramid, self.semantic[1] if self.semantic else None, self.inputs.sizes)
+    def image_features(self) -> ImageFeatures:
+        return ImageFeatures(self.pyramid, self.semantic[1] if self.semantic else None, self.inputs.sizes)
 
     def reference(self, name: str) -> Tensor:
         return torch.from_numpy(np.asarray(self.stored[name]))

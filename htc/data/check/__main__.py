@@ -38,7 +38,7 @@ def main() -> None:
 
 def check(config: Config, out: Path, *, decode: bool, processes: int, samples: int) -> list[Problem]:
     """Check both splits in whole (whatever their limits), print what is found, write contact sheets into `out`."""
-    from htc.data.check.split import SplitExamination
+    from htc.data.check.split import SplitCheck
     from htc.data.check.summary import summary
     from htc.data.shapes.generate import ensure_shapes
     from htc.data.splits import category_problems
@@ -46,8 +46,8 @@ def check(config: Config, out: Path, *, decode: bool, processes: int, samples: i
     if config.data.name == "shapes":
         config.data = ensure_shapes(config.data)
     checks = {
-        "training": SplitExamination(config, config.data.train, train=True),
-        "validation": SplitExamination(config, config.data.val, train=False),
+        "training": SplitCheck(config, config.data.train, train=True),
+        "validation": SplitCheck(config, config.data.val, train=False),
     }
     problems: list[Problem] = []
     for name, split in checks.items():

@@ -10,9 +10,10 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from htc.data.coco.annotations import Annotations
-from htc.data.semantic import IGNORE, SemanticTargets
+from htc.data.semantic import SemanticTargets
 from htc.data.transforms import read_image, resize_image, resize_labels
 from htc.errors import UserError
+from htc.structures import IGNORE_LABEL
 from htc.visualize import draw_detections
 
 CELL_WIDTH, CELL_HEIGHT = 560, 420
@@ -86,7 +87,7 @@ def _cell(annotations: Annotations, semantic: SemanticTargets | None, image: int
 
 
 def draw_classes(picture: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
-    """A semantic map [h, w] over its grey picture, each class in its colour; large regions bear the class's number.
+    """A semantic map [h, w] over its grey picture, each class in its color; large regions bear the class's number.
 
     names: of the classes, where they are known; an empty one is not written.
     """
@@ -95,7 +96,7 @@ def draw_classes(picture: np.ndarray, labels: np.ndarray, names: list[str]) -> n
     drawn: np.ndarray = (0.35 * grey + 0.65 * colors[labels]).astype(np.uint8)
     for value in np.unique(labels).tolist():
         text = names[value] if value < len(names) else str(value)
-        if value == IGNORE or not text:
+        if value == IGNORE_LABEL or not text:
             continue
         count, regions, stats, _ = cv2.connectedComponentsWithStats((labels == value).astype(np.uint8))
         largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else 0
@@ -113,8 +114,8 @@ def draw_classes(picture: np.ndarray, labels: np.ndarray, names: list[str]) -> n
 
 
 def _class_color(value: int) -> tuple[float, float, float]:
-    """A colour of a class's own, the same in all pictures; black for pixels without one, grey for class 0."""
-    if value == IGNORE:
+    """A color of a class's own, the same in all pictures; black for pixels without one, grey for class 0."""
+    if value == IGNORE_LABEL:
         return 0.0, 0.0, 0.0
     if value == 0:
         return 128.0, 128.0, 128.0

@@ -17,9 +17,10 @@ import cv2
 from PIL import Image
 
 from htc.data.coco.problems import Problem, Severity, fault
-from htc.data.semantic import IGNORE, read_stuff_map
+from htc.data.semantic import read_stuff_map
 from htc.data.transforms import DAMAGED, UnreadableImageError, decode_image
 from htc.errors import UserError
+from htc.structures import IGNORE_LABEL
 
 EXIF_ORIENTATION = 0x0112
 SUFFIXES = {
@@ -30,7 +31,7 @@ CHUNK = 16
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeJob:
     """One image to look at."""
 
     path: Path
@@ -43,10 +44,10 @@ class Job:
 
 
 @dataclass
-class Examined:
+class DecodedFile:
     """What was found in an image file."""
 
-    job: Job
+    job: DecodeJob
     format: str = "unreadable"
     """As `JPEG RGB`."""
     digest: bytes = b""
@@ -54,23 +55,23 @@ class Examined:
     problems: list[Problem] = field(default_factory=list)
 
 
-def examine_all(jobs: list[Job], processes: int) -> Iterator[Examined]:
+def decode_all(jobs: list[DecodeJob], processes: int) -> Iterator[DecodedFile]:
     """Examine images in `processes` processes, 0 for this one, in order. Raises UserError where one is killed."""
     if processes == 0:
-        yield from map(examine, jobs)
+        yield from map(decode_file, jobs)
         return
     with ProcessPoolExecutor(processes, initializer=_start) as pool:
         try:
-            yield from pool.map(examine, jobs, chunksize=CHUNK)
+            yield from pool.map(decode_file, jobs, chunksize=CHUNK)
         except BrokenProcessPool as error:
             raise UserError(
                 "A process that decodes images was killed, most likely for want of memory: use fewer with processes=N."
             ) from error
 
 
-def examine(job: Job) -> Examined:
+def decode_file(job: DecodeJob) -> DecodedFile:
     """Decode an image and its stuff map."""
-    found = Examined(job)
+    found = DecodedFile(job)
     try:
         data = job.path.read_bytes()
     except OSError as error:
@@ -92,7 +93,7 @@ def examine(job: Job) -> Examined:
     return found
 
 
-def _look(data: bytes, found: Examined) -> list[Problem]:
+def _look(data: bytes, found: DecodedFile) -> list[Problem]:
     """What the header says: a wrong suffix and an EXIF turn deserve a look, and both are read right."""
     path = found.job.path
     try:
@@ -112,12 +113,12 @@ def _look(data: bytes, found: Examined) -> list[Problem]:
     return problems
 
 
-def _stuff_problems(path: Path, job: Job) -> list[Problem]:
+def _stuff_problems(path: Path, job: DecodeJob) -> list[Problem]:
     try:
         labels = read_stuff_map(path, job.size)
     except UnreadableImageError as error:
         return [fault("stuff map", error.sentence)]
-    unknown = labels[(labels >= job.classes) & (labels != IGNORE)]
+    unknown = labels[(labels >= job.classes) & (labels != IGNORE_LABEL)]
     if len(unknown) == 0:
         return []
     return [fault("stuff map", f"{path} holds the class {int(unknown.max())} but data.semantic_classes={job.classes}: "

@@ -6,13 +6,13 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from htc.data.check.decoding import Job, examine_all
+from htc.data.check.decoding import DecodeJob, decode_all
 from htc.data.coco.problems import Severity, refuse
 
 if TYPE_CHECKING:
     from htc.data.dataset import CocoDataset
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def refuse_unreadable(dataset: CocoDataset, limit: int | None, processes: int) -> None:
@@ -22,9 +22,9 @@ def refuse_unreadable(dataset: CocoDataset, limit: int | None, processes: int) -
     """
     annotations, images = dataset.annotations, dataset.images[:limit].tolist()
     sizes = zip(annotations.heights[images].tolist(), annotations.widths[images].tolist(), strict=True)
-    jobs = [Job(annotations.image_path(image), size) for image, size in zip(images, sizes, strict=True)]
-    log.debug("reading %d images of %s", len(jobs), annotations.path)
-    examined = examine_all(jobs, processes)
+    jobs = [DecodeJob(annotations.image_path(image), size) for image, size in zip(images, sizes, strict=True)]
+    logger.debug("reading %d images of %s", len(jobs), annotations.path)
+    examined = decode_all(jobs, processes)
     ids = annotations.image_ids[images].tolist()
     refuse(
         [

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from htc.config.schema import Config, SplitConfig
 from htc.data.check.contact_sheet import contact_sheet, write_sheet
-from htc.data.check.decoding import Job, examine_all
+from htc.data.check.decoding import DecodeJob, decode_all
 from htc.data.coco.annotations import Annotations, Flaw
 from htc.data.coco.problems import Problem, Severity, fault
 from htc.data.coco.reader import read_annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SplitExamination:
+class SplitCheck:
     """One split under examination."""
 
     config: Config
@@ -101,8 +101,8 @@ class SplitExamination:
                 continue
             size = int(annotations.heights[image]), int(annotations.widths[image])
             known = stuff is None or str(stuff) in self.missing
-            jobs.append(Job(path, size, None if known else stuff, self.config.data.semantic_classes))
-        bar = tqdm(examine_all(jobs, processes), total=len(jobs), desc=f"decode {name}", unit="image", disable=None)
+            jobs.append(DecodeJob(path, size, None if known else stuff, self.config.data.semantic_classes))
+        bar = tqdm(decode_all(jobs, processes), total=len(jobs), desc=f"decode {name}", unit="image", disable=None)
         for found in bar:
             self.formats[found.format] += 1
             self.problems += found.problems
@@ -120,7 +120,7 @@ class SplitExamination:
         write_sheet(path, sheet)
         return path
 
-    def shared_with(self, other: SplitExamination) -> list[Problem]:
+    def shared_with(self, other: SplitCheck) -> list[Problem]:
         """Images in both splits: the same files, and, where they were decoded, files of the same content."""
         assert self.annotations is not None
         assert other.annotations is not None

@@ -12,7 +12,7 @@ from htc.data.coco.rows import SHORTEST_POLYGON
 logger = logging.getLogger(__name__)
 
 
-def mend_truth(content: dict[str, Any], source: str) -> None:
+def repair_ground_truth(content: dict[str, Any], source: str) -> None:
     """Repair in place what makes pycocotools fail or count wrong; what is left out is said in the log.
 
     content: of an annotation file that `htc.data.coco.reader` has accepted. An annotation without an outline is left

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from htc.data.shapes.colors import ground_colour
+from htc.data.shapes.colors import ground_color
 
 Random = np.random.Generator
 
@@ -34,7 +34,7 @@ def draw_grounds(random: Random, height: int, width: int) -> tuple[np.ndarray, n
     texture = np.empty((height, width), np.float32)
     for region, kind in enumerate(kinds):
         np.copyto(texture, list(GROUNDS.values())[kind](random, x, y), where=regions == region)
-    dark = np.array([ground_colour(random, int(kind), len(GROUNDS)) for kind in kinds], np.float32)
+    dark = np.array([ground_color(random, int(kind), len(GROUNDS)) for kind in kinds], np.float32)
     difference = random.uniform(30, 70, (count, 1)) * random.choice([-1, 1], (count, 1))
     difference = (difference + random.uniform(-20, 20, (count, 3))).astype(np.float32)
     picture = np.empty((3, height, width), np.float32)

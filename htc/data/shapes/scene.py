@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from htc.data.shapes.backgrounds import GROUNDS, draw_grounds
-from htc.data.shapes.colors import thing_colour
+from htc.data.shapes.colors import thing_color
 from htc.data.shapes.outlines import OUTLINES, STROKES, draw_form
+from htc.structures import IGNORE_LABEL
 
 Random = np.random.Generator
 
@@ -19,7 +20,7 @@ STUFF = list(GROUNDS)
 """Names of the grounds; the position plus the number of things is the label in stuff maps."""
 TEXTURE_ON = {"disc": "dots", "square": "checker"}
 """A form that is a thing, but mere texture of this ground: only the surroundings tell one from the other."""
-UNLABELLED = 255
+
 FEWEST_PIXELS = 24
 SMALLEST_VISIBLE_SHARE = 0.25
 REFERENCE_SIZE = 128
@@ -57,13 +58,13 @@ def draw_scene(random: Random, image_size: int) -> Scene:
     for front in fronts:
         np.maximum(occupied, front[0], out=occupied)
     crowd = _draw_crowd(random, picture, occupied, scale) if random.random() < 0.06 else None
-    for mask, colour in reversed(fronts):
-        _paint(random, picture, mask, colour)
+    for mask, color in reversed(fronts):
+        _paint(random, picture, mask, color)
 
     stuff = grounds + np.uint8(len(THINGS))
     if random.random() < 0.5:
         border = cv2.morphologyEx(regions, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-        stuff[border > 0] = UNLABELLED
+        stuff[border > 0] = IGNORE_LABEL
     if crowd is not None:
         things.append(crowd[0])
         stuff[crowd[1] > 0] = crowd[0].label
@@ -85,7 +86,7 @@ def _draw_texture_forms(random: Random, picture: np.ndarray, grounds: np.ndarray
             y, x = divmod(int(random.choice(pixels)), width)
             mask = draw_form(form, random, (x, y), _size(random, scale), (height, width))
             if np.count_nonzero(mask[inside]) >= 0.85 * np.count_nonzero(mask):
-                _paint(random, picture, mask, _colour_on(random, THINGS.index(form), picture[:, y, x]))
+                _paint(random, picture, mask, _color_on(random, THINGS.index(form), picture[:, y, x]))
 
 
 def _place_things(
@@ -93,7 +94,7 @@ def _place_things(
 ) -> tuple[list[Thing], list[tuple[np.ndarray, np.ndarray]]]:
     """Choose things from front to back; one that is mostly hidden is not placed at all.
 
-    Returns the things and, in the same order, their whole masks with their colours.
+    Returns the things and, in the same order, their whole masks with their colors.
     """
     height, width = grounds.shape
     wanted = int(random.integers(2, 7))
@@ -108,7 +109,7 @@ def _place_things(
         center = random.uniform(0.08, 0.92, 2) * (width, height)
         together = int(random.integers(2, 4)) if random.random() < 0.2 else 1
         alike = random.random() < 0.5
-        colour = None
+        color = None
         for _ in range(together):
             x, y = np.clip(center, 0, (width - 1, height - 1)).astype(int)
             mask = draw_form(THINGS[label], random, (center[0], center[1]), size, (height, width))
@@ -119,10 +120,10 @@ def _place_things(
                 and not _is_texture(label, mask, grounds, whole)
                 and len(things) < wanted
             ):
-                if colour is None or not alike:
-                    colour = _colour_on(random, label, picture[:, y, x])
+                if color is None or not alike:
+                    color = _color_on(random, label, picture[:, y, x])
                 things.append(Thing(label, visible))
-                fronts.append((mask, colour + random.uniform(-12, 12, 3)))
+                fronts.append((mask, color + random.uniform(-12, 12, 3)))
                 free &= 1 - mask
             direction = random.uniform(0, 2 * np.pi)
             center = center + size * random.uniform(0.45, 0.85) * np.array([np.cos(direction), np.sin(direction)])
@@ -156,7 +157,7 @@ def _draw_crowd(
     region = cv2.morphologyEx(members, cv2.MORPH_CLOSE, kernel) & (1 - occupied)
     if np.count_nonzero(region) < FEWEST_PIXELS:
         return None
-    _paint(random, picture, members, _colour_on(random, label, picture[:, int(center[1]), int(center[0])]))
+    _paint(random, picture, members, _color_on(random, label, picture[:, int(center[1]), int(center[0])]))
     return Thing(label, region, crowd=True), members & (1 - occupied)
 
 
@@ -166,11 +167,11 @@ def _size(random: Random, scale: float) -> float:
     return scale * float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 
-def _colour_on(random: Random, label: int, ground: np.ndarray) -> np.ndarray:
-    return thing_colour(random, label, len(THINGS), ground)
+def _color_on(random: Random, label: int, ground: np.ndarray) -> np.ndarray:
+    return thing_color(random, label, len(THINGS), ground)
 
 
-def _paint(random: Random, picture: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
+def _paint(random: Random, picture: np.ndarray, mask: np.ndarray, color: np.ndarray) -> None:
     """Lay a form on the picture, shaded from one side and with a soft shadow beneath."""
     left, top, width, height = cv2.boundingRect(mask)
     if width == 0:
@@ -191,7 +192,7 @@ def _paint(random: Random, picture: np.ndarray, mask: np.ndarray, colour: np.nda
     if random.random() < 0.3:
         shade = shade * (1 + 0.12 * np.sin(random.uniform(8, 20) * (np.sin(direction) * x - np.cos(direction) * y)))
     shade = shade.astype(np.float32)
-    for plane, value in zip(part, colour, strict=True):
+    for plane, value in zip(part, color, strict=True):
         np.copyto(plane, shade * np.float32(value), where=inside > 0)
 
 

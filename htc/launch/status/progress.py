@@ -19,7 +19,7 @@ LOOKED_AT = 40
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """What is not known is None."""
 
     step: int | None
@@ -30,7 +30,7 @@ class Progress:
     """Seconds since the run last wrote a line."""
 
 
-def progress_of(state: RunState) -> Progress:
+def progress_of(state: RunState) -> RunProgress:
     folder = RunFolder(state.folder)
     lines = [line for text in last_lines(folder.metrics_file, LOOKED_AT) if (line := _read(text))]
     train: dict[str, Any] = next((line for line in reversed(lines) if line.get("kind") == "train"), {})
@@ -40,7 +40,7 @@ def progress_of(state: RunState) -> Progress:
     rate, batch, left = number(train.get("images_per_second")), number(length.get("batch_size")), None
     if state.state == "running" and total is not None and step is not None and rate and batch:
         left = number(float(max(0, total - step)) * batch / rate)
-    return Progress(step, total, left, _metric(state, lines), _age(folder))
+    return RunProgress(step, total, left, _metric(state, lines), _age(folder))
 
 
 def _metric(state: RunState, lines: list[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from htc.runs.folder import RunFolder
 from htc.runs.json_values import mapping, number
 
 if TYPE_CHECKING:
-    from htc.launch.submit import Planned
+    from htc.launch.submit import PlannedRun
 
 SHOWN_ROWS = 60
 TAIL_BYTES = 20_000
@@ -29,7 +29,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
-def launch_report(folder: Path, planned: Sequence[Planned], submissions: Sequence[Submission], asked: int) -> str:
+def launch_report(folder: Path, planned: Sequence[PlannedRun], submissions: Sequence[Submission], asked: int) -> str:
     """What was started, by job and folder, and what was left as it is."""
     jobs = {run: job or "" for each in submissions for run, job in zip(each.runs, each.jobs, strict=True)}
     started = [each for each in planned if each.row.folder in jobs]
@@ -48,7 +48,9 @@ def launch_report(folder: Path, planned: Sequence[Planned], submissions: Sequenc
     return "\n".join(lines)
 
 
-def dry_run_report(planned: Sequence[Planned], rows: Sequence[Sequence[str]], estimates: Sequence[float | None]) -> str:
+def dry_run_report(
+    planned: Sequence[PlannedRun], rows: Sequence[Sequence[str]], estimates: Sequence[float | None]
+) -> str:
     """The runs, how they stand, their overrides, and the GPU hours that they will cost (hours of the process on CPU).
 
     `estimates`: GPU hours of each run, None where nothing like it was measured.

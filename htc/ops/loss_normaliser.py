@@ -18,7 +18,7 @@ MeanOf = Callable[[float], Tensor]
 _mean_of: ContextVar[MeanOf | None] = ContextVar("mean_of", default=None)
 
 
-def batch_count(own: int) -> float | Tensor:
+def loss_normaliser(own: int) -> float | Tensor:
     """The number to divide a loss by: `own`, or where processes share the batch its mean over these.
 
     All processes must come here the same number of times, also those without a sample. The mean is above zero.
@@ -28,7 +28,7 @@ def batch_count(own: int) -> float | Tensor:
 
 
 @contextmanager
-def counts_shared(mean_of: MeanOf | None) -> Iterator[None]:
+def shared_normalisers(mean_of: MeanOf | None) -> Iterator[None]:
     """In the block, counts are means over the processes, as `mean_of` makes them; None: each process's own."""
     token = _mean_of.set(mean_of)
     try:
