@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from htc.config.schema import NOT_IN_SIGNATURE
+from htc.config.signature import in_signature
 from htc.errors import UserError
 
 # Metric of the tables -> (section of results.json, key in it).
@@ -202,7 +202,7 @@ def flatten(node: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def without_effect(key: str) -> bool:
     """Whether the dotted key is one that cannot change a result, by the rule of the runs' own signature."""
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in NOT_IN_SIGNATURE)
+    return not in_signature(key)
 
 
 def parse_time(text: Any) -> datetime:

@@ -19,9 +19,9 @@ FORMS = ("htc", "mmdetection")
 
 
 def main() -> None:
-    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
     log_to_console()
-    convert(arguments, overrides)
+    convert(arguments.values, arguments.overrides)
 
 
 def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
@@ -39,7 +39,7 @@ def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
 
     import torch
 
-    from htc.config.schema import to_plain
+    from htc.config.signature import to_plain
     from htc.interop.export import to_mmdetection
     from htc.runs.files import atomic_path
     from htc.trained_model import load_trained_model

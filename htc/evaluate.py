@@ -21,9 +21,9 @@ KEYS = {
 
 
 def main() -> None:
-    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
     log_to_console()
-    evaluate(arguments, overrides)
+    evaluate(arguments.values, arguments.overrides)
 
 
 def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
 
     The run's own results stay as they are: tables show what a run was recorded with.
     """
-    from htc.config.schema import signature, to_plain
+    from htc.config.signature import signature, to_plain
     from htc.data.dataset import build_dataset
     from htc.distributed.processes import start_processes
     from htc.evaluation.evaluator import Evaluator

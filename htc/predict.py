@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from htc.cli import log_to_console, read_arguments, read_flag, run_command
+from htc.arguments import read_flag
+from htc.cli import log_to_console, read_arguments, run_command
 from htc.data.image_files import ImageFile, image_files, listed_images, picture_files
 from htc.errors import UserError
 
@@ -33,9 +34,9 @@ KEYS = {
 
 
 def main() -> None:
-    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
     log_to_console()
-    predict(arguments, overrides)
+    predict(arguments.values, arguments.overrides)
 
 
 def predict(arguments: dict[str, str], overrides: list[str]) -> None:

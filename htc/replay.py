@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from htc.checkpoint.files import is_categories, is_count, is_weights
 from htc.checkpoint.matching import compare, is_plain, load_weights
 from htc.checkpoint.safe_loading import load_tensors
-from htc.cli import read_arguments, recorded_config, run_command
+from htc.cli import read_arguments, run_command
+from htc.config.compose import recorded_config
 from htc.config.schema import Config
 from htc.distributed.processes import choose_device
 from htc.engine.nonfinite import sample_of
@@ -52,13 +53,12 @@ class Replay:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    files = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
-    _, overrides = read_arguments([a for a in arguments if a not in files], {}, USAGE)
+    arguments = read_arguments(sys.argv[1:], {}, USAGE, max_words=1)
+    files = arguments.words
     if len(files) != 1:
         raise UserError(f"give one file of a run's replay folder; usage: {USAGE}.")
     content = read_replay(Path(files[0]))
-    result = replay(content, overrides, files[0])
+    result = replay(content, arguments.overrides, files[0])
     print(report(content, result))
     sys.exit(1 if result.finite else 0)
 

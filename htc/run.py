@@ -11,14 +11,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from htc.cli import fail, run_command
-from htc.config.finalize import check_training, finalize
+from htc.config.checks import check_training
+from htc.config.finalize import finalize
+from htc.config.folders import CONFIG_FOLDER
 from htc.config.schema import register
 from htc.errors import UserError
 
 register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")
 def main(composed: DictConfig) -> None:
     try:
         config = finalize(composed)

@@ -12,8 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from htc.cli import nearest, run_command
-from htc.errors import UserError
+from htc.cli import run_command
+from htc.errors import UserError, nearest
 from htc.launch.status.progress import RunProgress, progress_of
 from htc.launch.status.reports import error_lines, table
 from htc.launch.status.states import STATES, RunState, sweep_states

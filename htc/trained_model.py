@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from htc.arguments import read_flag
 from htc.checkpoint.files import evaluated_weights, load_newest, own_state, read_content
 from htc.checkpoint.matching import check_state_dict, load_weights
-from htc.cli import composed_config, eval_settings, read_flag, recorded_config
-from htc.config.schema import Config, to_plain, value_at
+from htc.config.compose import composed_config, eval_settings, recorded_config
+from htc.config.schema import Config
+from htc.config.signature import to_plain, value_at
 from htc.data.dataset import CocoDataset
 from htc.errors import UserError
 from htc.interop.coco_categories import coco_ids, coco_names

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from htc.checkpoint.safe_loading import load_tensors
-from htc.config.schema import DataConfig, to_plain
+from htc.config.schema import DataConfig
+from htc.config.signature import to_plain
 from htc.convert import convert
 from htc.errors import UserError
 from htc.evaluate import evaluate

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.cli import explain
-from htc.config.schema import DataConfig, Precision, to_plain
+from htc.config.messages import explain
+from htc.config.schema import DataConfig, Precision
+from htc.config.signature import to_plain
 from htc.distributed.processes import Processes
 from htc.engine.nonfinite import plain_sample
 from htc.engine.trainer import Trainer

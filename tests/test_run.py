@@ -16,7 +16,7 @@ import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from htc.cli import composed_config
+from htc.config.compose import composed_config
 from htc.trained_model import load_trained_model
 from tests.helpers.checkpoints import random_detector, save, their_state
 

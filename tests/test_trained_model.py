@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.cli import explain
-from htc.config.schema import to_plain
+from htc.config.messages import explain
+from htc.config.signature import to_plain
 from htc.data.image_files import ImageFile, listed_images, picture_files
 from htc.errors import UserError
 from htc.structures import Detections

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from htc.config.schema import to_plain
+from htc.config.signature import to_plain
 from htc.engine.meters import mean_of
 from htc.runs.files import atomic_path
 from htc.structures import Sample, Targets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from htc.config.schema import to_plain
+from htc.config.signature import to_plain
 from htc.engine.rng import random_state, set_random_state
 from htc.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from htc.config.schema import value_at
+from htc.config.signature import value_at
 from htc.runs.folder import RunFolder
 
 # What a training step's time depends on; other settings cost the same for each value.

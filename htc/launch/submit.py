@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from htc.config.schema import Config, signature, to_plain
+from htc.config.schema import Config
+from htc.config.signature import signature, to_plain
 from htc.errors import UserError
 from htc.launch.code_snapshot import freeze_code
 from htc.launch.job.supervisor import RunJob, python_path

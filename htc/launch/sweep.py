@@ -19,7 +19,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.config.finalize import check, check_training, derive, typed
+from htc.config.checks import check, check_training
+from htc.config.finalize import derive, typed
 from htc.config.schema import Config
 from htc.errors import UserError
 

@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 import htc
-from htc.config.schema import Config, signature, to_plain
+from htc.config.schema import Config
+from htc.config.signature import signature, to_plain
 from htc.runs import provenance as environment
 from htc.runs.files import atomic_path, atomic_write, plain_json, remove_left_behind, write_json
 from htc.runs.logs import send_logs

@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from htc.cli import composed_config
-from htc.config.schema import OnBadImage, signature
+from htc.config.compose import composed_config
+from htc.config.schema import OnBadImage
+from htc.config.signature import signature
 from htc.data.check.decoding import DecodeJob, decode_file
 from htc.data.check.readable import refuse_unreadable
 from htc.data.dataset import CocoDataset, SeededIndex

@@ -17,8 +17,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.cli import CONFIG_FOLDER, composed_config
-from htc.config.schema import register, signature, to_plain
+from htc.config.compose import composed_config
+from htc.config.folders import CONFIG_FOLDER
+from htc.config.schema import register
+from htc.config.signature import signature, to_plain
 from htc.errors import UserError
 from htc.launch.estimate import Throughput
 from htc.launch.slurm import job_ids, minutes, sbatch_option

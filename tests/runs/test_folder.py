@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from htc.config.finalize import derive
-from htc.config.schema import Config, signature, to_plain
+from htc.config.schema import Config
+from htc.config.signature import signature, to_plain
 from htc.runs import provenance as environment
 from htc.runs.folder import RunFolder, find_folder
 from htc.errors import UserError

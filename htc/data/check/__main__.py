@@ -7,10 +7,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from htc.cli import composed_config, log_to_console, read_arguments, read_flag, run_command
+from htc.arguments import read_count, read_flag
+from htc.cli import log_to_console, read_arguments, run_command
+from htc.config.compose import composed_config
 from htc.config.schema import Config
 from htc.data.coco.problems import Problem, Severity
-from htc.errors import UserError
 
 USAGE = "python -m htc.data.check [data=NAME] [KEY=VALUE] ... [out=DIR]"
 KEYS = {
@@ -22,16 +23,17 @@ KEYS = {
 
 
 def main() -> None:
-    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
+    values = arguments.values
     log_to_console()
-    config = composed_config(overrides)
-    decode = read_flag(arguments, "decode", True)
+    config = composed_config(arguments.overrides)
+    decode = read_flag(values, "decode", True)
     problems = check(
         config,
-        Path(arguments.get("out", f"checks/{config.data.name}")),
+        Path(values.get("out", f"checks/{config.data.name}")),
         decode=decode,
-        processes=_count(arguments, "processes", os.cpu_count() or 1, 1),
-        samples=_count(arguments, "samples", 12, 0),
+        processes=read_count(values, "processes", os.cpu_count() or 1, 1),
+        samples=read_count(values, "samples", 12, 0),
     )
     sys.exit(1 if any(problem.severity is Severity.fault for problem in problems) else 0)
 
@@ -83,13 +85,6 @@ def print_problems(problems: list[Problem]) -> None:
             print(f"{meaning}: {', '.join(kinds)}")
     if not any(problem.severity is Severity.fault for problem in problems):
         print("The data are sound.")
-
-
-def _count(arguments: dict[str, str], key: str, default: int, lowest: int) -> int:
-    value = arguments.get(key, str(default))
-    if not value.isdecimal() or int(value) < lowest:
-        raise UserError(f"{key}={value} must be a whole number of {lowest} or more.")
-    return int(value)
 
 
 if __name__ == "__main__":
