@@ -57,8 +57,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def start() -> None:
+    """Run the command from the command line."""
+    sys.exit(main())
+
+
 if __name__ == "__main__":
     if not __package__:
         # As a script Python starts imports in this folder; the packages stand in the one above.
         sys.path[0] = str(Path(__file__).resolve().parents[1])
-    sys.exit(main())
+    start()

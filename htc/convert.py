@@ -63,5 +63,10 @@ def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
     return out
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command from the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -147,5 +147,10 @@ def _score(text: str) -> float:
     return score
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command from the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -201,5 +201,10 @@ def report(content: dict[str, Any], result: Replay) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command from the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -87,5 +87,10 @@ def print_problems(problems: list[Problem]) -> None:
         print("The data are sound.")
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command from the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    start()
