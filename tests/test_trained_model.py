@@ -19,9 +19,8 @@ from htc.data.image_files import ImageFile, listed_images, picture_files
 from htc.errors import UserError
 from htc.structures import Detections
 from htc.trained_model import load_trained_model
-from tests.helpers.fuzzing import fuzz
+from tests.helpers.fuzzing import ANYTHING, damage, fuzz, is_sentence
 from tests.helpers.tiny import NUM_CLASSES, tiny_config, tiny_detector, tiny_image
-from tests.robustness.test_fuzz import NUMBERS, TEXT, VALUES, damage, is_sentence
 
 
 def content() -> dict[str, Any]:
@@ -38,14 +37,6 @@ def content() -> dict[str, Any]:
 
 SOUND = content()
 WEIGHTS = sorted(SOUND["model"])
-ODD_TENSORS = st.sampled_from(
-    [
-        torch.zeros(()), torch.zeros(0), torch.ones(3, 2), torch.full((8,), torch.nan), torch.ones(8).to_sparse(),
-        torch.ones(8, dtype=torch.complex64), torch.ones(8, dtype=torch.int64), torch.empty(8, device="meta"),
-        torch.ones(8, dtype=torch.bool),
-    ]
-)  # fmt: skip
-ANYTHING = st.none() | NUMBERS | TEXT | VALUES | ODD_TENSORS
 
 
 def outcome(state: Any, path: Path) -> str | None:

@@ -20,11 +20,11 @@ import yaml
 import htc
 from htc.config.schema import Config
 from htc.config.signature import signature, to_plain
+from htc.errors import UserError
 from htc.runs import provenance as environment
 from htc.runs.files import atomic_path, atomic_write, plain_json, remove_left_behind, write_json
-from htc.runs.logs import send_logs
-from htc.errors import UserError
 from htc.runs.json_values import items, number
+from htc.runs.logs import send_logs
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cluster.conftest import ROOT, Command, environment_without_slurm, tiny
 from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, record, wait_until
 from tests.cluster.slurm_cluster import SlurmCluster
+from tests.helpers.command import Command
+from tests.helpers.command import command as command_here
+from tests.helpers.tiny_run import tiny_launched
 
 pytestmark = pytest.mark.slurm
 # Images of one size after padding: a batch of two is padded to the larger one, which group norm sees, and two processes
@@ -40,12 +40,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return model
 
 
-def run_here(command: list[str], data: Path, runs: Path) -> Path:
-    """Run on this machine, without Slurm -> the run's folder."""
-    result = subprocess.run(
-        [sys.executable, *command, *tiny(data, runs, ITERATIONS), *SAME_PADDING], cwd=ROOT, capture_output=True,
-        text=True, timeout=200, env={**environment_without_slurm(), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def run_here(program: list[str], data: Path, runs: Path) -> Path:
+    """Run a module on this machine, without Slurm -> the run's folder."""
+    result = command_here(*program, *tiny_launched(runs, data, ITERATIONS), *SAME_PADDING)
     assert result.returncode == 0, result.stderr
     return only_run(runs)
 
@@ -53,19 +50,19 @@ def run_here(command: list[str], data: Path, runs: Path) -> Path:
 @pytest.fixture(scope="module")
 def by_torchrun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, by two processes that plain torchrun starts."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "htc.run"]
-    return run_here(command, data, tmp_path_factory.mktemp("torchrun"))
+    program = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "htc.run"]
+    return run_here(program, data, tmp_path_factory.mktemp("torchrun"))
 
 
 @pytest.fixture(scope="module")
 def by_one_process(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_here(["-m", "htc.run"], data, tmp_path_factory.mktemp("single"))
+    return run_here(["htc.run"], data, tmp_path_factory.mktemp("single"))
 
 
 def started_on_two_nodes(command: Command, cluster: SlurmCluster, data: Path, runs: Path) -> tuple[Path, int]:
     """Launch a run on two nodes and wait for its first checkpoint -> its folder, and its first process."""
     cluster.wait_for_idle_nodes()
-    launched = command("htc.run", "-m", *tiny(data, runs, ITERATIONS), *SAME_PADDING, *TWO_NODES)
+    launched = command("htc.run", "-m", *tiny_launched(runs, data, ITERATIONS), *SAME_PADDING, *TWO_NODES)
     assert launched.returncode == 0, launched.stderr
     folder = only_run(runs)
     wait_until(lambda: checkpoint_steps(folder), "a checkpoint")

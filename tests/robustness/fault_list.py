@@ -23,10 +23,11 @@ from PIL import Image
 
 from htc.checkpoint.files import checkpoint_steps, checksum, checksum_file
 from htc.cli import USER_ERROR
-from tests.checkpoint.test_safe_loading import ATTACKS
-from tests.config.test_messages import MEANINGLESS, REFUSED
-from tests.data.test_annotation_faults import FAULTS, REPAIRS, Change, drop
+from tests.helpers.annotation_faults import FAULTS, REPAIRS, Change, drop
+from tests.helpers.attacks import ATTACKS
 from tests.helpers.hand_made import Folder
+from tests.helpers.refused_settings import MEANINGLESS, REFUSED
+from tests.helpers.tiny_run import SMALL
 from tests.robustness.forks import has_ended
 
 FINE, STOPPED = 0, 128 + signal.SIGTERM
@@ -62,9 +63,8 @@ class Place:
         return [
             "data=coco", f"data.root={self.data.root}", "data.train.images=images", "data.val.images=images",
             "data.train.annotations=annotations.json", "data.val.annotations=annotations.json",
-            "data.train.stuff=stuff", "data.short_side=64", "data.long_side=80", "data.workers=0",
-            "data.semantic_classes=16", "backbone=resnet18_narrow", "backbone.width=8", "size=narrow",
-            "model.channels=16", "model.fc_channels=32", "schedule=short", "schedule.iterations=4",
+            "data.train.stuff=stuff", "data.semantic_classes=16", "backbone=resnet18_narrow", "size=narrow", *SMALL,
+            "schedule=short", "schedule.iterations=4",
             "schedule.batch_size=2", "schedule.reference_batch=2", "save.every=2", "log_every=1", "threads=1",
             "device=cpu", "progress=false", "wandb.mode=disabled", f"runs={self.root / 'runs'}",
         ]  # fmt: skip

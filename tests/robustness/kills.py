@@ -33,6 +33,7 @@ import torch
 
 from htc.checkpoint.files import newest_checkpoint, read_checkpoint
 from htc.cli import read_settings, run_command
+from tests.helpers.tiny_run import tiny
 from tests.robustness.forks import has_ended, import_everything, start, wait
 
 DEFAULTS = {"kills": "200", "seed": "0", "workers": "1", "steps": "60", "minutes": "60", "out": ""}
@@ -86,14 +87,15 @@ def kill_until(folder: Path, kills: int, seed: int, workers: int, steps: int, de
     import_everything()
     tally, dice = Tally(), random.Random(seed)
     while sum(tally.kills.values()) < kills and time.perf_counter() < deadline:
-        options = [*command(folder / "data", steps), f"data.workers={workers}", f"seed={tally.runs}"]
+        varied = f"data.workers={workers}", f"seed={tally.runs}"
         whole_start = time.perf_counter()
-        status = wait(start("htc.run", [*options, f"runs={folder / 'whole'}"], folder / "whole.log"))
+        alone = options(folder / "whole", folder / "data", steps, *varied)
+        status = wait(start("htc.run", alone, folder / "whole.log"))
         if status != 0:
             raise RuntimeError(f"the undisturbed run failed:\n{(folder / 'whole.log').read_text()}")
         duration = time.perf_counter() - whole_start
         length = metrics_length(folder / "whole")
-        killed = [*options, f"runs={folder / 'killed'}"]
+        killed = options(folder / "killed", folder / "data", steps, *varied)
         # A limit a run, lest it never ends.
         left = min(kills - sum(tally.kills.values()), KILLS_OF_A_RUN)
         after_results = 0
@@ -130,15 +132,14 @@ def kill_until(folder: Path, kills: int, seed: int, workers: int, steps: int, de
     return tally
 
 
-def command(data: Path, steps: int) -> list[str]:
-    """Arguments of `python -m htc.run`: a run of seconds that saves, logs and evaluates often, in all three's ways."""
-    return [
-        f"data.root={data}", "data.shapes.image_size=64", "data.shapes.train_images=8", "data.shapes.val_images=2",
-        "data.short_side=64", "data.long_side=80", "backbone.width=8", "model.channels=16", "model.fc_channels=32",
-        f"schedule.iterations={steps}", "schedule.batch_size=2", "schedule.reference_batch=2", "schedule.ema=0.9",
-        "schedule.warmup_iterations=4", f"schedule.eval_every={max(1, steps // 3)}", "save.every=2", "save.keep=2",
-        "log_every=2", "threads=1", "device=cpu", "progress=false", "wandb.mode=offline", "wandb.images=1",
+def options(runs: Path, data: Path, steps: int, *more: str) -> list[str]:
+    """Arguments of `python -m htc.run`: a run of seconds that saves, logs and evaluates often and tracks offline."""
+    overrides = [
+        "schedule.batch_size=2", "schedule.reference_batch=2", "schedule.ema=0.9", "schedule.warmup_iterations=4",
+        f"schedule.eval_every={max(1, steps // 3)}", "save.keep=2", "threads=1", "device=cpu", "progress=false",
+        "wandb.mode=offline", "wandb.images=1", *more,
     ]  # fmt: skip
+    return tiny(runs, data, steps, save_every=2, images=(8, 2), overrides=overrides)
 
 
 def temporary_files(runs: Path) -> set[tuple[str, int]]:

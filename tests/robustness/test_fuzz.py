@@ -25,17 +25,10 @@ from htc.config.schema import Config, schema_keys
 from htc.config.signature import to_plain
 from htc.errors import UserError
 from htc.status import as_json, as_text
-from tests.helpers.fuzzing import fuzz
+from tests.helpers.fuzzing import TEXT, VALUES, damage, fuzz, is_sentence
 from tests.helpers.run_folders import ON, run_writer
 
 KEYS = sorted(schema_keys())
-TEXT = st.text(max_size=8)
-NUMBERS = st.integers() | st.floats() | st.booleans()
-VALUES = st.recursive(
-    st.none() | NUMBERS | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=5,
-)
 # What a slip of the keyboard makes, and what no keyboard does.
 TYPED = st.one_of(
     st.sampled_from(
@@ -50,10 +43,6 @@ LAUNCHED = {
     "resumes": [{"host": "n1", "step": 10}],
     "error": "the disk is full",
 }
-
-
-def is_sentence(text: str) -> bool:
-    return bool(text.strip()) and "\n" not in text and "Traceback" not in text
 
 
 def base() -> dict[str, Any]:
@@ -169,15 +158,3 @@ def test_any_bytes_in_a_run_leave_the_tables_of_the_others(
     Path(write(mask_ap=0.2, **{**ON, "semantic": False}) / file).write_bytes(content)
     assert make_tables([f"runs={folder / 'runs'}", f"out={folder / 'tables'}"]) == 0
     assert "43.2" in (folder / "tables" / "comparison.md").read_text(encoding="utf-8")
-
-
-def damage(content: Any, path: list[int], value: Any) -> None:
-    """Put `value` somewhere into nested dicts: at each level the numbered item is gone into, or replaced at the end."""
-    for depth, index in enumerate(path):
-        if not isinstance(content, dict) or not content:
-            return
-        key = sorted(content, key=str)[index % len(content)]
-        if depth == len(path) - 1 or not isinstance(content[key], dict):
-            content[key] = value
-            return
-        content = content[key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 from htc.errors import UserError, memory_exhausted
-from tests.test_run import ROOT, tiny
+from tests.helpers.command import script
+from tests.helpers.tiny_run import tiny
 
 # More than any machine has, so that it is refused at once.
 PEBIBYTE = 1 << 50
@@ -62,10 +62,9 @@ def test_other_errors_are_left_as_they_are(error: Exception) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
 def test_a_run_without_enough_memory_says_so_and_records_it(tmp_path: Path) -> None:
-    overrides = [*tiny(tmp_path), "data.short_side=3000", "data.long_side=4000", "threads=1", "wandb.mode=disabled"]
-    result = subprocess.run(
-        [sys.executable, "-c", CONFINED, *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    large = ["data.short_side=3000", "data.long_side=4000", "threads=1", "wandb.mode=disabled"]
+    overrides = tiny(tmp_path / "runs", overrides=large)
+    result = script(CONFINED, *overrides)
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert "error: the machine's memory does not suffice" in result.stderr.splitlines()[-1]
