@@ -14,12 +14,12 @@ REFUSED = {
         ["model.stage_stds=[[1,1,1,1]]"],
         ["model.stage_stds[0]: Value 1 (int)", "write 1.0"],
     ),
-    "no value": (["seed="], ["seed"]),
+    "missing value": (["seed="], ["seed"]),
     "unknown choice": (["model.semantic_fusion=all"], ["model.semantic_fusion", "'all'", "box, mask, both"]),
     "wrong type deep inside": (["data.shapes.image_size=large"], ["data.shapes.image_size", "'large'"]),
     "not of the form KEY=VALUE": (["model.mask_flow"], ["model.mask_flow is not of the form KEY=VALUE"]),
-    "data without a place": (["data=coco"], ["data.root has no value", "data.root=VALUE"]),
-    "sweep with a value that is none": (
+    "data without a folder": (["data=coco"], ["data.root has no value", "data.root=VALUE"]),
+    "sweep with an unknown choice": (
         ["-m", "model.mask_flow=true,false", "model.semantic_fusion=all"],
         ["model.semantic_fusion", "'all'", "box, mask, both"],
     ),
