@@ -34,6 +34,7 @@ coverage: environment ## all tests, with the share of the code that they run
 lint: environment ## linter, formatter's check, and the contract on imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: environment ## format the code and repair what the linter can
 	$(BIN)/ruff check --fix .

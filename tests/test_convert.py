@@ -1,4 +1,4 @@
-"""Checkpoints written anew, and the commands on checkpoints of other frameworks as a user types them."""
+"""Conversion of checkpoints, and the commands on checkpoints of other frameworks as a user types them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step that was not finite leaves a file, and the command does that step again."""
+"""A step whose loss or gradient is not finite leaves a file, and `python -m htc.replay` repeats the step."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from tests.helpers.trainers import make_trainer, training_config
 
 
 def spoil_gradient(trainer: Trainer, step: int, value: float) -> None:
-    """From a step on, multiply one gradient; losses stay as they are."""
+    """Multiply one gradient by `value` from a step on; losses stay as they are."""
     parameter = trainer.raw_model.get_parameter("cascade.box_heads.2.logits.bias")
     passes: list[int] = []
     trainer.raw_model.register_forward_pre_hook(lambda *_: passes.append(0))
     parameter.register_hook(lambda gradient: gradient * (value if len(passes) >= step else 1.0))
 
 
-def test_step_with_a_huge_weight_is_done_again_and_its_place_is_named(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+def test_step_with_a_huge_weight_is_replayed_and_the_module_is_named(tiny_shapes: DataConfig, tmp_path: Path) -> None:
     trainer = make_trainer(training_config(tiny_shapes), tmp_path)
     passes: list[int] = []
 
@@ -59,11 +59,11 @@ def test_step_with_a_huge_weight_is_done_again_and_its_place_is_named(tiny_shape
     assert lines[0].startswith("step 2, images ") and lines[-1] == "reproduced"
     assert "in order of computation that are not finite: cascade.box_heads.1.fc1," in done.stdout
     terms = dict(line.split() for line in lines if line.startswith("  "))
-    said = str(caught.value)
-    assert all(f"{name} {float(value):.4g}" in said for name, value in terms.items() if name.startswith("s0"))
+    message = str(caught.value)
+    assert all(f"{name} {float(value):.4g}" in message for name, value in terms.items() if name.startswith("s0"))
 
 
-def test_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(
+def test_gradient_that_is_not_finite_stops_before_it_damages_the_weights(
     tiny_shapes: DataConfig, tmp_path: Path
 ) -> None:
     trainer = make_trainer(training_config(tiny_shapes), tmp_path)
@@ -83,10 +83,10 @@ def test_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(
     ("precision", "device"),
     [(Precision.fp32, "cpu"), pytest.param(Precision.fp16, "cuda", marks=pytest.mark.gpu)],
 )
-def test_overflow_of_scaled_gradients_leaves_the_step_out_and_is_counted(
+def test_overflow_of_scaled_gradients_skips_the_step_and_is_counted(
     tiny_shapes: DataConfig, tmp_path: Path, precision: Precision, device: str
 ) -> None:
-    """fp16 needs a GPU; its scaler works on any device, and overflows fp32 as well where the scale is high enough."""
+    """Use the gradient scaler of fp16, which works on any device; a scale that is high enough overflows fp32, too."""
     config = training_config(tiny_shapes)
     config.precision = precision
     trainer = make_trainer(config, tmp_path, Processes(0, 1, torch.device(device)))
@@ -118,13 +118,13 @@ def test_overflow_that_no_scale_prevents_stops_the_run(tiny_shapes: DataConfig, 
         (["pyproject.toml", "devise=cpu"], "devise is not a key of this command; did you mean device"),
     ],
 )
-def test_what_is_no_replay_file_is_refused_in_a_sentence(arguments: list[str], sentence: str) -> None:
+def test_file_that_is_not_a_replay_file_is_refused_in_a_sentence(arguments: list[str], sentence: str) -> None:
     done = command("htc.replay", *arguments)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and sentence in done.stderr
 
 
 def content() -> dict[str, Any]:
-    """What a replay file of a tiny run holds."""
+    """Return the content of a replay file of a tiny run."""
     config = tiny_config(interleaved=True, mask_flow=True, semantic=True)
     batch = zip(*tiny_batch(), strict=True)
     samples = [Sample(image, i, (64, 96), targets) for i, (image, targets) in enumerate(batch)]
@@ -168,7 +168,7 @@ def test_sound_file_is_replayed(tmp_path: Path) -> None:
         ({**SOUND, "categories": {"ids": [1], "names": ["one"]}}, "does not fit the model"),
     ],
 )
-def test_content_that_no_run_writes_is_named(tmp_path: Path, state: Any, sentence: str) -> None:
+def test_damaged_entry_is_named(tmp_path: Path, state: Any, sentence: str) -> None:
     assert sentence in str(refusal(state, tmp_path / "wrong.pt"))
 
 

@@ -53,7 +53,7 @@ def test_a_run_leaves_every_file_that_the_readme_names(finished: Path) -> None:
     assert len(results["bbox"]) == len(results["segm"]) == 12
 
 
-def test_results_are_what_pycocotools_says_of_the_written_predictions(finished: Path) -> None:
+def test_results_equal_those_of_pycocotools_on_the_written_predictions(finished: Path) -> None:
     (annotations,) = (finished.parents[2] / "data").glob("*/annotations/instances_val2017.json")
     results = json.loads((finished / "results.json").read_text())
     truth = COCO(str(annotations))
@@ -79,11 +79,11 @@ def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(finishe
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
-def test_force_runs_a_finished_run_anew_beside_it_with_the_same_result(finished: Path) -> None:
+def test_force_repeats_a_finished_run_next_to_it_with_the_same_result(finished: Path) -> None:
     result = command("htc.run", *tiny(finished.parents[1]), "force=true")
     assert result.returncode == 0, result.stderr
-    beside = finished.with_name(finished.name + "-r2")
-    old, new = (json.loads((run / "results.json").read_text()) for run in (finished, beside))
+    repeated = finished.with_name(finished.name + "-r2")
+    old, new = (json.loads((run / "results.json").read_text()) for run in (finished, repeated))
     assert new["segm"] == old["segm"]
     assert new["bbox"] == old["bbox"]
 
@@ -163,7 +163,7 @@ def test_predict_takes_ids_and_images_of_a_coco_file_without_annotations(finishe
     assert set(found[0]) >= {"image_id", "category_id", "score", "segmentation"}
 
 
-def test_predict_goes_on_after_a_broken_image_and_says_so(finished: Path, tmp_path: Path) -> None:
+def test_predict_goes_on_after_a_broken_image_and_reports_it(finished: Path, tmp_path: Path) -> None:
     (images,) = (finished.parents[2] / "data").glob("*/val2017")
     pictures = tmp_path / "images"
     pictures.mkdir()

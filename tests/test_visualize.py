@@ -1,4 +1,4 @@
-"""Drawn detections: everything found can be seen, and nothing else is painted over."""
+"""Drawn detections: every detection can be seen, and the rest of the image stays as it is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_squares(places: list[tuple[int, int, int]], size: tuple[int, int], scor
 
 @pytest.mark.parametrize("size", [(200, 300), (3000, 4000)])
 def test_label_is_readable_at_any_picture_size(size: tuple[int, int]) -> None:
-    """The label takes a share of the picture that one can read, and holds dark or light writing."""
+    """The label is large enough to read, and its text contrasts with its background."""
     side = size[0] // 2
     drawn = draw_squares([(side // 2, side // 2, side)], size, [0.9])
     color = distinct_colors(1)[0]
@@ -50,7 +50,7 @@ def test_mask_is_translucent_and_the_rest_untouched() -> None:
     assert (drawn[215:] == 128).all() and (drawn[:, 215:] == 128).all() and (drawn[:75] == 128).all()
 
 
-def test_picture_that_is_given_stays_as_it_is() -> None:
+def test_input_picture_is_not_changed() -> None:
     image = np.full((100, 100, 3), 128, dtype=np.uint8)
     box, rle = square(10, 10, 50, 100, 100)
     draw_detections(image, np.array([box]), [0], [0.9], [rle], ["thing"])
@@ -64,7 +64,7 @@ def test_better_detection_is_on_top() -> None:
     assert np.abs(drawn[100, 100] - expected).max() <= 2
 
 
-def test_nothing_found_leaves_the_picture() -> None:
+def test_picture_without_detections_is_unchanged() -> None:
     assert (draw_squares([], (50, 60), []) == 128).all()
 
 
@@ -85,7 +85,7 @@ def test_neighbouring_colors_differ() -> None:
 
 
 def test_labels_do_not_cover_each_other() -> None:
-    """Thirty objects in one place: labels take what room there is, and those without room are left out."""
+    """Of thirty objects in one place, labels that find no free place are left out."""
     boxes = np.tile([[100.0, 100.0, 180.0, 180.0]], (30, 1))
     taken: list[tuple[int, int, int, int]] = []
     for box in boxes:

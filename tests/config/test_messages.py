@@ -1,4 +1,4 @@
-"""The configuration: what is refused and how, what a signature says, and that asking for help is quick."""
+"""The configuration: what is refused and how, what a signature depends on, and that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_errors_that_are_causes_of_each_other_are_explained(tmp_path: Path, monk
 
 
 def configuration(*overrides: str) -> Config:
-    """The configuration of a command line, composed without a process of its own."""
+    """Return the configuration of a command line, composed in this process."""
     register()
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         return finalize(compose("config", list(overrides)))
@@ -119,7 +119,7 @@ def test_default_spelled_out_is_the_same_run() -> None:
     assert spelled.name == configuration().name
 
 
-def test_name_tells_the_ablation() -> None:
+def test_name_shows_the_ablation() -> None:
     assert configuration().name == "htc-resnet18-shapes-seed0"
     config = configuration("model.mask_flow=false", "model.semantic_fusion=mask", "seed=3", "backbone=resnet50")
     assert config.name == "htc-no_mask_flow-fusion_mask-resnet50-shapes-seed3"

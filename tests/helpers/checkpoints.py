@@ -1,4 +1,4 @@
-"""Small real checkpoints of other frameworks, as those would have written them."""
+"""Small real checkpoints in the formats of other frameworks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ODD_WEIGHTS = st.lists(st.integers(0, 9), max_size=5).map(torch.zeros) | st.samp
 
 @contextmanager
 def foreign_module(name: str, *members: type | Callable[..., Any]) -> Iterator[None]:
-    """For as long as it takes to pickle them, the members are those of a module that is not installed."""
+    """Let the members belong to a module that is not installed, so that they are pickled under its name."""
     parts = name.split(".")
     added = [".".join(parts[: i + 1]) for i in range(len(parts)) if ".".join(parts[: i + 1]) not in sys.modules]
     for each in added:
@@ -48,7 +48,7 @@ def foreign_module(name: str, *members: type | Callable[..., Any]) -> Iterator[N
 
 
 def imported_config(**model: Any) -> Config:
-    """A tiny network with batch norms, which MMDetection has too."""
+    """Return the configuration of a tiny network with batch norms, as MMDetection has them."""
     config = tiny_config(**model)
     config.backbone.norm = Norm.bn
     config.data.semantic_classes = 100  # more than COCO's categories
@@ -58,7 +58,7 @@ def imported_config(**model: Any) -> Config:
 
 
 def random_detector(config: Config, num_classes: int = 3, seed: int = 0) -> Detector:
-    """A detector whose every tensor is random, counters and statistics included."""
+    """Return a detector with random values in all tensors, including counters and statistics of batch norms."""
     model = tiny_detector(config, seed, num_classes)
     torch.manual_seed(seed)
     for name, value in model.state_dict().items():
@@ -72,7 +72,7 @@ def random_detector(config: Config, num_classes: int = 3, seed: int = 0) -> Dete
 
 
 def their_state(model: Detector, counted: bool = True) -> dict[str, Tensor]:
-    """The model's tensors by MMDetection's names, in another order than ours."""
+    """Return the model's tensors under MMDetection's names, in another order than ours."""
     named = {their_name(name, counted): value for name, value in model.state_dict().items()}
     assert None not in named
     return {str(name): named[name] for name in sorted(named, reverse=True, key=str)}
@@ -84,7 +84,7 @@ def save(path: Path, content: Any, *, legacy: bool = False) -> Path:
 
 
 def assert_same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    """Same names, types and bits."""
+    """Assert that two state dicts have the same names, types, shapes and bits."""
     assert set(one) == set(other)
     for name, value in one.items():
         assert value.dtype == other[name].dtype, name

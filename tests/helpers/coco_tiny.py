@@ -1,4 +1,4 @@
-"""A real piece of COCO for the tests of evaluation, and its ground truth turned into imperfect detections."""
+"""A few real COCO images for tests, and a detector that returns their ground truth with errors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def category_ids() -> list[int]:
 
 
 class PerturbedTruth:
-    """Finds what is annotated, but with boxes a little off, some objects missed and some of the wrong class.
+    """A detector that returns the annotated objects with shifted boxes; it misses some and classifies some wrongly.
 
-    Masks are the true ones, cropped to the moved box at 28 x 28.
+    Masks are the annotated ones, cropped to the shifted box at 28 x 28.
     """
 
     def __init__(self, images: int | None = None, seed: int = 0) -> None:
@@ -40,7 +40,7 @@ class PerturbedTruth:
         self.asked: list[int] = []
 
     def samples(self) -> list[Sample]:
-        """One image a sample; the first pixel says which, as the detector sees pixels alone."""
+        """Return one sample per image; its first pixel is its number, because `predict` gets pixels only."""
         made = []
         for place, image_id in enumerate(self.ids):
             info: dict[str, Any] = self.truth.loadImgs(image_id)[0]

@@ -1,9 +1,9 @@
-"""How much the property-based tests try.
+"""Property-based tests: how many examples they try, and values to put into files.
 
     HTC_FUZZ=100 python -m pytest tests/robustness/test_fuzz.py tests/data tests/checkpoint tests/test_trained_model.py
 
-tries a hundred times as much, each time something else. Without it the same is tried every time, so that a run of the
-tests fails for what was changed and not for what nobody had tried before.
+tries a hundred times as many examples, different ones in each run. Without HTC_FUZZ, the examples are the same in each
+run, so that a failing test points to a change of the code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ANYTHING = st.none() | NUMBERS | TEXT | VALUES | ODD_TENSORS
 
 
 def fuzz(examples: int) -> settings:
-    """Settings of a test that tries so many examples, times HTC_FUZZ; one that takes over 20 seconds hangs."""
+    """Return settings for `examples` examples, times HTC_FUZZ; one that takes over 20 seconds fails as hanging."""
     return settings(
         max_examples=examples * max(1, FACTOR),
         deadline=20_000,
@@ -45,11 +45,12 @@ def fuzz(examples: int) -> settings:
 
 
 def is_sentence(text: str) -> bool:
+    """Return whether a text can be a message: one line, and not a traceback."""
     return bool(text.strip()) and "\n" not in text and "Traceback" not in text
 
 
 def damage(content: Any, path: list[int], value: Any) -> None:
-    """Put `value` somewhere into nested dicts: at each level the numbered item is gone into, or replaced at the end."""
+    """Put `value` into nested dicts, at the place to which `path` leads: the number of an item for each level."""
     for depth, index in enumerate(path):
         if not isinstance(content, dict) or not content:
             return

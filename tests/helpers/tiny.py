@@ -29,7 +29,7 @@ SEMANTIC_CLASSES = 6
 
 
 def tiny_config(**model: Any) -> Config:
-    """A whole configuration with derived values filled in; `model` sets keys of its ModelConfig."""
+    """Return a complete configuration with its derived values; `model` sets keys of ModelConfig."""
     rpn = RPNConfig(
         anchor_scale=4, anchors_per_image=32, train_pre_nms=50, train_proposals=40, test_pre_nms=50, test_proposals=30
     )
@@ -62,7 +62,14 @@ def tiny_image(height: int = 64, width: int = 96, seed: int = 0) -> Tensor:
 
 
 def tiny_targets(height: int = 64, width: int = 96, number: int = 3, seed: int = 0) -> Targets:
-    """`number` rectangles with random classes, and random semantic labels with some pixels ignored."""
+    """Return `number` rectangles with random classes, and random semantic labels of which some pixels are ignored.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        number: Number of objects.
+        seed: Seed of all random values.
+    """
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(number, 2, generator=generator) * torch.tensor([width, height]) * 0.5
     sides = 12 + torch.rand(number, 2, generator=generator) * torch.tensor([width, height]) * 0.35
@@ -77,7 +84,7 @@ def tiny_targets(height: int = 64, width: int = 96, number: int = 3, seed: int =
 
 
 def tiny_batch(number: int = 3) -> tuple[list[Tensor], list[Targets]]:
-    """Two images of different sizes, each with `number` objects."""
+    """Return two images of different sizes and their targets, each with `number` objects."""
     sizes = [(64, 96), (80, 72)]
     images = [tiny_image(*size, seed=i) for i, size in enumerate(sizes)]
     return images, [tiny_targets(*size, number=number, seed=i) for i, size in enumerate(sizes)]

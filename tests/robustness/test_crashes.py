@@ -1,4 +1,4 @@
-"""What ends a run from outside: kills, a second process, a full disk, a read-only folder, a signal."""
+"""Events outside of a run that end it: kills, a second process, a full disk, a read-only folder, a signal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.robustness.fault_list import SECTIONS
 
 @pytest.mark.slow
 def test_killed_runs_end_as_undisturbed_ones() -> None:
-    """The short form of the benchmark, whose outcome is in tests/robustness/kills.md."""
+    """A short form of the series in tests/robustness/kills.md."""
     done = command("tests.robustness.kills", "kills=5", "seed=5", "steps=14", timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 kills (SIGKILL)" in done.stdout and done.stdout.rstrip().endswith("None.")
@@ -30,7 +30,7 @@ def test_killed_runs_end_as_undisturbed_ones() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("section", "some"), [("Splits", "an empty split"), ("Runs", ""), ("Checkpoints", "")])
 def test_faults_end_as_they_are_expected_to(section: str, some: str) -> None:
-    """A part of the benchmark, whose whole outcome is in tests/robustness/faults.md."""
+    """Some sections of tests/robustness/faults.md."""
     done = command("tests.robustness.faults", f"only={section}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\nNothing.\n" in done.stdout and f"\n## {section}\n" in done.stdout
@@ -49,7 +49,7 @@ def test_list_of_faults_is_that_of_the_last_measurement() -> None:
 
 
 def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    """A limit on the size of files stands for it: small ones still fit, a checkpoint does not."""
+    """A limit on the size of files acts like a full disk: small files still fit, a checkpoint does not."""
     arguments = " ".join([*tiny(tmp_path / "runs"), "wandb.mode=disabled"])
     first = command("htc.run", *tiny(tmp_path / "runs"), "wandb.mode=disabled", "schedule.iterations=1")
     assert first.returncode == 0, "the data are generated"
@@ -70,7 +70,7 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     assert f"error: {runs}" in done.stderr and "could not be written" in done.stderr
 
 
-def test_run_whose_record_is_lost_goes_on_with_its_whole_history(tmp_path: Path) -> None:
+def test_run_whose_record_is_lost_goes_on_with_its_complete_history(tmp_path: Path) -> None:
     arguments = [*tiny(tmp_path / "runs"), "wandb.mode=offline", "save.every=2"]
     assert command("htc.run", *arguments).returncode == 0
     (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
@@ -98,17 +98,17 @@ def test_run_goes_on_without_the_files_that_it_began_with(tmp_path: Path) -> Non
     arguments = [*tiny(tmp_path / "runs"), f"checkpoint={checkpoint}", "save.every=2", "wandb.mode=disabled"]
     assert command("htc.run", *arguments).returncode == 0
     (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
-    whole = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
+    uninterrupted = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
     for file in (checkpoint, run / "results.json", run / "checkpoints" / "step_00000006.pt"):
         file.unlink()
     again = command("htc.run", *arguments)
     assert again.returncode == 0 and "going on after step 4" in again.stderr, again.stderr
     resumed = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
-    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+    assert all(torch.equal(value, uninterrupted[name]) for name, value in resumed.items())
 
 
 def interrupted_at_its_start(arguments: list[str], run: str, tmp_path: Path) -> tuple[int, str, str]:
-    """Send Ctrl-C to a run that has its log, before it trains -> exit status and what it said."""
+    """Send Ctrl-C to a run as soon as its log exists, before it trains; return its exit status and both outputs."""
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
     for log in tmp_path.glob(run):
         log.unlink()
@@ -122,7 +122,7 @@ def interrupted_at_its_start(arguments: list[str], run: str, tmp_path: Path) -> 
 
 
 def test_ctrl_c_before_training_says_how_to_go_on(tmp_path: Path) -> None:
-    # Many images, so that it still generates them when the signal comes.
+    # Many images, so that the run is still generating them when the signal arrives.
     arguments = [*tiny(tmp_path / "runs"), "data.shapes.train_images=400", "wandb.mode=disabled"]
     log = "runs/single/*/log.txt"
     status, output, errors = interrupted_at_its_start(arguments, log, tmp_path)
@@ -146,7 +146,7 @@ def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_
         assert second.returncode == 2
         assert f"in use by process {first.pid} on" in second.stderr and "Traceback" not in second.stderr
         (record,) = tmp_path.glob("runs/*/*/run.json")
-        assert json.loads(record.read_text())["status"] == "running", "the refused one leaves the record alone"
+        assert json.loads(record.read_text())["status"] == "running", "the refused command leaves the record as it is"
     finally:
         first.send_signal(signal.SIGTERM)
     output, _ = first.communicate(timeout=120)

@@ -1,4 +1,4 @@
-"""Memory that does not suffice: a sentence, the record of it, and a status that does not call it the user's slip."""
+"""Too little memory ends a run with one message, in its record too, and with a status that does not blame the user."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from htc.errors import UserError, memory_exhausted
 from tests.helpers.command import script
 from tests.helpers.tiny_run import tiny
 
-# More than any machine has, so that it is refused at once.
+# More than any machine has, so that the allocation fails at once.
 PEBIBYTE = 1 << 50
-# A run whose process may take 300 MiB more than it has once PyTorch is imported.
+# A run whose process may allocate 300 MiB more than it has after the import of PyTorch.
 CONFINED = """
 import resource
 import runpy
@@ -60,7 +60,7 @@ def test_other_errors_are_left_as_they_are(error: Exception) -> None:
     assert memory_exhausted(error) is None
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits on memory need Linux")
 def test_a_run_without_enough_memory_says_so_and_records_it(tmp_path: Path) -> None:
     large = ["data.short_side=3000", "data.long_side=4000", "threads=1", "wandb.mode=disabled"]
     overrides = tiny(tmp_path / "runs", overrides=large)
