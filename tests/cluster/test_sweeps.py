@@ -82,6 +82,7 @@ def undisturbed(command: Command, cluster: SlurmCluster, data: Path, tmp_path_fa
     return Sweep(runs, launches, at_return)
 
 
+@pytest.mark.slow
 def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(command: Command, undisturbed: Sweep) -> None:
     assert [launch.returncode for launch in undisturbed.launches] == [0] * 4, undisturbed.launches
     first, second, third, last = (launch.stdout for launch in undisturbed.launches)
@@ -162,6 +163,7 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_
     assert text.count("nowhere.pt") == 1
 
 
+@pytest.mark.slow
 def test_cancelled_runs_go_on_when_they_are_retried(
     command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_failure_is_shown_the_others_go_on_and_the_same_command_starts_what_is
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_the_same_way_twice_is_given_up_and_goes_on_when_launched_again(tmp_path: Path) -> None:
     arguments = ["-m", *small(tmp_path / "runs", iterations=12), "name=mortal"]
     dry = command("htc.run", *arguments, "--dry-run")
@@ -175,6 +176,7 @@ def test_a_queued_run_leaves_the_queue_when_it_is_cancelled_and_its_retry_has_it
     assert not record(second)["resumes"]
 
 
+@pytest.mark.slow
 def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_path: Path) -> None:
     arguments = ["-m", *small(tmp_path / "runs")]
     assert command("htc.run", *arguments).returncode == 0
