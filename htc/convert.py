@@ -39,6 +39,7 @@ def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
 
     import torch
 
+    from htc.checkpoint.record import Categories, Checkpoint
     from htc.config.signature import to_plain
     from htc.interop.export import to_mmdetection
     from htc.runs.files import atomic_path
@@ -50,13 +51,13 @@ def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
     if form == "mmdetection":
         content = to_mmdetection(state, trained.config, trained.category_names, trained.unused)
     else:
-        content = {
-            "model": state,
-            "config": to_plain(trained.config),
-            "categories": {"ids": trained.category_ids, "names": trained.category_names},
-            "step": trained.step,
-            "unused": trained.unused,
-        }
+        content = Checkpoint(
+            model=state,
+            config=to_plain(trained.config),
+            categories=Categories(trained.category_ids, trained.category_names),
+            step=trained.step,
+            unused=trained.unused,
+        ).to_content()
     with atomic_path(out) as temporary:
         torch.save(content, temporary)
     print(f"{out} holds {len(state)} tensors in the form of {form}")

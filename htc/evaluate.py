@@ -33,10 +33,11 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     """
     from htc.config.signature import signature, to_plain
     from htc.data.dataset import build_dataset
+    from htc.distributed.devices import to_device, use_threads
     from htc.distributed.processes import start_processes
     from htc.evaluation.evaluator import Evaluator
     from htc.runs.files import write_json
-    from htc.trained_model import check_categories, load_trained_model, place, use_threads
+    from htc.trained_model import check_categories, load_trained_model
 
     trained = load_trained_model(arguments, overrides)
     config = trained.config
@@ -50,7 +51,8 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     if processes.is_main:
         # Found out now if it cannot be written, not after the work.
         (out / "predictions").mkdir(parents=True, exist_ok=True)
-    result = Evaluator(config, dataset, processes).evaluate(place(trained.model, config, processes.device))
+    to_device(trained.model, config, processes.device).eval()
+    result = Evaluator(config, dataset, processes).evaluate(trained.model)
     results = {**result.to_dict(), "iterations": trained.step, "overrides": overrides, "config": to_plain(config)}
     if processes.is_main:
         result.write(out / "predictions")

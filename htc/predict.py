@@ -59,17 +59,17 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
     from tqdm import tqdm
 
     from htc.data.transforms import UnreadableImageError
-    from htc.distributed.processes import choose_device
+    from htc.distributed.devices import choose_device, to_device, use_threads
     from htc.evaluation.coco_metrics import write_results_file
     from htc.runs.files import write_json
-    from htc.trained_model import load_trained_model, place, use_threads
+    from htc.trained_model import load_trained_model
 
     out = Path(arguments["out"])
     pictures = picture_files(files, out) if draw else [None] * len(files)
     trained = load_trained_model(arguments, overrides)
     use_threads(trained.config)
     device = choose_device(trained.config.device)
-    place(trained.model, trained.config, device)
+    to_device(trained.model, trained.config, device).eval()
     out.mkdir(parents=True, exist_ok=True)
     bbox: list[Result] = []
     segm: list[Result] = []

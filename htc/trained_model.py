@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from htc.arguments import read_flag
-from htc.checkpoint.files import evaluated_weights, load_newest, own_state, read_content
+from htc.checkpoint.files import load_newest, read_content
 from htc.checkpoint.matching import check_state_dict, load_weights
+from htc.checkpoint.record import Checkpoint
 from htc.config.compose import composed_config, eval_settings, recorded_config
 from htc.config.schema import Config
 from htc.config.signature import to_plain, value_at
@@ -62,8 +61,8 @@ def load_trained_model(arguments: dict[str, str], overrides: list[str]) -> Train
     path = Path(arguments["checkpoint"])
     source = f"checkpoint={path}"
     content = read_content(path)
-    if state := own_state(content, source):
-        return _from_ours(state, source, overrides, partial)
+    if checkpoint := Checkpoint.from_content(content, source):
+        return _from_ours(checkpoint, source, overrides, partial)
     return load_external_model(read_external_checkpoint(content, path), source, overrides, partial)
 
 
@@ -77,13 +76,13 @@ def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
     path, partial = Path(config.checkpoint.file), config.checkpoint.partial
     source = f"checkpoint={path}"
     content = read_content(path)
-    if state := own_state(content, source):
-        if not partial and state["categories"]["ids"] not in (None, dataset.category_ids):
+    if checkpoint := Checkpoint.from_content(content, source):
+        if not partial and checkpoint.categories.ids not in (None, dataset.category_ids):
             raise UserError(
                 f"{source} was trained on other categories than those of {dataset.annotation_file}: "
                 "checkpoint.partial=true loads what fits all the same."
             )
-        load_weights(model, evaluated_weights(state), source, partial=partial)
+        load_weights(model, checkpoint.evaluated_weights, source, partial=partial)
     else:
         imported = read_external_checkpoint(content, path, partial=partial)
         logger.info("%s: %s", source, imported.description())
@@ -99,15 +98,16 @@ def _changed(imported: ImportedCheckpoint, config: Config) -> list[str]:
     return [f"{key}={override_value(value)}" for key, value in had.items() if value_at(plain, key) != value]
 
 
-def _from_ours(state: dict[str, Any], source: str, overrides: list[str], partial: bool) -> TrainedModel:
-    config = recorded_config(state["config"], overrides)
+def _from_ours(checkpoint: Checkpoint, source: str, overrides: list[str], partial: bool) -> TrainedModel:
+    config = recorded_config(checkpoint.config, overrides)
     config.backbone.weights = None
-    categories, weights = state["categories"], evaluated_weights(state)
+    ids, names = checkpoint.categories.ids, checkpoint.categories.names
+    weights = checkpoint.evaluated_weights
     if not partial:
-        check_state_dict(build_meta_detector(config, len(categories["names"])), weights, source)
-    model = build_detector(config, len(categories["names"]))
+        check_state_dict(build_meta_detector(config, len(names)), weights, source)
+    model = build_detector(config, len(names))
     load_weights(model, weights, source, partial=partial)
-    return TrainedModel(model, config, categories["ids"], categories["names"], state["step"], state.get("unused", {}))
+    return TrainedModel(model, config, ids, names, checkpoint.step, checkpoint.unused)
 
 
 def load_external_model(imported: ImportedCheckpoint, source: str, overrides: list[str], partial: bool) -> TrainedModel:
@@ -143,13 +143,13 @@ def _load_imported_weights(
     )
 
 
-def _newest(run: Path) -> dict[str, Any]:
+def _newest(run: Path) -> Checkpoint:
     if not run.is_dir():
         raise UserError(f"run={run} is not a folder: give a run's folder, such as runs/single/NAME-SIGNATURE.")
-    found = load_newest(run / "checkpoints")
-    if found is None:
+    checkpoint = load_newest(run / "checkpoints")
+    if checkpoint is None:
         raise UserError(f"run={run} holds no undamaged checkpoint: train it first, or give checkpoint=FILE.")
-    return found[1]
+    return checkpoint
 
 
 def check_categories(trained: TrainedModel, dataset: CocoDataset) -> None:
@@ -172,15 +172,3 @@ def check_categories(trained: TrainedModel, dataset: CocoDataset) -> None:
         )
     if trained.category_ids is None:
         logger.warning("the checkpoint does not tell its category ids: those of %s are taken", file)
-
-
-def use_threads(config: Config) -> None:
-    """Let PyTorch compute with `threads` CPU threads in this process; its own choice where that is null."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-
-
-def place(model: Detector, config: Config, device: torch.device) -> Detector:
-    """The model on its device, in evaluation mode and in the configured memory format."""
-    model = model.to(device).eval()
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]

@@ -14,18 +14,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from htc.checkpoint.files import read_checkpoint, save_checkpoint
+from htc.checkpoint.record import Categories, Checkpoint, ProcessState, TrainingState
 from htc.config.schema import Config
+from htc.config.signature import to_plain
 from htc.data.dataset import CocoDataset
 from htc.data.loader import build_train_loader
 from htc.distributed.processes import Processes
 from htc.engine.ema import build_average
 from htc.engine.meters import LossMeter, SpeedMeter, clock, mean_of, peak_memory_mb
-from htc.engine.nonfinite import Source, StepFigures, sentence
+from htc.engine.nonfinite import NonFiniteReport, StepFigures, nonfinite_message
 from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
 from htc.engine.precision import autocast_of, gradient_scaler
-from htc.engine.rng import preserve_rng_state
+from htc.engine.replay_file import ReplayFile
+from htc.engine.rng import preserve_rng_state, random_state, set_random_state
 from htc.engine.stopping import Stopped, StopRequest
-from htc.engine.trainer_state import own_state, restore, restore_randomness, snapshot
 from htc.errors import UserError
 from htc.ops.loss_normaliser import shared_normalisers
 from htc.runs.folder import RunFolder
@@ -69,7 +71,11 @@ class Trainer:
         """Steps that were left out because fp16 could not hold their gradients."""
         self.training_seconds = 0.0
         self._saved: int | None = None
-        self._resumed_from = None if checkpoint is None else self._resume(checkpoint)
+        self._resumed_random: dict[str, Any] | None = None
+        self.metrics_length: int | None = None
+        """Bytes of metrics.jsonl at the checkpoint that training continues from; None from the start."""
+        if checkpoint is not None:
+            self.load_state_dict(processes.on_all(lambda: read_checkpoint(checkpoint)))
         self.images_per_micro_batch = schedule.batch_size // schedule.accumulate
         self.loader = build_train_loader(
             dataset,
@@ -87,13 +93,8 @@ class Trainer:
 
     @property
     def resumed(self) -> bool:
-        """Whether training goes on from a checkpoint."""
-        return self._resumed_from is not None
-
-    @property
-    def metrics_length(self) -> int | None:
-        """Bytes of metrics.jsonl at the checkpoint that training goes on from."""
-        return None if self._resumed_from is None else self._resumed_from["metrics_length"]
+        """Whether training continues from a checkpoint."""
+        return self.metrics_length is not None
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -110,10 +111,10 @@ class Trainer:
         seconds_before = self.training_seconds
         show = self.config.progress and self.processes.is_main
         batches = iter(self.loader)
-        if self._resumed_from is not None:
-            restore_randomness(self, self._resumed_from)
-            # Held for that alone, and as large as the network.
-            self._resumed_from = {"metrics_length": self.metrics_length}
+        if self._resumed_random is not None:
+            # Set last: building a loader draws from the random states.
+            set_random_state(self._resumed_random, self.device)
+            self._resumed_random = None
             self._evaluate_if_due(pending=True)
         start = time.perf_counter()
         with self.stop, _progress_bar(self.total_steps, self.step, show) as bar:
@@ -174,20 +175,67 @@ class Trainer:
         """Write a checkpoint of the current step, unless it is there; all processes take part, the main one writes."""
         if self._saved == self.step:
             return
-        own_states = self.processes.gather(own_state(self))
-        self.processes.on_main(
-            lambda: save_checkpoint(
-                self.folder.checkpoints, self.step, snapshot(self, own_states), self.config.save.keep
-            )
-        )
+        checkpoint = self.state_dict()
+        self.processes.on_main(lambda: save_checkpoint(self.folder.checkpoints, checkpoint, self.config.save.keep))
         self._saved = self.step
 
-    def _resume(self, checkpoint: Path) -> dict[str, Any]:
-        """Take up a checkpoint -> what of it is taken up later."""
-        state = self.processes.on_all(lambda: read_checkpoint(checkpoint))
-        restore(self, state)
-        self._saved = self.step
-        return {key: state[key] for key in ("processes", "metrics_length")}
+    def state_dict(self) -> Checkpoint:
+        """Return everything that training continues from; all processes take part."""
+        own = ProcessState(random_state(self.device), self.losses.state())
+        average = self.average
+        return Checkpoint(
+            model=self.raw_model.state_dict(),
+            config=to_plain(self.config),
+            categories=self._categories,
+            step=self.step,
+            ema=None if average is None else average.module.state_dict(),
+            training=TrainingState(
+                optimizer=self.optimizer.state_dict(),
+                scaler=self.scaler.state_dict(),
+                ema_updates=0 if average is None else int(average.n_averaged),
+                overflows=self.overflows,
+                training_seconds=self.training_seconds,
+                processes=self.processes.gather(own),
+                metrics_length=self.processes.on_main(self.folder.metrics_length),
+            ),
+        )
+
+    def load_state_dict(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of this run: a resumed run equals an uninterrupted one to the last bit.
+
+        The random states are set when training starts. Raises UserError for a checkpoint without a training state, and
+        where the categories of the data set have changed: the network's classes would mean other things.
+        """
+        state = checkpoint.training
+        if state is None:
+            raise UserError(
+                f"the checkpoint of step {checkpoint.step} in {self.folder.path} has no training state to continue "
+                "from: move that folder away, and give the file as checkpoint=FILE to start from its weights."
+            )
+        if checkpoint.categories != self._categories:
+            raise UserError(
+                f"{self.dataset.annotation_file} has other categories than those that the run in {self.folder.path} "
+                "was trained on so far: restore the file, or move that folder away to start again."
+            )
+        self.raw_model.load_state_dict(checkpoint.model)
+        if self.average is not None:
+            assert checkpoint.ema is not None
+            self.average.module.load_state_dict(checkpoint.ema)
+            self.average.n_averaged.fill_(state.ema_updates)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scaler.load_state_dict(state.scaler)
+        self.overflows = state.overflows
+        self.step = self._saved = checkpoint.step
+        self.training_seconds = state.training_seconds
+        self.metrics_length = state.metrics_length
+        # A process beyond those of the checkpoint takes the main one's state.
+        own = state.processes[self.processes.rank if self.processes.rank < len(state.processes) else 0]
+        self.losses.load(own.losses)
+        self._resumed_random = own.random
+
+    @property
+    def _categories(self) -> Categories:
+        return Categories(self.dataset.category_ids, self.dataset.category_names)
 
     def _forward(self, samples: list[Sample]) -> dict[str, Tensor]:
         images = [sample.image.to(self.device, non_blocking=True) for sample in samples]
@@ -210,9 +258,25 @@ class Trainer:
         stopped, any_broken, any_loss = self.processes.any(self.stop.received is not None, broken, own_loss)
         if any_broken:
             is_source = own_loss or (broken and not any_loss)
-            own = Source.of(self, figures, micro_batches) if is_source else None
-            raise UserError(sentence(self.step + 1, [found for found in self.processes.gather(own) if found]))
+            own = self._report_nonfinite(figures, micro_batches) if is_source else None
+            raise UserError(
+                nonfinite_message(self.step + 1, [report for report in self.processes.gather(own) if report])
+            )
         return stopped
+
+    def _report_nonfinite(self, figures: StepFigures, micro_batches: list[list[Sample]]) -> NonFiniteReport:
+        """Write the replay file of the step in progress, whose update has not been made, and return the report."""
+        replay = ReplayFile(
+            config=to_plain(self.config),
+            categories=self._categories,
+            model=self.raw_model.state_dict(),
+            step=self.step + 1,
+            loss_scale=self.scaler.get_scale() if self.scaler.is_enabled() else 1.0,
+            micro_batches=micro_batches,
+        )
+        path = self.folder.path / "replay" / f"step_{replay.step:08d}_process_{self.processes.rank}.pt"
+        images = [sample.image_id for samples in micro_batches for sample in samples]
+        return NonFiniteReport(figures, images, replay.write(path))
 
     def _evaluate_if_due(self, *, pending: bool = False) -> bool:
         """Evaluate where the schedule asks for it; `pending`: only what a stop after the checkpoint has kept back."""

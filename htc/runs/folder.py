@@ -20,11 +20,11 @@ import yaml
 import htc
 from htc.config.schema import Config
 from htc.config.signature import signature, to_plain
+from htc.errors import UserError
 from htc.runs import provenance as environment
 from htc.runs.files import atomic_path, atomic_write, plain_json, remove_left_behind, write_json
-from htc.runs.logs import send_logs
-from htc.errors import UserError
 from htc.runs.json_values import items, number
+from htc.runs.logs import send_logs
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,9 @@ class RunFolder:
 
     def _identity(self, command: Sequence[str], config: Config) -> dict[str, Any]:
         """Write config.yaml -> what run.json says of a run that does not change while it goes on."""
+        # PyTorch is imported only here: status and launching read folders without it.
+        from htc.distributed.devices import visible_devices
+
         with atomic_write(self.config_file) as file:
             yaml.safe_dump(to_plain(config), file, sort_keys=False, allow_unicode=True)
         return {
@@ -123,7 +126,7 @@ class RunFolder:
             "git": environment.git_facts(Path(htc.__file__).parent),
             "versions": environment.versions(),
             "host": socket.gethostname(),
-            "devices": environment.visible_devices(config.device),
+            "devices": visible_devices(config.device),
             "start": now(),
         }
 

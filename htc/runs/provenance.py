@@ -15,10 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 GIT_TIMEOUT = 10.0
 """Seconds; a repository on a slow file system must not hold up a run."""
@@ -114,30 +111,6 @@ def versions() -> dict[str, str | None]:
             found[package] = None
     found["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
     return found
-
-
-def device_name(device: torch.device) -> str:
-    """`NVIDIA H200`, or the processor's model."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        models = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        models = []
-    return models[0].strip() if models else platform.processor() or platform.machine() or "CPU"
-
-
-def visible_devices(device: str) -> list[str]:
-    """Names of the devices that a run with this `device` key can use: GPUs, or the processor."""
-    import torch
-
-    if device == "cpu" or not torch.cuda.is_available():
-        return [device_name(torch.device("cpu"))]
-    if device.startswith("cuda:"):
-        return [device_name(torch.device(device))]
-    return [device_name(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
 
 
 def slurm_job_id(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -20,9 +20,9 @@ import yaml
 from htc.config.finalize import derive
 from htc.config.schema import Config
 from htc.config.signature import signature, to_plain
+from htc.errors import UserError
 from htc.runs import provenance as environment
 from htc.runs.folder import RunFolder, find_folder
-from htc.errors import UserError
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 

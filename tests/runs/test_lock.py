@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from htc.runs.lock import RunLock
 from htc.errors import UserError
+from htc.runs.lock import RunLock
 
 HOLD = """
 import subprocess, sys
