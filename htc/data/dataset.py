@@ -15,17 +15,10 @@ from torch.utils.data import Dataset
 from htc.config.schema import DataConfig, OnBadImage, SplitConfig
 from htc.data.coco.problems import refuse
 from htc.data.coco.reader import load_annotations
+from htc.data.image_reading import UnreadableImageError, read_image
 from htc.data.semantic import SemanticTargets, shared_stuff_maps
 from htc.data.shapes.generate import ensure_shapes
-from htc.data.transforms import (
-    UnreadableImageError,
-    flip,
-    network_size,
-    read_image,
-    resize_boxes,
-    resize_image,
-    resize_labels,
-)
+from htc.data.transforms import flip, network_size, resize_boxes, resize_image, resize_labels
 from htc.errors import UserError
 from htc.structures import Sample, Targets
 

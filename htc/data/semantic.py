@@ -13,7 +13,8 @@ import numpy as np
 from htc.config.schema import DataConfig, SemanticSource, SplitConfig
 from htc.data.coco.annotations import Annotations
 from htc.data.coco.problems import Problem, fault
-from htc.data.transforms import UnreadableImageError, decode, is_cut_off, resize_labels
+from htc.data.image_reading import UnreadableImageError, decode, is_cut_off
+from htc.data.transforms import resize_labels
 from htc.errors import UserError
 from htc.structures import IGNORE_LABEL
 

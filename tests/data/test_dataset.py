@@ -18,7 +18,8 @@ from pycocotools.coco import COCO
 
 from htc.config.schema import DataConfig, OnBadImage
 from htc.data.dataset import CocoDataset, SeededIndex, build_dataset
-from htc.data.transforms import UnreadableImageError, network_size, read_image
+from htc.data.image_reading import UnreadableImageError, read_image
+from htc.data.transforms import network_size
 from htc.errors import UserError
 from htc.structures import Sample, Targets
 

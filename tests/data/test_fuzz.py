@@ -24,7 +24,7 @@ from htc.data.coco.reader import read_annotations
 from htc.data.coco.rle import whole_run_lengths
 from htc.data.coco.truth import repair_ground_truth
 from htc.data.dataset import CocoDataset, SeededIndex
-from htc.data.transforms import read_image
+from htc.data.image_reading import read_image
 from htc.errors import UserError
 from tests.helpers.fuzzing import fuzz
 

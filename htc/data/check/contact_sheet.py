@@ -10,8 +10,9 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from htc.data.coco.annotations import Annotations
+from htc.data.image_reading import read_image
 from htc.data.semantic import SemanticTargets
-from htc.data.transforms import read_image, resize_image, resize_labels
+from htc.data.transforms import resize_image, resize_labels
 from htc.errors import UserError
 from htc.structures import IGNORE_LABEL
 from htc.visualize import draw_detections

@@ -17,8 +17,8 @@ import cv2
 from PIL import Image
 
 from htc.data.coco.problems import Problem, Severity, fault
+from htc.data.image_reading import DAMAGED, UnreadableImageError, decode_image
 from htc.data.semantic import read_stuff_map
-from htc.data.transforms import DAMAGED, UnreadableImageError, decode_image
 from htc.errors import UserError
 from htc.structures import IGNORE_LABEL
 

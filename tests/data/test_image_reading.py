@@ -19,8 +19,8 @@ from htc.config.schema import OnBadImage, signature
 from htc.data.check.decoding import DecodeJob, decode_file
 from htc.data.check.readable import refuse_unreadable
 from htc.data.dataset import CocoDataset, SeededIndex
+from htc.data.image_reading import UnreadableImageError, read_image
 from htc.data.loader import build_train_loader
-from htc.data.transforms import UnreadableImageError, read_image
 from htc.errors import UserError
 from htc.structures import Sample
 
