@@ -16,8 +16,7 @@ from PIL import Image
 
 from htc.cli import composed_config
 from htc.config.schema import OnBadImage, signature
-from htc.data.check.decoding import DecodeJob, decode_file
-from htc.data.check.readable import refuse_unreadable
+from htc.data.check.decoding import DecodeJob, decode_file, refuse_unreadable_images
 from htc.data.dataset import CocoDataset, SeededIndex
 from htc.data.image_reading import UnreadableImageError, read_image
 from htc.data.loader import build_train_loader
@@ -180,15 +179,15 @@ def test_validation_never_skips(folder: Folder) -> None:
 @pytest.mark.parametrize("processes", [0, 2])
 def test_image_that_cannot_be_evaluated_on_is_refused_before_training(folder: Folder, processes: int) -> None:
     data = CocoDataset(folder.config, folder.config.val, train=False, semantic=False)
-    refuse_unreadable(data, None, processes)
+    refuse_unreadable_images(data, None, processes)
     last = data.image_ids[-1]
     path = folder.root / "images" / f"{last}.png"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(
         UserError, match=rf"image {last} of .*annotations\.json: .*{last}\.png is (cut off|not an image)"
     ):
-        refuse_unreadable(data, None, processes)
-    refuse_unreadable(data, len(data) - 1, processes)
+        refuse_unreadable_images(data, None, processes)
+    refuse_unreadable_images(data, len(data) - 1, processes)
 
 
 def test_a_flipped_sample_keeps_the_seed_of_its_sampling(folder: Folder) -> None:
