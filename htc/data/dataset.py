@@ -108,33 +108,42 @@ class CocoDataset(Dataset[Sample]):
         return flip(sample) if random is not None and random.random() < self.config.flip else sample
 
     def _targets(self, image: int, size: tuple[int, int], random: np.random.Generator | None, seed: int) -> Targets:
-        """All objects of an image, or `crowded_limit` of them where `random` is given, at `size` (height, width)."""
+        """Return the targets of one image.
+
+        Args:
+            image: Position of the image in `annotations`.
+            size: (height, width) of the network input.
+            random: Chooses the objects of a crowded image; None keeps all objects.
+            seed: Seed that the targets carry.
+        """
         annotations = self.annotations
         of_image = annotations.of_image(image)
         objects = of_image[annotations.usable[of_image]]
-        kept, limit = None, self.config.crowded_limit
-        if random is not None and limit is not None and len(objects) > limit:
-            kept = np.sort(random.choice(len(objects), limit, replace=False))
-        # An object that is not learnt from is still not background, where that is drawn from the objects.
-        all_drawn = kept is None or (self.semantic_targets is not None and self.semantic_targets.folder is None)
-        if kept is not None and not all_drawn:
-            objects = objects[kept]
-        masks = np.empty((len(objects), *size), np.uint8)
-        for mask, annotation in zip(masks, objects, strict=True):
+        kept = self._limit_objects(objects, random)
+        # A semantic map that is drawn from the instance masks also shows the objects that are not kept.
+        draws_objects = self.semantic_targets is not None and self.semantic_targets.folder is None
+        drawn = objects if draws_objects else kept
+        masks = np.empty((len(drawn), *size), np.uint8)
+        for mask, annotation in zip(masks, drawn, strict=True):
             mask[:] = resize_labels(annotations.mask(image, annotation), size)
         semantic = None
         if self.semantic_targets is not None:
-            semantic = torch.from_numpy(self.semantic_targets.of_image(image, objects, masks, size))
-        if kept is not None and all_drawn:
-            objects, masks = objects[kept], masks[kept]
-        old = int(annotations.heights[image]), int(annotations.widths[image])
+            semantic = torch.from_numpy(self.semantic_targets.of_image(image, drawn, masks, size))
+        original_size = int(annotations.heights[image]), int(annotations.widths[image])
         return Targets(
-            boxes=torch.from_numpy(resize_boxes(annotations.boxes[objects], old, size)),
-            labels=torch.from_numpy(annotations.labels[objects]),
-            masks=torch.from_numpy(masks),
+            boxes=torch.from_numpy(resize_boxes(annotations.boxes[kept], original_size, size)),
+            labels=torch.from_numpy(annotations.labels[kept]),
+            masks=torch.from_numpy(masks if len(kept) == len(drawn) else masks[np.isin(drawn, kept)]),
             semantic=semantic,
             seed=seed,
         )
+
+    def _limit_objects(self, objects: np.ndarray, random: np.random.Generator | None) -> np.ndarray:
+        """Return `objects`, or `data.crowded_limit` of them, chosen by `random` and in the same order."""
+        limit = self.config.crowded_limit
+        if random is None or limit is None or len(objects) <= limit:
+            return objects
+        return objects[np.sort(random.choice(len(objects), limit, replace=False))]
 
     def read_original(self, index: int) -> np.ndarray:
         """The image at a position of the data set as it is in its file -> [height, width, 3] uint8, RGB."""
