@@ -1,4 +1,4 @@
-"""Reading and decoding of image files; damaged ones are refused."""
+"""Read and decode image files; refuse damaged ones."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from PIL import Image
 from htc.errors import UserError
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
-DAMAGED = (
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
-"""What Pillow raises for damaged files."""
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+"""Exceptions that Pillow raises for damaged files."""
 
 
 class UnreadableImageError(UserError):
-    """An image file that cannot be used; `data.on_bad_image` decides what becomes of it in training."""
+    """An image file cannot be used; `data.on_bad_image` decides whether training stops or skips it."""
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode an image file to [h, w, 3] uint8 RGB, turned upright as its EXIF data say.
+    """Decode an image file to [h, w, 3] uint8 RGB, rotated upright according to its EXIF data.
 
-    Any format that OpenCV knows, whatever the name ends in; grey, CMYK, transparent and 16-bit images are converted.
-    Where `size` (height, width) is given, the image must have it: annotations were made in that frame. An image that
-    has it only without the EXIF turn is read without. Raises UnreadableImageError for a file that is missing, is
-    no image, is cut off, or has another size.
+    All formats of OpenCV are read, regardless of the file's suffix; grey, CMYK, transparent and 16-bit images are
+    converted. If `size` (height, width) is given, the image must have this size, in which its annotations were made.
+    An image that has this size only without the EXIF rotation is read without it. Raises UnreadableImageError if the
+    file is missing, is not an image, is cut off, or has another size.
     """
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         fault = "does not exist" if missing else f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        raise UnreadableImageError(f"{path} {fault}: copy the file anew.") from error
+        raise UnreadableImageError(f"{path} {fault}: copy the file again.") from error
     return decode_image(data, path, size)
 
 
 def decode_image(data: bytes, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """As `read_image`, from what the file at `path` holds."""
+    """Decode `data`, the content of the file at `path`, as `read_image` does."""
     if is_cut_off(data):
-        raise UnreadableImageError(f"{path} is cut off before the image's end: copy the file anew.")
+        raise UnreadableImageError(f"{path} is cut off before the image's end: copy the file again.")
     image = decode(data, cv2.IMREAD_COLOR)
     if image is None:
-        raise UnreadableImageError(f"{path} is not an image that can be decoded: copy the file anew.")
+        raise UnreadableImageError(f"{path} is not an image that can be decoded: copy the file again.")
     if size is not None and image.shape[:2] != size:
         if image.shape[1::-1] == size:
             image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -61,7 +61,7 @@ def decode_image(data: bytes, path: Path, size: tuple[int, int] | None = None) -
 
 
 def decode(data: bytes, flags: int) -> np.ndarray | None:
-    """OpenCV's image, or None for what is none or is larger than OpenCV allows."""
+    """Decode an image with OpenCV; return None if it is not an image or is larger than OpenCV allows."""
     try:
         image: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
@@ -70,12 +70,13 @@ def decode(data: bytes, flags: int) -> np.ndarray | None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG or PNG file lacks its end: decoders fill what is missing with grey and say nothing.
+    """Return whether the end of a JPEG or PNG file is missing.
 
-    Files with other data behind the image can look like that; they are decoded once more by Pillow, which is strict.
+    OpenCV fills the missing part with grey and reports no error. A complete file with other data behind the image can
+    look cut off, too; therefore Pillow, which is strict, decodes such a file to decide.
     """
     if data.startswith(JPEG_START):
-        # Thumbnails in the header have an end marker of their own, so only the one after the last scan's start counts.
+        # A thumbnail in the header has its own end marker, so only one after the start of the last scan counts.
         ended = data.rfind(JPEG_END) > data.rfind(JPEG_SCAN) >= 0
     elif data.startswith(PNG_START):
         ended = data.rfind(PNG_END) >= 0
@@ -86,6 +87,6 @@ def is_cut_off(data: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except DAMAGED:
+    except PILLOW_ERRORS:
         return True
     return False

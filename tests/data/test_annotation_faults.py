@@ -21,7 +21,7 @@ from htc.config.schema import SplitConfig
 from htc.data.coco.annotations import Flaw
 from htc.data.coco.problems import Problem
 from htc.data.coco.reader import load_annotations, read_annotations
-from htc.data.coco.rle import whole_run_lengths
+from htc.data.coco.rle import valid_run_lengths
 from htc.data.dataset import CocoDataset
 from htc.data.splits import check_splits
 from htc.errors import UserError
@@ -92,7 +92,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "path out of the folder": (first("images", file_name="../40.png"), "image 40 has the file_name '../40.png'"),
     "path out by a detour": (first("images", file_name="a/../../40.png"), "leads out of the folder of images"),
     "absolute path": (first("images", file_name="/etc/passwd"), "leads out of the folder of images"),
-    "null byte in a name": (first("images", file_name="a\0.png"), "holds characters no file name should"),
+    "null byte in a name": (first("images", file_name="a\0.png"), "contains characters that are not allowed"),
     "category without a name": (first("categories", name=...), "category 44 has no `name`"),
     "category name that cannot be printed": (first("categories", name="\ud800"), "category 44 has the name"),
     "table that is no list": (lambda content: content.update(images={}), "`images` is not a list"),
@@ -246,7 +246,7 @@ def test_run_lengths_are_whole_exactly_where_they_cover_their_image() -> None:
     def whole(strings: list[bytes], pixels: list[int]) -> np.ndarray:
         ends = np.cumsum([len(string) for string in strings])
         ranges = np.stack([ends - [len(string) for string in strings], ends], axis=1)
-        return whole_run_lengths(np.frombuffer(b"".join(strings), np.uint8), ranges, np.array(pixels))
+        return valid_run_lengths(np.frombuffer(b"".join(strings), np.uint8), ranges, np.array(pixels))
 
     assert whole(strings, pixels).all()
     assert not whole(strings, [n + 1 for n in pixels]).any()
@@ -296,7 +296,7 @@ def test_one_annotation_file_for_both_splits_is_meant_and_said(
 ) -> None:
     data = [CocoDataset(folder.config, folder.config.train, train=train, semantic=False) for train in (True, False)]
     check_splits(*data)
-    assert "knows the images by heart" in caplog.text
+    assert "has memorised the images" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from htc.config.schema import DataConfig, SplitConfig
 from htc.data.check.summary import summary
 from htc.data.coco.reader import read_annotations
-from htc.data.coco.rle import whole_run_lengths
+from htc.data.coco.rle import valid_run_lengths
 from htc.data.coco.truth import repair_ground_truth
 from htc.data.dataset import CocoDataset, SeededIndex
 from htc.data.image_reading import read_image
@@ -146,7 +146,7 @@ def test_damaged_bytes(root: Path, seed: int, edits: int) -> None:
     pixels=st.integers(1, 2000),
 )
 def test_run_lengths_that_are_called_whole_are_decoded_to_exactly_their_pixels(data: bytes, pixels: int) -> None:
-    whole = whole_run_lengths(np.frombuffer(data, np.uint8), np.array([[0, len(data)]]), np.array([pixels]))[0]
+    whole = valid_run_lengths(np.frombuffer(data, np.uint8), np.array([[0, len(data)]]), np.array([pixels]))[0]
     assert whole == (sum(counts(data)) == pixels if counts(data) is not None else False)
 
 

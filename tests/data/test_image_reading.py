@@ -73,7 +73,7 @@ def test_a_truncated_image_is_refused_by_name(tmp_path: Path, picture: np.ndarra
     path.write_bytes(data)
     read_image(path)
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(UnreadableImageError, match=f"{path}.*copy the file anew"):
+    with pytest.raises(UnreadableImageError, match=f"{path}.*copy the file again"):
         read_image(path)
 
 
@@ -97,7 +97,7 @@ def test_whole_jpegs_with_other_data_behind_them_are_read(tmp_path: Path, pictur
 @pytest.mark.parametrize("data", [b"", b"<html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", bytes(1000)])
 def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "image.jpg").write_bytes(data)
-    with pytest.raises(UnreadableImageError, match=r"image\.jpg is .*: copy the file anew"):
+    with pytest.raises(UnreadableImageError, match=r"image\.jpg is .*: copy the file again"):
         read_image(tmp_path / "image.jpg")
 
 

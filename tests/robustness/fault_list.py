@@ -221,7 +221,7 @@ def split_faults() -> Iterator[Fault]:
     def boat(content: dict[str, list[dict[str, object]]]) -> None:
         content["categories"].append({"id": 9, "name": "boat"})
 
-    yield Fault("one file for both: meant, and said", nothing, FINE, "by heart")
+    yield Fault("one file for both: meant, and said", nothing, FINE, "memorised")
     yield Fault("validation shares images with training", partial(other, drop(7)), says="is in training")
     yield Fault("copies of them in another folder", copied, says="same image")
     yield Fault("a category of another name", partial(other, jar), says="'bottle'")

@@ -18,7 +18,7 @@ import cv2
 from PIL import Image
 
 from htc.data.coco.problems import Problem, Severity, fault, refuse
-from htc.data.image_reading import DAMAGED, UnreadableImageError, decode_image
+from htc.data.image_reading import PILLOW_ERRORS, UnreadableImageError, decode_image
 from htc.data.semantic import read_stuff_map
 from htc.errors import UserError
 from htc.structures import IGNORE_LABEL
@@ -134,7 +134,7 @@ def _look(data: bytes, found: DecodedFile) -> list[Problem]:
         with Image.open(io.BytesIO(data)) as image:
             found.format = f"{image.format} {image.mode}"
             kind, orientation = image.format or "", image.getexif().get(EXIF_ORIENTATION, 1)
-    except DAMAGED:
+    except PILLOW_ERRORS:
         # OpenCV reads it, and training asks no one else.
         found.format = "other"
         return []
