@@ -76,7 +76,14 @@ def shared_files(train: Annotations, val: Annotations, of_train: list[int], of_v
 
 
 def shared_image(a: Path, b: Path, train: Annotations, val: Annotations) -> Problem:
-    """Return a fault for one image that is file `a` of the training split and file `b` of the validation split."""
+    """Return a fault for an image that is in both splits.
+
+    Args:
+        a: File of the image in the training split.
+        b: File of the image in the validation split.
+        train: Annotations of the training split.
+        val: Annotations of the validation split.
+    """
     files = f"{a}" if a == b else f"{a} and {b}, which are the same image,"
     verb = "is" if a == b else "are"
     return fault(
