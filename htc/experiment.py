@@ -19,7 +19,7 @@ import torch
 
 from htc.checkpoint.files import checkpoint_steps, newest_checkpoint
 from htc.config.schema import BnMode, Config, Norm
-from htc.data.check.readable import refuse_unreadable
+from htc.data.check.decoding import refuse_unreadable_images
 from htc.data.dataset import CocoDataset, build_dataset
 from htc.data.splits import check_splits
 from htc.distributed.devices import to_device, use_threads
@@ -113,7 +113,7 @@ def prepare(config: Config, folder: RunFolder, processes: Processes, stop: StopR
     end_if_stopped()
     newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
     if newest is None:
-        processes.on_main(lambda: refuse_unreadable(val_data, config.eval.limit, config.data.workers))
+        processes.on_main(lambda: refuse_unreadable_images(val_data, config.eval.limit, config.data.workers))
     end_if_stopped()
     model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
     end_if_stopped()

@@ -58,7 +58,7 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
 
     from tqdm import tqdm
 
-    from htc.data.transforms import UnreadableImageError
+    from htc.data.image_reading import UnreadableImageError
     from htc.distributed.devices import choose_device, to_device, use_threads
     from htc.evaluation.coco_metrics import write_results_file
     from htc.runs.files import write_json
@@ -107,7 +107,8 @@ def predict_file(
     import numpy as np
     import torch
 
-    from htc.data.transforms import network_size, read_image, resize_image
+    from htc.data.image_reading import read_image
+    from htc.data.transforms import network_size, resize_image
     from htc.engine.precision import autocast_of
     from htc.evaluation.inference import to_results
     from htc.visualize import draw_detections

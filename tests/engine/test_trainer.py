@@ -371,5 +371,5 @@ def test_run_whose_data_have_other_categories_by_now_does_not_go_on(
     known = {category["id"] for category in content["categories"]}
     content["annotations"] = [row for row in content["annotations"] if row["category_id"] in known]
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"instances_train2017\.json has other categories than .* start anew"):
+    with pytest.raises(UserError, match=r"instances_train2017\.json has other categories than .* start again"):
         make_trainer(config, tmp_path / "run")
