@@ -12,9 +12,10 @@ from omegaconf import DictConfig, open_dict
 
 from htc.errors import UserError
 from htc.launch.estimate import Throughput
-from htc.launch.status.reports import dry_run_report
+from htc.launch.plan import plan, sweep_folder_of
+from htc.launch.plan_report import dry_run_report
 from htc.launch.status.states import sweep_states
-from htc.launch.submit import launch, plan, sweep_folder_of
+from htc.launch.submit import launch
 from htc.launch.sweep import Composer
 
 

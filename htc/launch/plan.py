@@ -1,0 +1,57 @@
+"""What a launch has to do: for each run that was asked for, whether to leave it, start it or resume it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from htc.config.schema import Config, signature, to_plain
+from htc.launch.status.states import RunState
+from htc.launch.submission import Row
+from htc.runs.folder import find_folder, folder_name
+
+
+@dataclass
+class PlannedRun:
+    """One run that was asked for, and how it stands."""
+
+    row: Row
+    sweep_folder: Path
+    state: str
+    """As in htc.launch.status.states, or `new`."""
+
+    @property
+    def action(self) -> str:
+        """`leave`, `start` or `resume`."""
+        if self.state in ("done", "running", "queued", "unknown"):
+            return "leave"
+        has_checkpoint = any((self.sweep_folder / self.row.folder / "checkpoints").glob("step_*.pt"))
+        return "resume" if has_checkpoint else "start"
+
+
+def plan(rows: Sequence[tuple[Config, list[str]]], states: Mapping[Path, Mapping[str, RunState]]) -> list[PlannedRun]:
+    """What is to be done for each row; rows that are one and the same run appear once."""
+    marks = {folder: {signature_of(name) for name in of_folder} for folder, of_folder in states.items()}
+    planned: dict[Path, PlannedRun] = {}
+    for config, overrides in rows:
+        folder = sweep_folder_of(config)
+        mark = signature(config)
+        # Only a signature that is there already is looked for on disk: 1,000 searches through 1,000 folders take long.
+        known = mark in marks.get(folder, ()) or config.force
+        path = find_folder(config)[0] if known else folder / folder_name(config, mark)
+        state = states.get(folder, {}).get(path.name)
+        row = Row(path.name, to_plain(config), overrides)
+        planned.setdefault(path, PlannedRun(row, folder, state.state if state else "new"))
+    return list(planned.values())
+
+
+def signature_of(folder_name: str) -> str:
+    """The signature at the end of a run folder's name."""
+    found = re.search(r"-([0-9a-f]{8})(-r\d+)?$", folder_name)
+    return found[1] if found else ""
+
+
+def sweep_folder_of(config: Config) -> Path:
+    return Path(config.runs) / config.sweep
