@@ -7,12 +7,12 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from htc.errors import UserError
-from htc.runs.lock import LOCK_NAME
+from htc.runs.lock import is_locked
 
 
 class FileLock:
@@ -43,12 +43,7 @@ class FileLock:
 
 def is_held(path: Path) -> bool:
     """Whether any process holds this FileLock."""
-    return _is_held(path, fcntl.flock)
-
-
-def is_in_use(folder: Path) -> bool:
-    """Whether a process trains in this run folder: the lock of htc.runs.lock."""
-    return _is_held(folder / LOCK_NAME, fcntl.lockf)
+    return is_locked(path, fcntl.flock)
 
 
 @contextmanager
@@ -63,21 +58,6 @@ def locked(path: Path, waiting: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _is_held(path: Path, take: Callable[[int, int], object]) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        # Shared, so that two who ask do not take each other for the holder.
-        take(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _open(path: Path) -> int:

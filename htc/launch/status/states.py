@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from htc.errors import UserError
-from htc.launch.locks import is_held, is_in_use
+from htc.launch.locks import is_held
 from htc.launch.slurm import Job, query_jobs
 from htc.launch.submission import Submission, launch_lock, read_submissions, supervisor_lock
 from htc.runs.folder import RunFolder
 from htc.runs.json_values import mapping
+from htc.runs.lock import is_in_use
 
 STATES = ("running", "queued", "done", "failed", "cancelled", "preempted", "lost", "unknown")
 LIVE = ("running", "queued")
