@@ -14,8 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from htc.errors import UserError
-from htc.launch.job.supervisor import python_path
-from htc.launch.locks import FileLock
+from htc.launch.locks import FileLock, is_held
 from htc.launch.submission import Submission
 from htc.runs.folder import RunFolder
 
@@ -37,7 +36,7 @@ class LocalManager:
         jobs = submission.options.get("jobs") or places
         # Two runs on one GPU would share its memory: not unless there are none to share.
         self.jobs = min(jobs, places) if self.free_gpus else jobs
-        self.environment = {**os.environ, "PYTHONPATH": python_path(submission.code), "PYTHONSAFEPATH": "1"}
+        self.environment = {**os.environ, **submission.code_environment}
         if not self.free_gpus and self.jobs > 1:
             # However few are left: a run that goes on later has the threads that it had, and so the same figures.
             threads = max(1, processors() // (self.jobs * self.gpus_per_run))
@@ -110,7 +109,7 @@ def processors() -> int:
 
 def start_manager(submission: Submission) -> None:
     """Work on a submission in the background, also after the terminal is closed."""
-    environment = {**os.environ, "PYTHONPATH": python_path(submission.code), "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, **submission.code_environment}
     with (submission.path / "manager.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "htc.launch.local", str(submission.path)],
@@ -118,8 +117,6 @@ def start_manager(submission: Submission) -> None:
             start_new_session=True,
         )  # fmt: skip
     end = time.monotonic() + 30
-    from htc.launch.locks import is_held
-
     while not is_held(submission.manager_lock) and time.monotonic() < end:
         time.sleep(0.05)
 

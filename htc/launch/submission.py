@@ -62,6 +62,12 @@ class Submission:
         """The name of its jobs in Slurm: theirs alone, so that they are found even if their ids were never noted."""
         return re.sub(r"[^\w.-]+", "_", f"{self.path.parent.parent.name}-{self.id}")
 
+    @property
+    def code_environment(self) -> dict[str, str]:
+        """Environment variables with which Python imports the submission's copy of the code, and no other one."""
+        path = os.pathsep.join([self.code, *filter(None, [os.environ.get("PYTHONPATH")])])
+        return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
     @cached_property
     def positions(self) -> dict[str, int]:
         """The row of each run."""

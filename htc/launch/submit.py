@@ -11,7 +11,7 @@ from typing import Any
 from htc.config.schema import Config
 from htc.errors import UserError
 from htc.launch.code_snapshot import freeze_code
-from htc.launch.job.supervisor import RunJob, python_path
+from htc.launch.job.supervisor import RunJob
 from htc.launch.local import LocalManager
 from htc.launch.locks import locked
 from htc.launch.plan import PlannedRun, plan, signature_of, sweep_folder_of
@@ -81,7 +81,8 @@ def _submit(folder: Path, rows: list[Row], launcher: str, options: dict[str, Any
     try:
         if launcher == "slurm":
             jobs = [RunJob(submission.path, index) for index in range(len(rows))]
-            setup = [f"export PYTHONPATH={shlex.quote(python_path(submission.code))} PYTHONSAFEPATH=1"]
+            variables = (f"{name}={shlex.quote(value)}" for name, value in submission.code_environment.items())
+            setup = [f"export {' '.join(variables)}"]
             submission.jobs = list(submit_array(jobs, submission.path, submission.job_name, options, setup))
             submission.write()
         else:

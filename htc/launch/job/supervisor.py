@@ -144,8 +144,8 @@ class Supervisor:
         if self.ranks.is_main:
             with suppress(OSError):
                 self.submission.error_file(self.index).unlink(missing_ok=True)
-        environment = {**os.environ, **self.ranks.environment(self.submission)}
-        environment |= {"PYTHONPATH": python_path(self.submission.code), "PYTHONSAFEPATH": "1"}
+        ranks = self.ranks.environment(self.submission)
+        environment = {**os.environ, **ranks, **self.submission.code_environment}
         if self.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus
         program = [sys.executable]
@@ -279,11 +279,6 @@ class Supervisor:
 def ending(code: int) -> str:
     """How a process ended, by its exit status."""
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"the process ended with status {code}"
-
-
-def python_path(code: str) -> str:
-    """PYTHONPATH with the frozen code first."""
-    return os.pathsep.join([code, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _ignore_user_signal() -> None:
