@@ -16,8 +16,8 @@ from typing import Any
 from htc.errors import UserError
 
 QUERY_TIMEOUT = 60.0
-PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
+PENDING_STATES = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+RUNNING_STATES = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
 ENDLESS = 10**6
 """How often submitit may requeue after time limits: htc.launch.job.supervisor decides, by progress."""
 
@@ -34,11 +34,7 @@ class Job:
 
     @property
     def is_pending(self) -> bool:
-        return self.state in PENDING
-
-    @property
-    def is_live(self) -> bool:
-        return self.state in PENDING or self.state in RUNNING
+        return self.state in PENDING_STATES
 
 
 def is_installed() -> bool:
