@@ -12,6 +12,9 @@ from htc.launch.status.states import RunState
 from htc.launch.submission import Row
 from htc.runs.folder import find_folder, folder_name
 
+LEAVE_STATES = ("done", "running", "queued", "unknown")
+"""States of runs that a launch does not start."""
+
 
 @dataclass
 class PlannedRun:
@@ -24,11 +27,18 @@ class PlannedRun:
 
     @property
     def action(self) -> str:
-        """`leave`, `start` or `resume`."""
-        if self.state in ("done", "running", "queued", "unknown"):
-            return "leave"
-        has_checkpoint = any((self.sweep_folder / self.row.folder / "checkpoints").glob("step_*.pt"))
-        return "resume" if has_checkpoint else "start"
+        """What the launch does with the run: `leave`, `start` or `resume`."""
+        checkpoints = self.sweep_folder / self.row.folder / "checkpoints"
+        # Listing the folders of thousands of runs takes time, so only those that can matter are listed.
+        has_checkpoint = self.state not in LEAVE_STATES and any(checkpoints.glob("step_*.pt"))
+        return action_for(self.state, has_checkpoint=has_checkpoint)
+
+
+def action_for(state: str, *, has_checkpoint: bool) -> str:
+    """Return what a launch does with a run in this state: `leave`, `start` or `resume`."""
+    if state in LEAVE_STATES:
+        return "leave"
+    return "resume" if has_checkpoint else "start"
 
 
 def plan(rows: Sequence[tuple[Config, list[str]]], states: Mapping[Path, Mapping[str, RunState]]) -> list[PlannedRun]:

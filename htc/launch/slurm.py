@@ -79,9 +79,13 @@ def cancel_jobs(ids: Sequence[str]) -> None:
 
 
 def is_preempted(job: str) -> bool:
-    """Whether Slurm has told a running job to make room for another one. Raises UserError where it is silent."""
-    shown = run_slurm("scontrol", "show", "job", job)
-    return "JobState=RUNNING" in shown and re.search(r"\bPreemptTime=\d", shown) is not None
+    """Return whether Slurm has told a running job to make room for another one. Raises UserError if it is silent."""
+    return shows_preemption(run_slurm("scontrol", "show", "job", job))
+
+
+def shows_preemption(text: str) -> bool:
+    """Return whether the output of `scontrol show job` shows a running job with a time of preemption."""
+    return "JobState=RUNNING" in text and re.search(r"\bPreemptTime=\d", text) is not None
 
 
 def requeue_job(job: str) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,7 +18,6 @@ from htc.cli import CONFIG_FOLDER, composed_config
 from htc.config.schema import register, signature, to_plain
 from htc.errors import UserError
 from htc.launch.estimate import Throughput
-from htc.launch.slurm import job_ids, minutes, sbatch_option
 from htc.launch.sweep import Composer, expand
 
 ROOT = Path(__file__).parents[2]
@@ -155,35 +151,3 @@ def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr
     results = list((tmp_path / "runs" / sweep).glob("*/results.json"))
     assert len(results) == len(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows)
-
-
-@pytest.mark.parametrize(
-    ("time", "expected"), [("90", 90), (15, 15), ("10:30", 11), ("2:00:00", 120), ("1-00:00:00", 1440), ("1-12", 2160)]
-)
-def test_times_as_sbatch_takes_them(time: object, expected: int) -> None:
-    assert minutes(time) == expected
-
-
-def test_what_is_no_time_or_no_option_is_refused() -> None:
-    for time in ("soon", "0", "-3"):
-        with pytest.raises(UserError, match=f"launcher.time={time}"):
-            minutes(time)
-    with pytest.raises(UserError, match=r"launcher\.sbatch has 'exclude=n1'"):
-        sbatch_option("exclude=n1")
-    assert sbatch_option("--exclude=n1,n2") == ("exclude", "n1,n2")
-
-
-def test_options_of_sbatch_are_written_as_the_manual_and_the_sentence_say() -> None:
-    with pytest.raises(UserError) as caught:
-        sbatch_option("exclude=n1")
-    manual = (ROOT / "docs" / "cluster.md").read_text()
-    for text, names in ((caught.value.sentence, ["exclude"]), (manual, ["exclude", "mail-type"])):
-        (written,) = re.findall(r"'(launcher\.sbatch=\[.*?\])'", text)
-        options: Any = OverridesParser.create().parse_override(written).value()
-        assert [sbatch_option(option)[0] for option in options] == names
-
-
-def test_arrays_that_slurm_lists_together_are_told_apart() -> None:
-    assert job_ids("7_[0-2,5%4]") == ["7_0", "7_1", "7_2", "7_5"]
-    assert job_ids("7_3") == ["7_3"]
-    assert job_ids("12") == ["12"]

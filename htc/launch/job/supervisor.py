@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from htc.errors import UserError
+from htc.launch.job.failures import describe_exit, failure_cause, failures_since_checkpoint, should_retry
 from htc.launch.job.ranks import Ranks
 from htc.launch.locks import FileLock
 from htc.launch.slurm import is_preempted, requeue_job
@@ -108,7 +109,7 @@ class Supervisor:
                     self._exit_when_told_to()
                 if not self.ranks.is_main:
                     # The first process decides what becomes of the run, and ends this one.
-                    self.ranks.report_failure(self.submission, ending(code))
+                    self.ranks.report_failure(self.submission, describe_exit(code))
                     time.sleep(3 * PEER_PATIENCE)
                     sys.exit(1)
                 if not self._should_go_on(code):
@@ -201,17 +202,15 @@ class Supervisor:
             with suppress(OSError):
                 self.folder.set_status("failed", refusal or recorded or "the run was refused: see its job's log")
             return False
-        cause = self.peer_failure or (recorded if code > 0 else None) or ending(code)
+        cause = failure_cause(code, recorded, self.peer_failure)
         launch = mapping(record.get("launch"))
         step = self.newest_step()
-        before = [f for f in map(mapping, items(launch.get("failures"))) if f.get("submission") == self.submission.id]
-        stuck = [failure for failure in before if failure.get("step") == step]
+        earlier = failures_since_checkpoint(launch, self.submission.id, step)
         failure = {"time": now(), "cause": cause, "step": step, "submission": self.submission.id, "job": slurm_job_id()}
         self.folder.update(launch={**launch, "failures": [*items(launch.get("failures")), failure]})
-        retries = int(self.submission.options.get("retries", 3))
-        if len(stuck) >= retries or any(failure.get("cause") == cause for failure in stuck):
+        if not should_retry(earlier, cause, int(self.submission.options.get("retries", 3))):
             where = f"at step {step}" if step is not None else "before the first checkpoint"
-            self.folder.set_status("failed", f"{cause} ({len(stuck) + 1} times {where})")
+            self.folder.set_status("failed", f"{cause} ({len(earlier) + 1} times {where})")
             return False
         print(f"the run failed ({cause}): starting it again", file=sys.stderr, flush=True)
         return True
@@ -274,11 +273,6 @@ class Supervisor:
         self.terminated = True
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
-
-
-def ending(code: int) -> str:
-    """How a process ended, by its exit status."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"the process ended with status {code}"
 
 
 def _ignore_user_signal() -> None:
