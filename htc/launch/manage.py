@@ -15,7 +15,7 @@ from htc.launch.slurm import cancel_jobs
 from htc.launch.status.states import LIVE, RunState, sweep_states
 from htc.launch.submission import Row, Submission, launch_lock, supervisor_lock
 from htc.launch.submit import submit
-from htc.launch.wait import follow
+from htc.launch.wait import wait_for_runs
 from htc.runs.folder import RunFolder, now
 from htc.runs.json_values import mapping
 
@@ -63,7 +63,7 @@ def retry(folder: Path, names: Sequence[str]) -> None:
         print(f"started by hand, so start them by the command in run.json: {', '.join(by_hand)}", file=sys.stderr)
     print(f"{folder.name}: {sum(len(each.runs) for each in submissions)} started again.")
     for submission in submissions:
-        if follow(folder, [submission], submission.runs, submission.options):
+        if wait_for_runs(folder, [submission], submission.runs, submission.options):
             sys.exit(1)
 
 

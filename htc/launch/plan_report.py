@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from htc.launch.plan import PlannedRun
-from htc.launch.status.reports import table
+from htc.launch.status.table import format_table
 from htc.launch.submission import Submission
 
 SHOWN_ROWS = 60
@@ -21,7 +21,7 @@ def launch_report(folder: Path, planned: Sequence[PlannedRun], submissions: Sequ
     lines = []
     if started:
         rows = [(jobs[each.row.folder] or "-", each.action, str(folder / each.row.folder)) for each in started]
-        lines.append(table(("JOB", "ACTION", "FOLDER"), rows[:SHOWN_ROWS]))
+        lines += format_table(("JOB", "ACTION", "FOLDER"), rows[:SHOWN_ROWS])
         if len(rows) > SHOWN_ROWS:
             lines.append(f"... and {len(rows) - SHOWN_ROWS} more.")
     words = [f"{len(started)} started" if started else "nothing to start"]
@@ -54,4 +54,4 @@ def dry_run_report(
     if unknown:
         summary += f" and those of {unknown} runs that nothing measured here is like (run one of them first)"
     header = ("RUN", "STATE", "ACTION", "GPU HOURS", "OVERRIDES")
-    return table(header, lines) + f"\n{summary}. Nothing was started."
+    return "\n".join([*format_table(header, lines), f"{summary}. Nothing was started."])

@@ -19,7 +19,7 @@ from htc.launch.plan_report import launch_report
 from htc.launch.slurm import array_limit, minutes, submit_array
 from htc.launch.status.states import sweep_states
 from htc.launch.submission import Row, Submission, code_folder, launch_lock, new_submission_path
-from htc.launch.wait import follow
+from htc.launch.wait import wait_for_runs
 from htc.runs.folder import RunFolder, now
 from htc.runs.json_values import mapping
 
@@ -44,7 +44,7 @@ def launch(
             submissions = submit(folder, [each.row for each in missing], launcher, options) if missing else []
         print(launch_report(folder, planned, submissions, len(chosen)), flush=True)
         plans += planned
-        failed += follow(folder, submissions, [each.row.folder for each in planned], options)
+        failed += wait_for_runs(folder, submissions, [each.row.folder for each in planned], options)
     return plans, failed
 
 

@@ -13,7 +13,7 @@ from htc.launch.locks import is_held
 from htc.launch.slurm import PENDING_STATES, RUNNING_STATES, Job, query_jobs
 from htc.launch.submission import Submission, launch_lock, read_submissions, supervisor_lock
 from htc.runs.folder import RunFolder
-from htc.runs.json_values import mapping
+from htc.runs.json_values import items, mapping
 from htc.runs.lock import is_in_use
 
 STATES = ("running", "queued", "done", "failed", "cancelled", "preempted", "lost", "unknown")
@@ -87,6 +87,22 @@ class RunState:
         if self.submission is not None and (recorded := self.submission.jobs[self.index or 0]) is not None:
             return recorded
         return self.job.id if self.job else None
+
+    @property
+    def restarts(self) -> int:
+        """Number of times that the run was resumed."""
+        return len(items(self.record.get("resumes")))
+
+    @property
+    def node(self) -> str:
+        """Node on which the run is or was last; for a queued job, Slurm's reason in brackets."""
+        if self.job is not None and self.job.is_pending:
+            # The reason shows whether a job waits for its turn or will never start.
+            return f"({self.job.reason})"
+        if self.job is not None and self.job.node:
+            return self.job.node
+        resumes = items(self.record.get("resumes")) or [{}]
+        return str(mapping(resumes[-1]).get("host") or self.record.get("host") or "")
 
     @property
     def is_live(self) -> bool:
