@@ -1,4 +1,4 @@
-"""What a launch has to do: for each run that was asked for, whether to leave it, start it or resume it."""
+"""Plan of a launch: for each requested run, whether to leave it as it is, start it or resume it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LEAVE_STATES = ("done", "running", "queued", "unknown")
 
 @dataclass
 class PlannedRun:
-    """One run that was asked for, and how it stands."""
+    """One requested run and its state."""
 
     row: Row
     sweep_folder: Path
     state: str
-    """As in htc.launch.status.states, or `new`."""
+    """One of htc.launch.status.states.STATES, or `new`."""
 
     @property
     def action(self) -> str:
@@ -42,15 +42,20 @@ def action_for(state: str, *, has_checkpoint: bool) -> str:
 
 
 def plan(rows: Sequence[tuple[Config, list[str]]], states: Mapping[Path, Mapping[str, RunState]]) -> list[PlannedRun]:
-    """What is to be done for each row; rows that are one and the same run appear once."""
-    marks = {folder: {signature_of(name) for name in of_folder} for folder, of_folder in states.items()}
+    """Plan the runs of the rows; rows with the same run appear once.
+
+    Args:
+        rows: Configuration and overrides of each run.
+        states: States of the runs that exist, by sweep folder and run name.
+    """
+    existing = {folder: {signature_of(name) for name in of_folder} for folder, of_folder in states.items()}
     planned: dict[Path, PlannedRun] = {}
     for config, overrides in rows:
         folder = sweep_folder_of(config)
-        mark = signature(config)
-        # Only a signature that is there already is looked for on disk: 1,000 searches through 1,000 folders take long.
-        known = mark in marks.get(folder, ()) or config.force
-        path = find_folder(config)[0] if known else folder / folder_name(config, mark)
+        run_signature = signature(config)
+        # The disk is only searched for signatures that exist: 1,000 searches through 1,000 folders would take long.
+        is_known = run_signature in existing.get(folder, ()) or config.force
+        path = find_folder(config)[0] if is_known else folder / folder_name(config, run_signature)
         state = states.get(folder, {}).get(path.name)
         row = Row(path.name, to_plain(config), overrides)
         planned.setdefault(path, PlannedRun(row, folder, state.state if state else "new"))
@@ -58,10 +63,11 @@ def plan(rows: Sequence[tuple[Config, list[str]]], states: Mapping[Path, Mapping
 
 
 def signature_of(folder_name: str) -> str:
-    """The signature at the end of a run folder's name."""
+    """Return the signature at the end of a run folder's name; empty if there is none."""
     found = re.search(r"-([0-9a-f]{8})(-r\d+)?$", folder_name)
     return found[1] if found else ""
 
 
 def sweep_folder_of(config: Config) -> Path:
+    """Return the folder of the sweep that a run belongs to."""
     return Path(config.runs) / config.sweep

@@ -1,4 +1,4 @@
-"""What a launch prints: the runs that it starts, or would start, and those that it leaves as they are."""
+"""Reports of a launch and of a dry run: the runs to start and those that are left as they are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ SHOWN_ROWS = 60
 
 
 def launch_report(folder: Path, planned: Sequence[PlannedRun], submissions: Sequence[Submission], asked: int) -> str:
-    """What was started, by job and folder, and what was left as it is."""
+    """Return the text that shows what was started, by job and folder, and how many runs were left as they are.
+
+    Args:
+        folder: Folder of the sweep.
+        planned: Runs of the launch.
+        submissions: What the launch submitted.
+        asked: Number of rows, of which several may be the same run.
+    """
     jobs = {run: job or "" for each in submissions for run, job in zip(each.runs, each.jobs, strict=True)}
     started = [each for each in planned if each.row.folder in jobs]
     left = Counter(each.state for each in planned if each.row.folder not in jobs)
@@ -35,9 +42,13 @@ def launch_report(folder: Path, planned: Sequence[PlannedRun], submissions: Sequ
 def dry_run_report(
     planned: Sequence[PlannedRun], rows: Sequence[Sequence[str]], estimates: Sequence[float | None]
 ) -> str:
-    """The runs, how they stand, their overrides, and the GPU hours that they will cost (hours of the process on CPU).
+    """Return the text that shows each run with its state, action, cost and overrides.
 
-    `estimates`: GPU hours of each run, None where nothing like it was measured.
+    Args:
+        planned: Runs of the launch.
+        rows: Overrides of each run to show.
+        estimates: Cost of each run in GPU hours, or in hours of its process on the CPU; None if no similar run was
+            measured.
     """
     lines = []
     total, unknown = 0.0, 0
@@ -52,6 +63,6 @@ def dry_run_report(
     words = ", ".join(f"{counted[action]} to {action}" for action in ("start", "resume", "leave") if counted[action])
     summary = f"{len(planned)} runs: {words}; about {total:.2f} GPU hours"
     if unknown:
-        summary += f" and those of {unknown} runs that nothing measured here is like (run one of them first)"
+        summary += f" and those of {unknown} runs for which no similar run was measured (run one of them first)"
     header = ("RUN", "STATE", "ACTION", "GPU HOURS", "OVERRIDES")
     return "\n".join([*format_table(header, lines), f"{summary}. Nothing was started."])
