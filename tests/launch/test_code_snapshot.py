@@ -27,7 +27,7 @@ def code(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return tmp_path
 
 
-def test_code_and_configuration_alone_are_copied(code: Path) -> None:
+def test_only_code_and_configuration_of_the_project_are_copied(code: Path) -> None:
     plugin = "hydra_plugins/htc_launch.py"
     assert code_files(code) == ["conf/data/mine.yaml", "htc/__init__.py", "htc/new.py", plugin]
 

@@ -1,4 +1,4 @@
-"""What the Slurm launcher reads from options and from the output of Slurm's commands."""
+"""The Slurm launcher's reading of options and of the output of Slurm's commands."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_no_time_limit_or_no_option_is_refused() -> None:
     assert sbatch_option("--exclude=n1,n2") == ("exclude", "n1,n2")
 
 
-def test_options_of_sbatch_are_written_as_the_manual_and_the_sentence_say() -> None:
+def test_options_of_sbatch_can_be_written_as_the_manual_and_the_error_message_show() -> None:
     with pytest.raises(UserError) as caught:
         sbatch_option("exclude=n1")
     manual = (ROOT / "docs" / "cluster.md").read_text()
@@ -54,7 +54,7 @@ def test_options_of_sbatch_are_written_as_the_manual_and_the_sentence_say() -> N
         assert [sbatch_option(option)[0] for option in options] == names
 
 
-def test_jobs_that_slurm_lists_together_are_told_apart() -> None:
+def test_jobs_that_slurm_lists_as_one_entry_are_separated() -> None:
     assert job_ids("7_[0-2,5%4]") == ["7_0", "7_1", "7_2", "7_5"]
     assert job_ids("7_3") == ["7_3"]
     assert job_ids("12") == ["12"]

@@ -1,4 +1,4 @@
-"""What a sweep's rows, parameters and arguments become."""
+"""The runs that a sweep's rows, parameters and arguments describe, and their estimated cost."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def test_command_line_wins_over_row_and_row_over_parameter() -> None:
     ]
 
 
-def test_every_row_meets_every_choice() -> None:
+def test_every_row_is_combined_with_every_choice() -> None:
     rows = expand({"seed": "0,1"}, {"a": "", "b": ""}, ["log_every=1,2"])
     assert len(rows) == len({tuple(row) for row in rows}) == 8
     assert expand({}, {}, ["seed=0,1"]) == [["seed=0"], ["seed=1"]]
 
 
-def test_row_that_is_no_override_is_refused_by_its_label() -> None:
+def test_a_row_that_is_no_override_is_refused_with_its_label() -> None:
     with pytest.raises(UserError, match="row 'broken' of the sweep"):
         expand({}, {"broken": "no_override"}, [])
     with pytest.raises(UserError, match="row 'deep' of the sweep has no entry for data=mine, only for coco"):
         expand({}, {"deep": {"coco": "seed=1"}}, ["data=mine"])
 
 
-def test_quick_composition_equals_hydras() -> None:
+def test_quick_composition_equals_that_of_hydra() -> None:
     rows = [
         ["data=coco", "data.root=/coco", f"seed={seed}", f"model.semantic={semantic}", f"precision={precision}",
          f"model.stage_loss_weights={weights}", f"model={model}", "schedule.clip_norm=null"]
@@ -68,13 +68,13 @@ def test_quick_composition_equals_hydras() -> None:
     assert quick == [composed_config(row) for row in rows]
 
 
-def test_experiment_whose_values_follow_each_other_is_composed_in_full() -> None:
+def test_an_experiment_whose_values_refer_to_each_other_is_composed_in_full() -> None:
     rows = [["experiment=overfit_coco", "data.root=x", f"data.train.limit={limit}"] for limit in (3, 5)]
     assert [config.data.val.limit for config in Composer(compose_fully).configs(rows)] == [3, 5]
 
 
 @pytest.mark.parametrize("bad", ["seed=many", "model.num_stages=9", "nonsense=1"])
-def test_bad_value_in_one_row_is_refused(bad: str) -> None:
+def test_a_bad_value_in_one_row_is_refused(bad: str) -> None:
     with pytest.raises((UserError, HydraException, OmegaConfBaseException), match=bad.split("=")[0].split(".")[-1]):
         Composer(compose_fully).configs([["seed=0"], ["seed=1", bad]])
 
@@ -106,7 +106,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
     assert "2 runs: 2 to start" in result.stdout
 
 
-def test_gpu_hours_are_those_of_all_devices_whatever_number_was_measured(tmp_path: Path) -> None:
+def test_gpu_hours_are_summed_over_all_devices_however_many_were_measured(tmp_path: Path) -> None:
     config = to_plain(
         composed_config(["schedule.iterations=100", "schedule.batch_size=8", "schedule.reference_batch=8"])
     )
@@ -114,7 +114,7 @@ def test_gpu_hours_are_those_of_all_devices_whatever_number_was_measured(tmp_pat
         run = tmp_path / folder / "runs" / "single" / "run"
         run.mkdir(parents=True)
         (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
-        # 800 images in an hour of one device, or in a quarter of it on four.
+        # 800 images take an hour on one device, or a quarter of an hour on four.
         results = {"iterations": 100, "training_seconds": 3600 / processes, "processes": processes}
         (run / "results.json").write_text(json.dumps(results))
         throughput = Throughput(tmp_path / folder / "runs")
@@ -141,7 +141,7 @@ for config in Composer(compose_fully).configs(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> None:
-    """Row after row in one process; that launchers give each its own is tested elsewhere."""
+    """Run the rows in one process, one after the other; other tests cover launchers, which use a process per run."""
     small = ["schedule.iterations=1", "data.shapes.train_images=16", "data.shapes.val_images=2", "eval.limit=1"]
     result = subprocess.run(
         [sys.executable, "-c", EVERY_ROW, sweep, "data=shapes", "schedule=short", *small, f"runs={tmp_path / 'runs'}",
