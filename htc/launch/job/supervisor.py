@@ -45,6 +45,8 @@ PEER_TIMEOUT = 60.0
 """Seconds that the main process may continue after another process of the run failed: it may be ending, or hang."""
 GRACE_TIMEOUT = 600.0
 """Seconds that a job waits for Slurm to end it, if Slurm does not answer whether the job is preempted."""
+LIMIT_MARGIN = 120.0
+"""Seconds by which Slurm may send the signal for the time limit earlier than `signal_before` says."""
 USER_ERROR, STOPPED = 2, 128 + signal.SIGTERM
 """Exit statuses of a run that refused its settings, and of a run that was told to stop."""
 
@@ -271,9 +273,10 @@ class Supervisor:
             return self.token
 
     def _is_time_limit_near(self) -> bool:
-        limit = self.submission.options.get("minutes")
-        margin = float(self.submission.options.get("signal_before") or 0) + 60
-        return limit is not None and time.time() - self.started > limit * 60 - margin - 60
+        """Return whether the time limit, and not a preemption, explains that the job is told to stop."""
+        minutes = self.submission.options.get("minutes")
+        signal_before = float(self.submission.options.get("signal_before") or 0)
+        return minutes is not None and time.time() - self.started > minutes * 60 - signal_before - LIMIT_MARGIN
 
     def _handle_termination(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True
