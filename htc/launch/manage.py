@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from htc.errors import UserError
@@ -17,7 +18,6 @@ from htc.launch.submission import Row, Submission, launch_lock, supervisor_lock
 from htc.launch.submit import submit
 from htc.launch.wait import wait_for_runs
 from htc.runs.folder import RunFolder, now
-from htc.runs.json_values import mapping
 
 
 def cancel(folder: Path, names: Sequence[str]) -> None:
@@ -26,8 +26,10 @@ def cancel(folder: Path, names: Sequence[str]) -> None:
         states = _states(folder, names)
         chosen = [state for state in states if state.state in LIVE and state.submission is not None]
         for state in chosen:
-            record = RunFolder(state.folder)
-            record.update(launch={**mapping(record.read().get("launch")), "cancelled": now()})
+            assert state.submission is not None and state.index is not None
+            run = RunFolder(state.folder)
+            launch = run.read().launch or state.submission.launch_record(state.submission.row(state.index))
+            run.update(launch=replace(launch, cancelled=now()))
         in_slurm = [state for state in chosen if state.submission and state.submission.launcher == "slurm"]
         # scancel sends SIGTERM first, on which a run saves its state.
         cancel_jobs([state.job_id for state in in_slurm if state.job_id])

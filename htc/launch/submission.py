@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +20,7 @@ from typing import Any
 
 from htc.runs.files import write_json
 from htc.runs.folder import now
-from htc.runs.json_values import mapping
+from htc.runs.record import Launch, Length, RunRecord
 
 LAUNCH_FOLDER = ".launch"
 
@@ -86,13 +85,23 @@ class Submission:
         """Path of the file to which a run's process writes the sentence of a UserError."""
         return self.path / f"{index}.error"
 
-    def may_start(self, record: Mapping[str, Any]) -> bool:
-        """Return whether this submission may start a run whose run.json holds `record`.
+    def may_start(self, record: RunRecord) -> bool:
+        """Return whether this submission may start a run with this record.
 
         It may not if the run was cancelled, or if a later submission contains it.
         """
-        launch = mapping(record.get("launch"))
-        return not launch.get("cancelled") and launch.get("submission", self.id) == self.id
+        submission = record.launch.submission if record.launch is not None else None
+        return not record.cancelled and submission in (None, self.id)
+
+    def launch_record(self, row: Row) -> Launch:
+        """Return the entry of run.json about the launch of a row."""
+        return Launch(
+            submission=self.id,
+            launcher=self.launcher,
+            submitted=now(),
+            code=self.code,
+            length=Length.from_json(row.config["schedule"]),
+        )
 
     def write(self) -> None:
         """Write submission.json."""

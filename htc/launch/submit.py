@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from htc.launch.slurm import array_limit, minutes, submit_array
 from htc.launch.status.states import sweep_states
 from htc.launch.submission import Row, Submission, code_folder, launch_lock, new_submission_path
 from htc.launch.wait import wait_for_runs
-from htc.runs.folder import RunFolder, now
-from htc.runs.json_values import mapping
+from htc.runs.folder import RunFolder
+from htc.runs.record import RunRecord
 
 
 def launch(rows: Sequence[tuple[Config, list[str]]], launcher: str, options: Mapping[str, Any]) -> list[str]:
@@ -114,25 +115,21 @@ def _submit(folder: Path, rows: list[Row], launcher: str, options: dict[str, Any
 def _queue(folder: Path, submission: Submission, row: Row) -> Callable[[], None]:
     """Record a run as queued, and return a function that undoes this."""
     run = RunFolder(folder / row.folder)
-    existed, before = run.path.is_dir(), run.read()
-    identity = {key: row.config[key] for key in ("name", "sweep")}
-    schedule = row.config["schedule"]
-    launch = {
-        **{key: value for key, value in mapping(before.get("launch")).items() if key != "cancelled"},
-        "submission": submission.id,
-        "launcher": submission.launcher,
-        "submitted": now(),
-        "code": submission.code,
-        "length": {key: schedule[key] for key in ("epochs", "iterations", "batch_size")},
-    }
-    # A run writes its identity when it starts. Until then, tables and status read it from here.
-    new = {} if before.get("start") else {**identity, "signature": signature_of(row.folder)}
+    existed, before = run.path.is_dir(), run.read(strict=True)
+    launch = submission.launch_record(row)
+    if before.launch is not None:
+        launch.failures = before.launch.failures
+    queued = replace(before, status="queued", error=None, end=None, launch=launch)
+    if not before.start:
+        # A run writes its identity when it starts. Until then, tables and status read it from here.
+        signature = signature_of(row.folder)
+        queued = replace(queued, name=row.config["name"], sweep=row.config["sweep"], signature=signature)
     run.path.mkdir(parents=True, exist_ok=True)
-    run.update(**new, status="queued", error=None, end=None, launch=launch)
+    run.write(queued)
 
     def restore() -> None:
-        if before:
-            run.update(**{key: before.get(key) for key in ("status", "error", "end", "launch")})
+        if before != RunRecord():
+            run.update(status=before.status, error=before.error, end=before.end, launch=before.launch)
         elif existed:
             run.run_file.unlink(missing_ok=True)
         else:

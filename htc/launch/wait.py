@@ -12,9 +12,11 @@ from typing import Any
 
 from htc.errors import UserError
 from htc.launch.local import LocalManager, start_manager
-from htc.launch.status.outcome import error_lines, results_text
+from htc.launch.status.outcome import error_lines
 from htc.launch.status.states import RunState, sweep_states
 from htc.launch.submission import Submission
+from htc.runs.folder import RunFolder
+from htc.runs.results import ap_summary
 
 POLL_SECONDS = 3.0
 SLURM_SILENCE_SECONDS = 600.0
@@ -99,7 +101,11 @@ class RunReporter:
 
     def _report_end(self, state: RunState) -> None:
         if state.state == "done":
-            print(f"{state.folder}: done, {results_text(state.folder)}", file=sys.stderr, flush=True)
+            print(
+                f"{state.folder}: done, {ap_summary(RunFolder(state.folder).read_results())}",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         self.failed.append(state.name)
         lines = "".join(f"\n    {line}" for line in error_lines(state)) if state.state == "failed" else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from htc.runs import provenance as environment
+from htc.runs.redaction import redact
 
 
 class Console(Enum):
@@ -71,4 +71,4 @@ class _Redacting(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.short_level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return environment.redact(super().format(record))
+        return redact(super().format(record))

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from htc.launch.job.failures import describe_exit, failure_cause, failures_since_checkpoint, should_retry
+from htc.runs.record import Failure, RunRecord
 
 
-def failures(*causes: str) -> list[dict[str, Any]]:
-    return [{"cause": cause} for cause in causes]
+def failure(cause: str, submission: str = "now", step: int | None = None) -> Failure:
+    return Failure(None, cause, step, submission, None)
 
 
 @pytest.mark.parametrize(
@@ -34,22 +35,22 @@ def failures(*causes: str) -> list[dict[str, Any]]:
 def test_a_run_is_retried_until_a_cause_repeats_or_the_retries_are_used_up(
     earlier: list[str], cause: str, retries: int, expected: bool
 ) -> None:
-    assert should_retry(failures(*earlier), cause, retries) is expected
+    assert should_retry(list(map(failure, earlier)), cause, retries) is expected
 
 
 def test_only_failures_of_this_submission_since_the_newest_checkpoint_count() -> None:
-    before_any = {"submission": "now", "step": None, "cause": "a"}
-    at_four = {"submission": "now", "step": 4, "cause": "b"}
-    of_another = {"submission": "earlier", "step": 4, "cause": "c"}
-    launch = {"failures": [before_any, of_another, at_four]}
-    assert failures_since_checkpoint(launch, "now", 4) == [at_four]
-    assert failures_since_checkpoint(launch, "now", None) == [before_any]
-    assert failures_since_checkpoint(launch, "now", 8) == []
+    before_any, of_another, at_four = failure("a"), failure("c", "earlier", 4), failure("b", step=4)
+    failures = [before_any, of_another, at_four]
+    assert failures_since_checkpoint(failures, "now", 4) == [at_four]
+    assert failures_since_checkpoint(failures, "now", None) == [before_any]
+    assert failures_since_checkpoint(failures, "now", 8) == []
 
 
 @pytest.mark.parametrize("launch", [{}, {"failures": None}, {"failures": ["damaged", None, 7]}])
 def test_a_damaged_record_holds_no_failures(launch: dict[str, Any]) -> None:
-    assert failures_since_checkpoint(launch, "now", 4) == []
+    record = RunRecord.from_json({"launch": launch})
+    assert record.launch is not None
+    assert failures_since_checkpoint(record.launch.failures, "now", 4) == []
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from htc.runs.json_values import items, mapping
+from htc.runs.record import Failure
 
 
 def describe_exit(code: int) -> str:
@@ -26,19 +25,18 @@ def failure_cause(code: int, recorded: str | None, peer_failure: str | None) -> 
     return peer_failure or (recorded if code > 0 else None) or describe_exit(code)
 
 
-def failures_since_checkpoint(launch: Mapping[str, Any], submission: str, step: int | None) -> list[dict[str, Any]]:
+def failures_since_checkpoint(failures: Sequence[Failure], submission: str, step: int | None) -> list[Failure]:
     """Return the failures of a submission's run since its newest checkpoint.
 
     Args:
-        launch: Entry `launch` of run.json, whose `failures` list one dict per failure.
+        failures: All recorded failures of the run.
         submission: Id of the submission; failures under earlier submissions do not count.
         step: Step of the newest checkpoint; None if there is none.
     """
-    failures = map(mapping, items(launch.get("failures")))
-    return [each for each in failures if each.get("submission") == submission and each.get("step") == step]
+    return [each for each in failures if each.submission == submission and each.step == step]
 
 
-def should_retry(earlier: Sequence[Mapping[str, Any]], cause: str, retries: int) -> bool:
+def should_retry(earlier: Sequence[Failure], cause: str, retries: int) -> bool:
     """Return whether a run that has just failed is started again.
 
     The run is given up if it failed for the same cause before, or `retries` times for any, since its newest checkpoint.
@@ -48,4 +46,4 @@ def should_retry(earlier: Sequence[Mapping[str, Any]], cause: str, retries: int)
         cause: Cause of the present failure.
         retries: Number of times that a run is started again without a new checkpoint in between.
     """
-    return len(earlier) < retries and all(failure.get("cause") != cause for failure in earlier)
+    return len(earlier) < retries and all(failure.cause != cause for failure in earlier)

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -32,8 +32,8 @@ from htc.launch.locks import FileLock
 from htc.launch.slurm import is_preempted, requeue_job
 from htc.launch.submission import Submission, supervisor_lock
 from htc.runs.folder import RunFolder, now
-from htc.runs.json_values import items, mapping
 from htc.runs.provenance import slurm_job_id
+from htc.runs.record import Failure
 
 POLL_SECONDS = 0.25
 """Interval at which the child process is polled."""
@@ -204,18 +204,18 @@ class Supervisor:
     def _should_start_again(self, code: int) -> bool:
         """Record a failure, and return whether the run is started again; see `should_retry`."""
         record = self.folder.read()
-        recorded = str(record["error"]) if record.get("status") == "failed" and record.get("error") else None
+        recorded = record.error if record.status == "failed" else None
         if (refusal := self._refusal()) is not None or code == USER_ERROR:
             # Writing fails if the disk is full.
             with suppress(OSError):
                 self.folder.set_status("failed", refusal or recorded or "the run was refused: see its job's log")
             return False
         cause = failure_cause(code, recorded, self.peer_failure)
-        launch = mapping(record.get("launch"))
         step = self.newest_step()
-        earlier = failures_since_checkpoint(launch, self.submission.id, step)
-        failure = {"time": now(), "cause": cause, "step": step, "submission": self.submission.id, "job": slurm_job_id()}
-        self.folder.update(launch={**launch, "failures": [*items(launch.get("failures")), failure]})
+        launch = record.launch or self.submission.launch_record(self.submission.row(self.index))
+        earlier = failures_since_checkpoint(launch.failures, self.submission.id, step)
+        failure = Failure(now(), cause, step, self.submission.id, slurm_job_id())
+        self.folder.update(launch=replace(launch, failures=[*launch.failures, failure]))
         if not should_retry(earlier, cause, int(self.submission.options.get("retries", 3))):
             where = f"at step {step}" if step is not None else "before the first checkpoint"
             self.folder.set_status("failed", f"{cause} ({len(earlier) + 1} times {where})")

@@ -1,28 +1,19 @@
-"""Outcome of a run as text: its metrics if it is done, or why it failed."""
+"""Why a run failed, from its record and the ends of its logs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from htc.launch.status.states import RunState
-from htc.runs.folder import RunFolder
-from htc.runs.json_values import mapping, number
 
 TAIL_BYTES = 20_000
 """Bytes at the end of a file in which its last lines are looked for."""
 
 
-def results_text(folder: Path) -> str:
-    """Return the metrics of a finished run, such as `mask AP 34.1, box AP 38.0`."""
-    results = RunFolder(folder).read_results()
-    metrics = ((number(mapping(results.get(key)).get("AP")), word) for key, word in (("segm", "mask"), ("bbox", "box")))
-    return ", ".join(f"{word} AP {100 * value:.1f}" for value, word in metrics if value is not None)
-
-
 def error_lines(state: RunState, limit: int = 5) -> list[str]:
     """Return why a run failed: the recorded cause, and up to `limit` lines of its log if they show a Python error."""
-    cause = state.record.get("error")
-    lines = [str(cause)] if cause else []
+    cause = state.record.error
+    lines = [cause] if cause else []
     tail = last_lines(state.folder / "log.txt", limit)
     if cause and any("Traceback" in line or "Error" in line for line in tail):
         return [*lines, *(line for line in tail if line not in lines)]

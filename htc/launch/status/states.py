@@ -6,15 +6,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from htc.errors import UserError
 from htc.launch.locks import is_held
 from htc.launch.slurm import PENDING_STATES, RUNNING_STATES, Job, query_jobs
 from htc.launch.submission import Submission, launch_lock, read_submissions, supervisor_lock
 from htc.runs.folder import RunFolder
-from htc.runs.json_values import items, mapping
 from htc.runs.lock import is_in_use
+from htc.runs.record import RunRecord
 
 STATES = ("running", "queued", "done", "failed", "cancelled", "preempted", "lost", "unknown")
 LIVE = ("running", "queued")
@@ -71,7 +70,7 @@ class RunState:
     folder: Path
     state: str
     """One of STATES; `unknown` if the run is on a Slurm that cannot be asked from this machine."""
-    record: dict[str, Any] = field(default_factory=dict)
+    record: RunRecord = field(default_factory=RunRecord)
     """Content of run.json."""
     job: Job | None = None
     submission: Submission | None = None
@@ -91,7 +90,7 @@ class RunState:
     @property
     def restarts(self) -> int:
         """Number of times that the run was resumed."""
-        return len(items(self.record.get("resumes")))
+        return len(self.record.resumes)
 
     @property
     def node(self) -> str:
@@ -101,8 +100,8 @@ class RunState:
             return f"({self.job.reason})"
         if self.job is not None and self.job.node:
             return self.job.node
-        resumes = items(self.record.get("resumes")) or [{}]
-        return str(mapping(resumes[-1]).get("host") or self.record.get("host") or "")
+        resumed_on = self.record.resumes[-1].host if self.record.resumes else None
+        return resumed_on or self.record.host or ""
 
     @property
     def is_live(self) -> bool:
@@ -122,7 +121,7 @@ def sweep_states(sweep_folder: Path, *, need_slurm: bool = False) -> tuple[list[
     open_in_slurm = {
         newest[name].id: newest[name]
         for name in names
-        if name in newest and newest[name].launcher == "slurm" and records[name].get("status") != "done"
+        if name in newest and newest[name].launcher == "slurm" and records[name].status != "done"
     }
     jobs: Mapping[str, Job] | None = {}
     remark = None
@@ -177,22 +176,22 @@ def _jobs_by_run(newest: Mapping[str, Submission], jobs: Iterable[Job]) -> dict[
 
 def _facts(
     folder: Path,
-    record: Mapping[str, Any],
+    record: RunRecord,
     submission: Submission | None,
     job: Job | None,
     *,
     managed: bool,
     slurm_known: bool,
 ) -> RunFacts:
-    """Collect the facts of the run in `folder`, whose run.json holds `record`."""
-    status = record.get("status")
+    """Collect the facts of the run in `folder`, with this record."""
+    status = record.status
     # Opening the files of thousands of runs takes time, so only those that can matter are opened.
     has_results = status == "done" and (folder / "results.json").is_file()
     is_locked = not has_results and (is_held(supervisor_lock(folder.parent, folder.name)) or is_in_use(folder))
     return RunFacts(
         status=status,
         has_results=has_results,
-        cancelled=bool(mapping(record.get("launch")).get("cancelled")),
+        cancelled=record.cancelled,
         is_locked=is_locked,
         launcher=submission.launcher if submission else None,
         managed=managed,
