@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from htc.arguments import parse_arguments
 from htc.cli import run_command
 from htc.errors import UserError, nearest
 from htc.launch.status.outcome import error_lines
@@ -21,32 +22,28 @@ from htc.launch.status.table import runs_table, sweep_summary
 USAGE = "python -m htc.status [cancel | retry] [SWEEP[/RUN]] [runs=runs] [--watch] [--json]"
 HELP = f"""usage: {USAGE}
 
-Without a sweep: how many runs of each sweep are in which state, and the runs that are not done.
-With one: all of its runs.
+Without a sweep, it shows the number of runs per state for each sweep, and the runs that are not done.
+With a sweep, it shows all of its runs.
 
-  cancel SWEEP[/RUN]   take runs out of the queue and stop those under way; they can go on later
-  retry SWEEP[/RUN]    start what failed, was cancelled or got lost again, with the launcher it had
-  --watch              again every five seconds
-  --json               for programs
+  cancel SWEEP[/RUN]   remove runs from the queue and stop running ones; they can continue later
+  retry SWEEP[/RUN]    start failed, cancelled and lost runs again, each with its launcher
+  --watch              repeat every five seconds
+  --json               print JSON, for programs
 
-States: {", ".join(STATES)}. `lost` is a run of which nothing is alive and that recorded no end;
-`unknown` is one on a Slurm that cannot be asked from here."""
+States: {", ".join(STATES)}. A `lost` run has no living process and recorded no end;
+an `unknown` run is on a Slurm that this machine cannot reach."""
 WATCH_SECONDS = 5.0
 CLEAR_SCREEN = "\x1b[2J\x1b[H"
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
+    if {"-h", "--help"} & set(sys.argv[1:]):
         print(HELP)
         return
-    flags = {argument for argument in arguments if argument.startswith("-")}
-    words = [argument for argument in arguments if argument not in flags]
-    runs = next((word.removeprefix("runs=") for word in words if word.startswith("runs=")), "runs")
-    words = [word for word in words if not word.startswith("runs=")]
+    arguments = parse_arguments(sys.argv[1:], USAGE, keys=["runs"], options=["--watch", "--json"], max_words=2)
+    words, options = arguments.words, arguments.options
+    runs = arguments.values.get("runs", "runs")
     action = words.pop(0) if words and words[0] in ("cancel", "retry") else None
-    if unknown := flags - {"--watch", "--json"}:
-        raise UserError(f"{sorted(unknown)[0]} is not an option of this command; usage: {USAGE}.")
     if len(words) > 1 or (action and not words):
         raise UserError(f"{' '.join(sys.argv[1:])} is not understood: name one sweep; usage: {USAGE}.")
     if not Path(runs).is_dir():
@@ -56,8 +53,8 @@ def main() -> None:
         cancel_or_retry(action, sweep_folder(Path(runs), sweep), run)
         return
     while True:
-        text = as_json(Path(runs), sweep, run) if "--json" in flags else as_text(Path(runs), sweep, run)
-        if "--watch" not in flags:
+        text = as_json(Path(runs), sweep, run) if "--json" in options else as_text(Path(runs), sweep, run)
+        if "--watch" not in options:
             print(text)
             return
         print(f"{CLEAR_SCREEN}{text}", flush=True)

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from htc.config.folders import CONFIG_FOLDER
 from htc.config.schema import Config
-from htc.errors import UserError
+from htc.errors import UserError, nearest
 from htc.launch.estimate import Throughput
 from htc.launch.plan import plan, sweep_folder_of
 from htc.launch.plan_report import dry_run_report
@@ -75,9 +77,19 @@ def descriptive(overrides: Sequence[str]) -> list[str]:
 
 
 def check_options(launcher: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError if an option that counts something is not a whole number in its range."""
+    """Raise UserError for an unknown option, and for an option that counts something and is out of its range."""
+    known = launcher_options(launcher)
+    for key in options:
+        if key not in known:
+            raise UserError(f"launcher.{key} is not an option of the launcher {launcher}{nearest(key, known)}.")
     counts = ("nodes", "max_running", "jobs", "gpus_per_run", "cpus_per_task", "retries", "tasks_per_node")
     for key, low in (*((key, 1) for key in counts), ("gpus_per_node", 0), ("signal_before", 0)):
         value = options.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
             raise UserError(f"launcher.{key}={value} must be a whole number, {low} or more.")
+
+
+def launcher_options(launcher: str) -> set[str]:
+    """Return the keys that a launcher has: those of its file in conf/hydra/launcher."""
+    path = CONFIG_FOLDER / "hydra" / "launcher" / f"{launcher}.yaml"
+    return set(yaml.safe_load(path.read_text(encoding="utf-8"))) - {"_target_", "defaults"}
