@@ -210,7 +210,7 @@ def box_losses(stage: Stage, samples: RoISamples, logits: Tensor, deltas: Tensor
     """Class and box loss of one stage, both divided by the number of sampled RoIs."""
     number = loss_normaliser(len(samples.labels))
     positives = samples.positives
-    targets = encode_deltas(samples.rois[positives, 1:], samples.objects[positives], stage.stds)
+    targets = encode_deltas(samples.rois[positives, 1:], samples.matched_boxes[positives], stage.stds)
     own = deltas_of_class(deltas[positives], samples.labels[positives])
     return {
         "loss_cls": F.cross_entropy(logits, samples.labels, reduction="sum") / number,
@@ -220,7 +220,7 @@ def box_losses(stage: Stage, samples: RoISamples, logits: Tensor, deltas: Tensor
 
 def mask_targets(samples: RoISamples, positives: Tensor, targets: list[Targets]) -> Tensor:
     """The objects' masks as seen through the positive RoIs -> [number of positives, 28, 28] of 0 and 1."""
-    rois, index = samples.rois[positives], samples.object_index[positives]
+    rois, index = samples.rois[positives], samples.matched_indices[positives]
     images = rois[:, 0].long()
     crops = [
         crop_masks(target.masks, rois[images == i, 1:], index[images == i], MASK_SIZE)
