@@ -20,8 +20,9 @@ from htc.config.finalize import derive
 from htc.config.schema import Config, WandbMode, signature
 from htc.evaluation.inference import ImagePrediction
 from htc.runs.tracking import Tracker, row_number, run_id
-from htc.runs.wandb_files import offline_files, read_history, read_records
+from htc.runs.wandb_files import offline_files
 from htc.ops.paste import encode_region
+from tests.helpers.wandb_history import read_history, read_records
 
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = Path(__file__).parents[2]
