@@ -6,10 +6,13 @@ Boxes are `xyxy` in pixels; `h, w` is the size of the network input of one image
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+    from htc.ops.paste import RLE
 
 IGNORE_LABEL = 255
 """Semantic label of pixels that no loss counts: unlabelled ones, crowd regions and padding."""
@@ -81,3 +84,16 @@ class Detections:
 
     def cpu(self) -> Detections:
         return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu(), self.mask_probs.cpu())
+
+
+class ImagePrediction(NamedTuple):
+    """Detections of one image with encoded masks, best score first, for drawing."""
+
+    boxes: np.ndarray
+    """[n, 4] float64, xyxy in pixels of the original image."""
+    labels: np.ndarray
+    """[n] int64, contiguous class indices."""
+    scores: np.ndarray
+    """[n] float64 in 0..1."""
+    masks: list[RLE]
+    """n masks of the original image, in COCO's run-length encoding."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from htc.config.schema import EvalConfig
 from htc.evaluation.coco_metrics import Result, write_results_file
-from htc.ops.paste import RLE, encode_masks
+from htc.ops.paste import encode_masks
 from htc.runs.provenance import device_name
-from htc.structures import Detections, Sample
+from htc.structures import Detections, ImagePrediction, Sample
 
 WARMUP_IMAGES = 5
 """At most so many images, and a tenth of all, are left out of the speed: they pay for caches and kernel choices."""
@@ -62,18 +62,6 @@ class Speed:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-class ImagePrediction(NamedTuple):
-    """The detections of one image, best score first, for drawing."""
-
-    boxes: np.ndarray
-    """[n, 4] float, xyxy in pixels of the original image."""
-    labels: np.ndarray
-    """[n] int, contiguous class indices."""
-    scores: np.ndarray
-    """[n] float."""
-    masks: list[RLE]
 
 
 @dataclass

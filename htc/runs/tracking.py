@@ -24,7 +24,7 @@ from htc.runs.json_values import number
 if TYPE_CHECKING:
     import wandb
 
-    from htc.evaluation.inference import ImagePrediction
+    from htc.structures import ImagePrediction
 
 logger = logging.getLogger(__name__)
 

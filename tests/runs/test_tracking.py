@@ -18,10 +18,10 @@ import pytest
 
 from htc.config.finalize import derive
 from htc.config.schema import Config, WandbMode, signature
-from htc.evaluation.inference import ImagePrediction
 from htc.runs.tracking import Tracker, row_number, run_id
 from htc.runs.wandb_files import offline_files
 from htc.ops.paste import encode_region
+from htc.structures import ImagePrediction
 from tests.helpers.wandb_history import read_history, read_records
 
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
