@@ -17,15 +17,8 @@ from htc.distributed.processes import Processes
 from htc.engine.precision import autocast_of
 from htc.engine.stopping import Stopped, StopRequest
 from htc.evaluation.coco_metrics import Metrics, coco_metrics
-from htc.evaluation.inference import (
-    ImagePrediction,
-    Predictions,
-    Predictor,
-    merge_predictions,
-    predict_dataset,
-    write_predictions,
-)
-from htc.structures import Sample
+from htc.evaluation.inference import Predictions, Predictor, merge_predictions, predict_dataset, write_predictions
+from htc.structures import ImagePrediction, Sample
 
 
 @dataclass
