@@ -53,13 +53,13 @@ def parse_arguments(
                     f"{argument} is not an option of this command{nearest(argument, options)}; usage: {usage}."
                 )
             parsed.options.add(argument)
-        elif not equals:
+        elif not equals and argument not in keys:
             if len(parsed.words) == max_words:
                 raise UserError(f"{argument} is not of the form KEY=VALUE; usage: {usage}.")
             parsed.words.append(argument)
         elif key in keys:
             if not value:
-                raise UserError(f"{argument} has no value: write {key}=VALUE.")
+                raise UserError(f"{key} has no value: write {key}=VALUE.")
             if key in parsed.values:
                 raise UserError(f"{key} is given twice, as {parsed.values[key]!r} and {value!r}: give it once.")
             parsed.values[key] = value

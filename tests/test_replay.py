@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is not finite leaves a file, and `python -m htc.replay` repeats the step."""
+"""A step that was not finite leaves a file, and the command does that step again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from htc.config.messages import explain
 from htc.config.schema import DataConfig, Precision
 from htc.config.signature import to_plain
 from htc.distributed.processes import Processes
-from htc.engine.nonfinite import plain_sample
+from htc.engine.replay_file import ReplayFile, _to_plain
 from htc.engine.trainer import Trainer
 from htc.errors import UserError
-from htc.replay import read_replay, replay
+from htc.replay import replay
 from htc.runs.folder import RunFolder
 from htc.runs.tracking import Tracker
 from htc.structures import Sample
@@ -30,14 +30,14 @@ from tests.helpers.trainers import make_trainer, training_config
 
 
 def spoil_gradient(trainer: Trainer, step: int, value: float) -> None:
-    """Multiply one gradient by `value` from a step on; losses stay as they are."""
+    """From a step on, multiply one gradient; losses stay as they are."""
     parameter = trainer.raw_model.get_parameter("cascade.box_heads.2.logits.bias")
     passes: list[int] = []
     trainer.raw_model.register_forward_pre_hook(lambda *_: passes.append(0))
     parameter.register_hook(lambda gradient: gradient * (value if len(passes) >= step else 1.0))
 
 
-def test_step_with_a_huge_weight_is_replayed_and_the_module_is_named(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+def test_step_with_a_huge_weight_is_done_again_and_its_place_is_named(tiny_shapes: DataConfig, tmp_path: Path) -> None:
     trainer = make_trainer(training_config(tiny_shapes), tmp_path)
     passes: list[int] = []
 
@@ -48,7 +48,7 @@ def test_step_with_a_huge_weight_is_replayed_and_the_module_is_named(tiny_shapes
 
     trainer.raw_model.register_forward_pre_hook(spoil)
     with pytest.raises(
-        UserError, match=r"the loss is not finite at step 2 .*python -m htc.replay (\S+) does"
+        UserError, match=r"the loss is not finite at step 2 .*python -m htc.replay (\S+) repeats"
     ) as caught:
         trainer.train(Tracker(None))
     (file,) = (tmp_path / "replay").glob("*.pt")
@@ -59,11 +59,11 @@ def test_step_with_a_huge_weight_is_replayed_and_the_module_is_named(tiny_shapes
     assert lines[0].startswith("step 2, images ") and lines[-1] == "reproduced"
     assert "in order of computation that are not finite: cascade.box_heads.1.fc1," in done.stdout
     terms = dict(line.split() for line in lines if line.startswith("  "))
-    message = str(caught.value)
-    assert all(f"{name} {float(value):.4g}" in message for name, value in terms.items() if name.startswith("s0"))
+    said = str(caught.value)
+    assert all(f"{name} {float(value):.4g}" in said for name, value in terms.items() if name.startswith("s0"))
 
 
-def test_gradient_that_is_not_finite_stops_before_it_damages_the_weights(
+def test_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(
     tiny_shapes: DataConfig, tmp_path: Path
 ) -> None:
     trainer = make_trainer(training_config(tiny_shapes), tmp_path)
@@ -74,7 +74,7 @@ def test_gradient_that_is_not_finite_stops_before_it_damages_the_weights(
     assert all(value.isfinite().all() for value in trainer.raw_model.state_dict().values() if value.is_floating_point())
     (file,) = (tmp_path / "replay").glob("*.pt")
     done = command("htc.replay", str(file))
-    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "all is finite here: not reproduced", (
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "all values are finite here: not reproduced", (
         "what spoilt the gradient in this test is not in the file"
     )
 
@@ -83,10 +83,10 @@ def test_gradient_that_is_not_finite_stops_before_it_damages_the_weights(
     ("precision", "device"),
     [(Precision.fp32, "cpu"), pytest.param(Precision.fp16, "cuda", marks=pytest.mark.gpu)],
 )
-def test_overflow_of_scaled_gradients_skips_the_step_and_is_counted(
+def test_overflow_of_scaled_gradients_leaves_the_step_out_and_is_counted(
     tiny_shapes: DataConfig, tmp_path: Path, precision: Precision, device: str
 ) -> None:
-    """Use the gradient scaler of fp16, which works on any device; a scale that is high enough overflows fp32, too."""
+    """fp16 needs a GPU; its scaler works on any device, and overflows fp32 as well where the scale is high enough."""
     config = training_config(tiny_shapes)
     config.precision = precision
     trainer = make_trainer(config, tmp_path, Processes(0, 1, torch.device(device)))
@@ -118,13 +118,13 @@ def test_overflow_that_no_scale_prevents_stops_the_run(tiny_shapes: DataConfig, 
         (["pyproject.toml", "devise=cpu"], "devise is not a key of this command; did you mean device"),
     ],
 )
-def test_file_that_is_not_a_replay_file_is_refused_in_a_sentence(arguments: list[str], sentence: str) -> None:
+def test_what_is_no_replay_file_is_refused_in_a_sentence(arguments: list[str], sentence: str) -> None:
     done = command("htc.replay", *arguments)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and sentence in done.stderr
 
 
 def content() -> dict[str, Any]:
-    """Return the content of a replay file of a tiny run."""
+    """What a replay file of a tiny run holds."""
     config = tiny_config(interleaved=True, mask_flow=True, semantic=True)
     batch = zip(*tiny_batch(), strict=True)
     samples = [Sample(image, i, (64, 96), targets) for i, (image, targets) in enumerate(batch)]
@@ -135,7 +135,7 @@ def content() -> dict[str, Any]:
         "model": tiny_detector(config).state_dict(),
         "step": 6,
         "loss_scale": 1.0,
-        "passes": [[plain_sample(sample)] for sample in samples],
+        "passes": [[_to_plain(sample)] for sample in samples],
     }
 
 
@@ -146,7 +146,7 @@ def refusal(state: Any, path: Path, *overrides: str) -> str | None:
     """The sentence with which a file of this content is refused; None where its step is done again."""
     torch.save(state, path)
     try:
-        replay(read_replay(path), list(overrides), str(path))
+        replay(ReplayFile.read(path), list(overrides), str(path))
     except UserError as error:
         return error.sentence
     except OmegaConfBaseException as error:
@@ -168,7 +168,7 @@ def test_sound_file_is_replayed(tmp_path: Path) -> None:
         ({**SOUND, "categories": {"ids": [1], "names": ["one"]}}, "does not fit the model"),
     ],
 )
-def test_damaged_entry_is_named(tmp_path: Path, state: Any, sentence: str) -> None:
+def test_content_that_no_run_writes_is_named(tmp_path: Path, state: Any, sentence: str) -> None:
     assert sentence in str(refusal(state, tmp_path / "wrong.pt"))
 
 
@@ -176,14 +176,14 @@ def test_damaged_entry_is_named(tmp_path: Path, state: Any, sentence: str) -> No
 def test_class_that_the_model_does_not_know_is_refused(tmp_path: Path, entry: str, value: int) -> None:
     state = copy.deepcopy(SOUND)
     state["passes"][0][0]["targets"][entry].flatten()[0] = value
-    assert "classes that its model does not know" in str(refusal(state, tmp_path / "wrong.pt"))
+    assert "classes that its model does not have" in str(refusal(state, tmp_path / "wrong.pt"))
 
 
 def test_override_that_changes_the_model_is_refused(tmp_path: Path) -> None:
     per_stage = [f"model.{key}=null" for key in ("stage_loss_weights", "stage_ious", "stage_stds")]
     sentence = refusal(SOUND, tmp_path / "sound.pt", "model.num_stages=2", *per_stage)
     assert "sound.pt does not fit the model: " in str(sentence)
-    assert "leave out what changes the model" in str(sentence)
+    assert "leave out overrides that change the model" in str(sentence)
 
 
 @fuzz(40)

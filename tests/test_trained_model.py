@@ -165,7 +165,7 @@ def test_picture_that_would_replace_an_image_is_refused(tmp_path: Path) -> None:
         ([{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "a.jpg"}], "two images with the id 1"),
         (
             [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
-            r"b\.jpg, listed in .*missing \(of 1 such",
+            r"b\.jpg, listed in .*missing \(1 in total",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from analysis.make_tables import main
 from htc.config.schema import BnMode, Config, Norm, Precision, RPNConfig, SemanticFusion
-from tests.helpers.command import clean_environment, command, script
+from tests.helpers.command import clean_environment, command, run_code
 from tests.helpers.run_folders import ON, WriteRun
 
 
@@ -52,7 +52,7 @@ def test_torch_is_never_imported(runs: Path, write_run: WriteRun, tmp_path: Path
         f"status = main(['runs={runs}', 'out={tmp_path / 't'}']); "
         "sys.exit(status or ('torch' in sys.modules and 9))"
     )
-    assert script(program).returncode == 0
+    assert run_code(program).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A Slurm cluster for this folder's tests, and runs of seconds to launch on it."""
+"""A Slurm cluster for the tests of this folder, and settings of runs that take seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture(scope="session")
 def command(cluster: SlurmCluster) -> Command:
-    """Run `python -m MODULE ARGUMENTS` from the project's root, as on the cluster's login node."""
+    """A function that runs `python -m MODULE ARGUMENTS` from the project's root, as on the cluster's login node."""
     variables = {name: cluster.environment[name] for name in ("PATH", "SLURM_CONF")}
     # Variables of coverage measurement would go into the jobs, whose end is not waited for.
     return partial(run_command, timeout=300, environment=clean_environment("COV", **variables))

@@ -18,7 +18,7 @@ from htc.config.folders import CONFIG_FOLDER, group_options
 from htc.config.schema import Config, register, schema_fields
 from htc.config.signature import signature, to_plain
 from htc.errors import UserError
-from tests.helpers.command import command, script
+from tests.helpers.command import command, run_code
 from tests.helpers.refused_settings import MEANINGLESS, REFUSED
 
 
@@ -186,7 +186,7 @@ def test_asking_and_being_refused_do_not_wait_for_pytorch(tmp_path: Path, argume
         "    heavy = {'torch', 'torchvision', 'cv2', 'pycocotools', 'wandb', 'numpy'} & set(sys.modules)\n"
         "    print('imported:', sorted(heavy), file=sys.stderr)\n"
     )
-    result = script(code)
+    result = run_code(code)
     assert "imported: []" in result.stderr
     assert result.returncode == (0 if arguments[0].startswith("--") else 2)
 

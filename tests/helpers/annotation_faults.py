@@ -1,4 +1,4 @@
-"""Changes to an annotation file that make it wrong, and what becomes of each."""
+"""Changes that make an annotation file faulty, and how the reader responds to each."""
 
 from __future__ import annotations
 
@@ -24,15 +24,19 @@ def first(table: str, **values: object) -> Change:
     return change
 
 
-def again(table: str) -> Change:
+def duplicate(table: str) -> Change:
+    """Append a copy of the first row of a table."""
     return lambda content: content[table].append(dict(content[table][0]))
 
 
 def rle(size: list[int], counts: object) -> Change:
+    """Replace the first annotation's segmentation by an RLE."""
     return first("annotations", segmentation={"size": size, "counts": counts})
 
 
 def drop(*image_ids: int) -> Change:
+    """Remove images and their annotations."""
+
     def change(content: Content) -> None:
         content["images"] = [row for row in content["images"] if row["id"] not in image_ids]
         content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in image_ids]
@@ -49,9 +53,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "corner beyond any number": (first("annotations", bbox=[1e308, 0, 1e308, 1]), "annotation 1 .* not all finite"),
     "unknown category": (first("annotations", category_id=5), "annotation 1 names category 5"),
     "unknown image": (first("annotations", image_id=99), "annotation 1 names image 99"),
-    "two images of one id": (again("images"), "2 entries have the image id 40"),
-    "two annotations of one id": (again("annotations"), "2 entries have the annotation id 1"),
-    "two categories of one id": (again("categories"), "2 entries have the category id 44"),
+    "two images of one id": (duplicate("images"), "2 entries have the image id 40"),
+    "two annotations of one id": (duplicate("annotations"), "2 entries have the annotation id 1"),
+    "two categories of one id": (duplicate("categories"), "2 entries have the category id 44"),
     "RLE of another size": (rle([80, 60], [0, 4800]), r"annotation 1 has an RLE of size \[80, 60\] in an image of h"),
     "RLE that is too long": (rle([60, 80], [0, 5000]), "annotation 1 has an RLE whose runs do not cover"),
     "RLE that is too short": (rle([60, 80], [100, 100]), "annotation 1 has an RLE whose runs do not cover"),
@@ -78,7 +82,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "path out of the folder": (first("images", file_name="../40.png"), "image 40 has the file_name '../40.png'"),
     "path out by a detour": (first("images", file_name="a/../../40.png"), "leads out of the folder of images"),
     "absolute path": (first("images", file_name="/etc/passwd"), "leads out of the folder of images"),
-    "null byte in a name": (first("images", file_name="a\0.png"), "holds characters no file name should"),
+    "null byte in a name": (first("images", file_name="a\0.png"), "contains characters that are not allowed"),
     "category without a name": (first("categories", name=...), "category 44 has no `name`"),
     "category name that cannot be printed": (first("categories", name="\ud800"), "category 44 has the name"),
     "table that is no list": (lambda content: content.update(images={}), "`images` is not a list"),

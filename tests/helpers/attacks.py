@@ -16,7 +16,7 @@ class Call:
         self.call = function, arguments
 
     def __call__(self) -> None:
-        """Pickle wants what it calls to be callable."""
+        """Make the object callable: pickle requires it of the function that it calls."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.call
@@ -27,7 +27,7 @@ def leave_trace(path: str) -> None:
 
 
 class Trap:
-    """A class of a framework whose making, state and attributes leave a trace."""
+    """A class of a framework that leaves a trace when it is created, or when its methods are called."""
 
     system = os.system
 

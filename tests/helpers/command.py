@@ -60,7 +60,7 @@ def start(
     return process
 
 
-def script(
+def run_code(
     code: str, *arguments: object, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -c CODE ARGUMENTS` in the same way."""

@@ -227,7 +227,7 @@ def split_faults() -> Iterator[Fault]:
     def boat(content: dict[str, list[dict[str, object]]]) -> None:
         content["categories"].append({"id": 9, "name": "boat"})
 
-    yield Fault("one annotation file for both: reported", nothing, FINE, "by heart")
+    yield Fault("one annotation file for both: reported", nothing, FINE, "memorised")
     yield Fault("validation shares images with training", partial(other, drop(7)), message="is in training")
     yield Fault("validation has copies of training images", copied, message="same image")
     yield Fault("a category of another name", partial(other, jar), message="'bottle'")
@@ -305,9 +305,9 @@ def checkpoint_faults() -> Iterator[Fault]:
         torch.save({"state_dict": {"conv.weight": torch.zeros(2)}}, place.root / "foreign.pth")
         return [f"checkpoint={place.root / 'foreign.pth'}"]
 
-    yield Fault("killed after the last save: resumed", crash, FINE, "going on after step 4", after_a_run=True)
+    yield Fault("killed after the last save: resumed", crash, FINE, "continuing after step 4", after_a_run=True)
     for name, change in (("the newest is truncated", half), ("a bit of the newest is flipped", flip)):
-        yield Fault(f"{name}: resumed from the one before", partial(newest, change), FINE, "going on after step 2",
+        yield Fault(f"{name}: resumed from the one before", partial(newest, change), FINE, "continuing after step 2",
                     after_a_run=True)  # fmt: skip
     yield Fault("all are truncated: started again", partial(every, half), FINE, "step 1/4", after_a_run=True)
     yield Fault("run.json is damaged: finished again", record, FINE, "box AP", after_a_run=True)
@@ -358,7 +358,7 @@ def run_faults() -> Iterator[Fault]:
     yield Fault("done already: nothing happens", nothing, FINE, "is done already", after_a_run=True)
     for name, number in (("SIGTERM", signal.SIGTERM), ("Ctrl-C", signal.SIGINT)):
         yield Fault(f"{name}: saves and is resumable", arguments(*LONG), STOPPED,
-                    "the same command goes on from there", meanwhile=partial(send, number))  # fmt: skip
+                    "the same command continues", meanwhile=partial(send, number))  # fmt: skip
     yield Fault("a loss that is not finite", diverging, message="not finite at step")
     yield Fault("not logged in to wandb: continues", online, FINE, "not logged in")
     yield Fault("wandb's server cannot be reached: continues", online, FINE, "Tracking by wandb is off",

@@ -228,7 +228,7 @@ def compare(alone: Path, killed: Path, seed: int) -> list[str]:
         newest = newest_checkpoint(folder / "checkpoints")
         if newest is None:
             return [f"{folder} has no checkpoint"]
-        states.append(read_checkpoint(newest))
+        states.append(read_checkpoint(newest).to_content())
     differences = [
         f"{key} differs"
         for key in ("model", "ema", "optimizer", "step", "ema_updates", "overflows")
@@ -283,7 +283,8 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 def wandb_steps(folder: Path) -> list[tuple[int, int]]:
     """Return wandb's own step and ours of each row of history that `wandb sync` would send."""
-    from htc.runs.wandb_files import offline_files, read_history
+    from htc.runs.wandb_files import offline_files
+    from tests.helpers.wandb_history import read_history
 
     files = offline_files(folder)
     return [(row["_step"], row["step"]) for file in files for row in read_history(file)]

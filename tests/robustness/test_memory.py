@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from htc.errors import UserError, memory_exhausted
-from tests.helpers.command import script
+from tests.helpers.command import run_code
 from tests.helpers.tiny_run import tiny
 
 # More than any machine has, so that the allocation fails at once.
@@ -64,7 +64,7 @@ def test_other_errors_are_left_as_they_are(error: Exception) -> None:
 def test_a_run_without_enough_memory_says_so_and_records_it(tmp_path: Path) -> None:
     large = ["data.short_side=3000", "data.long_side=4000", "threads=1", "wandb.mode=disabled"]
     overrides = tiny(tmp_path / "runs", overrides=large)
-    result = script(CONFINED, *overrides)
+    result = run_code(CONFINED, *overrides)
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert "error: the machine's memory does not suffice" in result.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""`python -m htc.data.check [data=NAME] [KEY=VALUE] ...`: what a data set holds, and all that is wrong with it."""
+"""`python -m htc.data.check [data=NAME] [KEY=VALUE] ...`: summarise a data set and list all its problems."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from htc.data.coco.problems import Problem, Severity
 USAGE = "python -m htc.data.check [data=NAME] [KEY=VALUE] ... [out=DIR]"
 KEYS = {
     "out": "folder of the contact sheets (default: checks/NAME)",
-    "decode": "false: leave out decoding every image and stuff map (default true)",
-    "processes": "how many processes decode (default: one a core)",
-    "samples": "images a split on the contact sheet; 0: none (default 12)",
+    "decode": "false: do not decode the images and stuff maps (default true)",
+    "processes": "number of processes that decode (default: one per core)",
+    "samples": "images per split on the contact sheet; 0: no contact sheet (default 12)",
 }
 
 
@@ -39,7 +39,20 @@ def main() -> None:
 
 
 def check(config: Config, out: Path, *, decode: bool, processes: int, samples: int) -> list[Problem]:
-    """Check both splits in whole (whatever their limits), print what is found, write contact sheets into `out`."""
+    """Check both splits, print summaries and problems, and write contact sheets.
+
+    The `limit` of a split is ignored: all its images are checked.
+
+    Args:
+        config: The configuration whose data set is checked.
+        out: Folder of the contact sheets.
+        decode: Decode every image and stuff map.
+        processes: Number of processes that decode.
+        samples: Number of images per split on the contact sheet; 0 writes none.
+
+    Returns:
+        All problems of both splits.
+    """
     from htc.data.check.split import SplitCheck
     from htc.data.check.summary import summary
     from htc.data.shapes.generate import ensure_shapes
@@ -69,7 +82,7 @@ def check(config: Config, out: Path, *, decode: bool, processes: int, samples: i
 
 
 def print_problems(problems: list[Problem]) -> None:
-    """Every problem on a line, the worst last, where a terminal shows them; then how many there are of each kind."""
+    """Print one line per problem, the worst last, where a terminal shows them, and then the number of each kind."""
     order = [Severity.note, Severity.repair, Severity.fault]
     print()
     for problem in sorted(problems, key=lambda problem: order.index(problem.severity)):
