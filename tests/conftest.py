@@ -16,6 +16,14 @@ from htc.config.schema import DataConfig, ShapesConfig
 from htc.data.shapes.generate import ensure_shapes
 
 
+LONGEST_FILES = ("test_processes.py", "test_reference.py", "test_run.py", "test_sweeps.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that all workers end at about the same time."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
