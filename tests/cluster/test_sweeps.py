@@ -240,7 +240,7 @@ def test_jobs_run_the_code_of_their_submission(
         subprocess.run(["cp", "-a", f"{ROOT / name}/.", str(copy / name)], check=True)
     module = copy / "htc" / "experiment.py"
     source = module.read_text()
-    module.write_text(source + "\nlog.warning('the code of the submission')\n")
+    module.write_text(source + "\nlogger.warning('the code of the submission')\n")
     arguments = [*tiny(data, tmp_path / "runs", iterations=2), *SLURM, "launcher.sbatch=[--hold]"]
     launched = command("htc.run", "-m", *arguments, cwd=copy)
     assert launched.returncode == 0, launched.stderr
