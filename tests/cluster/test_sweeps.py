@@ -199,7 +199,7 @@ def test_a_run_longer_than_the_time_limit_resumes_in_the_same_job(
 ) -> None:
     cluster.wait_for_idle_nodes()
     launched = command(
-        "htc.run", "-m", *tiny(data, tmp_path, iterations=100_000), *SLURM, "launcher.time=1",
+        "htc.run", "-m", *tiny(data, tmp_path, iterations=100_000), *SLURM, "launcher.time=2",
         "launcher.signal_before=25",
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
