@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from analysis.make_tables import main
 from htc.config.schema import BnMode, Config, Norm, Precision, RPNConfig, SemanticFusion
+from tests.helpers.command import clean_environment, command, run_code
 from tests.helpers.run_folders import ON, WriteRun
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """The script form in a process of its own, from any folder and without the package on the path."""
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | (environment or {})
-    return subprocess.run(
-        [sys.executable, str(ROOT / "analysis" / "make_tables.py"), *arguments],
-        check=False, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=clean, timeout=60,
-    )  # fmt: skip
 
 
 def tables(runs: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], list[dict[str, str]]]:
@@ -42,7 +30,9 @@ def tables(runs: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], lis
 
 def test_script_prints_and_writes_both_tables_from_any_folder(runs: Path, write_run: WriteRun, tmp_path: Path) -> None:
     write_run(mask_ap=0.3, **ON)
-    done = command("runs=runs", cwd=tmp_path, environment={"LC_ALL": "C", "PYTHONUTF8": "0"})
+    # Without the package on the path.
+    environment = clean_environment("PYTHONPATH", LC_ALL="C", PYTHONUTF8="0")
+    done = command("analysis/make_tables.py", "runs=runs", cwd=tmp_path, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
     written = [(tmp_path / "tables" / f"{name}.md").read_text("utf-8") for name in ("comparison", "components")]
     assert done.stdout == "\n".join(written)
@@ -50,10 +40,7 @@ def test_script_prints_and_writes_both_tables_from_any_folder(runs: Path, write_
 
 
 def test_module_form_works_too(runs: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.make_tables", f"runs={runs}", f"out={tmp_path / 't'}"],
-        check=False, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=60,
-    )  # fmt: skip
+    done = command("analysis.make_tables", f"runs={runs}", f"out={tmp_path / 't'}")
     assert done.returncode == 0
     assert "There is no finished run" in done.stdout
 
@@ -65,12 +52,7 @@ def test_torch_is_never_imported(runs: Path, write_run: WriteRun, tmp_path: Path
         f"status = main(['runs={runs}', 'out={tmp_path / 't'}']); "
         "sys.exit(status or ('torch' in sys.modules and 9))"
     )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, timeout=60
-        ).returncode
-        == 0
-    )
+    assert run_code(program).returncode == 0
 
 
 @pytest.mark.parametrize(

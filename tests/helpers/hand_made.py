@@ -1,4 +1,4 @@
-"""A small data set in COCO layout, drawn by hand, with what real ones hold: gaps in ids, both RLEs, a crowd."""
+"""A small data set in COCO layout with the features of real ones: gaps in ids, both kinds of RLE, a crowd."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def uncompressed(mask: np.ndarray) -> dict[str, Any]:
 
 
 def hand_made(root: Path) -> Folder:
-    """Ids with gaps, listed out of order; image 3 holds polygons, both RLEs and a crowd; 12 nothing of use."""
+    """Write the data set: ids have gaps and no order; image 3 has polygons, both RLEs, a crowd; 12 no usable object."""
     sizes = {40: (60, 80), 3: (100, 120), 12: (50, 50), 7: (120, 90)}
     (root / "images").mkdir()
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Run folders on disk in the format that runs write, through the schema itself."""
+"""Run folders in the format of real runs, with configurations made from the schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ WriteRun = Callable[..., Path]
 
 
 def make_config(model: dict[str, Any], data: dict[str, Any], backbone: str, seed: int, sweep: str) -> Config:
-    """A composed configuration of one of the three methods."""
+    """Return a complete configuration of one of the three methods.
+
+    Args:
+        model: Keys of ModelConfig, with `name` for another method than HTC.
+        data: Keys of DataConfig.
+        backbone: Name of the backbone.
+        seed: Seed of the run.
+        sweep: Name of its sweep.
+    """
     splits = {
         split: SplitConfig(images=f"{split}2017", annotations=f"annotations/instances_{split}2017.json")
         for split in ("train", "val")
@@ -37,7 +45,7 @@ def make_config(model: dict[str, Any], data: dict[str, Any], backbone: str, seed
 
 
 def run_writer(runs: Path) -> WriteRun:
-    """A function that writes one run folder below `runs`; `mask_ap` and `box_ap` are in 0..1."""
+    """Return a function that writes one run folder below `runs`; its `mask_ap` and `box_ap` are between 0 and 1."""
 
     def write(
         *,

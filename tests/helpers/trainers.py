@@ -19,7 +19,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def training_config(data: DataConfig) -> Config:
-    """Six steps of two images with everything that has a state: momentum, warm-up, a drop, flips."""
+    """Return a configuration of six steps of two images with all that has a state: momentum, warm-up, a drop, flips."""
     config = tiny_config(interleaved=True, mask_flow=True, semantic=True)
     config.data = data
     config.schedule.milestones = [0.5]
