@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Hashable, Iterable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,11 +12,13 @@ import yaml
 from analysis.runs import flatten
 from analysis.table_rows import IDEAS, Row
 from htc.config.finalize import stage_defaults
-from htc.config.schema import Config, to_plain
+from htc.config.folders import CONFIG_FOLDER
+from htc.config.schema import Config
+from htc.config.signature import to_plain
 
 LONGEST_CASCADE = 16
 """More than any network has: the file of a run may be damaged."""
-METHOD_FILES = Path(__file__).parents[1] / "conf" / "model"
+METHOD_FILES = CONFIG_FOLDER / "model"
 # Keys of the settings that a row's method, backbone and schedule already say.
 METHOD_KEYS = frozenset(
     {"model.name", "model.num_stages", "model.semantic_fusion", *(f"model.{idea}" for idea in IDEAS)}

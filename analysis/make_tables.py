@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-USAGE = """usage: python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME]
+USAGE_LINE = "python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME]"
+USAGE = f"""usage: {USAGE_LINE}
 
 Averages finished runs over their seeds and sets them next to the published figures. Prints the tables of comparison
 and of components in Markdown, and writes both as .md, .tex and .csv.
@@ -15,26 +16,6 @@ and of components in Markdown, and writes both as .md, .tex and .csv.
   sweep=NAME    only the runs of this sweep (default: all)
 """
 DEFAULTS = {"runs": "runs", "out": "tables", "sweep": ""}
-
-
-def parse(arguments: list[str]) -> dict[str, str]:
-    """`key=value` arguments over DEFAULTS. Raises UserError for an unknown key, a repeated one or a missing value."""
-    import difflib
-
-    from htc.errors import UserError
-
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in DEFAULTS:
-            nearest = (difflib.get_close_matches(key.lstrip("-").lower(), DEFAULTS, n=1, cutoff=0.0) or ["runs"])[0]
-            raise UserError(f"{argument!r} is no argument of make_tables: did you mean {nearest}=...?")
-        if not value:
-            raise UserError(f"{argument!r} has no value: write {key}=VALUE.")
-        if key in given:
-            raise UserError(f"{key} is given twice, as {given[key]!r} and {value!r}: give it once.")
-        given[key] = value
-    return {**DEFAULTS, **given}
 
 
 def make_tables(runs: Path, out: Path, sweep: str = "") -> str:
@@ -58,6 +39,7 @@ def make_tables(runs: Path, out: Path, sweep: str = "") -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0, or 2 where the user has something to mend."""
+    from htc.arguments import parse_arguments
     from htc.errors import UserError
 
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -65,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     try:
-        chosen = parse(arguments)
+        chosen = {**DEFAULTS, **parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values}
         markdown = make_tables(Path(chosen["runs"]), Path(chosen["out"]), chosen["sweep"])
     except UserError as error:
         print(error, file=sys.stderr)
@@ -75,8 +57,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def start() -> None:
+    """Run the command from the command line."""
+    sys.exit(main())
+
+
 if __name__ == "__main__":
     if not __package__:
         # As a script Python starts imports in this folder; the packages stand in the one above.
         sys.path[0] = str(Path(__file__).resolve().parents[1])
-    sys.exit(main())
+    start()

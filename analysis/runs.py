@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from htc.config.schema import NOT_IN_SIGNATURE
+from htc.config.signature import in_signature
 from htc.errors import UserError
+from htc.runs.record import RunRecord
 
 # Metric of the tables -> (section of results.json, key in it).
 METRICS = {
@@ -111,17 +112,16 @@ def select_sweep(runs: list[Run], sweep: str, root: Path) -> list[Run]:
 def read_run(folder: Path, root: Path) -> Run:
     """One run. Raises UnreadableError for a torn, foreign or missing file; an unfinished run needs run.json only."""
     record_path = folder / "run.json"
-    record = read_json(record_path)
-    status = record.get("status")
-    if not isinstance(status, str):
+    record = RunRecord.from_json(read_json(record_path))
+    status = record.status
+    if status is None:
         raise UnreadableError(f"{record_path}: it has no status, so it is not the record of a run.")
-    sweep = record.get("sweep")
     name = folder.relative_to(root).as_posix()
     base = Run(
         folder=folder.resolve().name if name == "." else name,
         status=status,
-        sweep=sweep if isinstance(sweep, str) else folder.parent.name,
-        ended=parse_time(record.get("end") or record.get("start")),
+        sweep=record.sweep if record.sweep is not None else folder.parent.name,
+        ended=parse_time(record.end or record.start),
     )
     if status != "done":
         return base
@@ -202,7 +202,7 @@ def flatten(node: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def without_effect(key: str) -> bool:
     """Whether the dotted key is one that cannot change a result, by the rule of the runs' own signature."""
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in NOT_IN_SIGNATURE)
+    return not in_signature(key)
 
 
 def parse_time(text: Any) -> datetime:

@@ -1,10 +1,11 @@
-"""Annotations at COCO's size: time to load, memory of each worker, time to the first batch, time to check.
+"""Measure annotations of COCO's size: time to load, memory of each worker, time to the first batch, time to check.
 
 python benchmarks/annotations.py [images=118287] [objects=860001] [workers=4] [folder=DIR] [decode=10000]
 
-Synthesises an annotation file as long as COCO's instances_train2017.json (polygons of 6 to some hundred numbers, 1 % of
-crowds in run lengths) into `folder`, where it stays, with links to one photograph-sized image. `decode` images are
-decoded by the check, the time for all of them is in proportion. Linux alone: memory is read from /proc.
+The annotation file is synthetic and as long as COCO's instances_train2017.json (polygons of 6 to some hundred numbers,
+1 % crowds with run lengths). It is written to `folder` and kept there, with links to one image of a photograph's size.
+The check decodes `decode` images; the time for all images is extrapolated. Memory is read from /proc, so this runs on
+Linux only.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ HEIGHT, WIDTH = 480, 640
 FILE = "annotations.json"
 CATEGORIES = [k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 POOL = 4000
-"""Different outlines; objects pick among them."""
+"""Number of different outlines, among which the objects choose."""
 CROWDS = 0.01
+"""Share of crowds."""
 DEFAULTS = {"images": "118287", "objects": "860001", "workers": "4", "decode": "10000", "folder": "", "method": ""}
 MIB = 1 << 20
 
@@ -67,7 +69,7 @@ def main() -> None:
 
 
 def child(folder: Path, workers: int, method: str) -> dict[str, Any]:
-    """Measure in a process of its own, so that its peak memory is that of loading."""
+    """Measure in a new process, so that its peak memory is that of the measured step."""
     command = [sys.executable, __file__, f"folder={folder}", f"workers={workers}", f"method={method}"]
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
@@ -77,7 +79,7 @@ def child(folder: Path, workers: int, method: str) -> dict[str, Any]:
 
 
 def measure(folder: Path, workers: int, method: str) -> dict[str, Any]:
-    """Load, start workers, read batches, and look at everyone's memory."""
+    """Load the annotations, start workers, read batches, and return times and the memory of all processes."""
     multiprocessing.set_start_method(method)
     imports = multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1)
     bare = imports.apply(memory_here)
@@ -114,7 +116,7 @@ def measure(folder: Path, workers: int, method: str) -> dict[str, Any]:
 
 
 def plain_json(folder: Path, _: int) -> dict[str, Any]:
-    """What `json.load` takes, for comparison."""
+    """Measure time and memory of `json.load` for comparison."""
     start, busy = time.perf_counter(), time.process_time()
     with (folder / FILE).open() as file:
         json.load(file)
@@ -127,7 +129,7 @@ def plain_json(folder: Path, _: int) -> dict[str, Any]:
 
 
 def check_time(folder: Path, _: int) -> dict[str, Any]:
-    """`htc.data.check decode=false`, both splits being the whole file."""
+    """Measure `htc.data.check decode=false` with the complete file as both splits."""
     command = [sys.executable, "-m", "htc.data.check", "data=coco", f"data.root={folder}", "decode=false", "samples=4",
                f"out={folder}/out"]  # fmt: skip
     command += [f"data.{split}.{key}" for split in ("train", "val") for key in ("images=images", f"annotations={FILE}")]
@@ -142,7 +144,7 @@ def check_time(folder: Path, _: int) -> dict[str, Any]:
 
 
 def decode_time(folder: Path, images: int) -> dict[str, Any]:
-    """Decoding, in as many processes as cores."""
+    """Measure decoding in one process per core."""
     names = sorted(os.listdir(folder / "images"))
     jobs = [DecodeJob(folder / "images" / name, (HEIGHT, WIDTH)) for name in names[:images]]
     cores = os.cpu_count() or 1
@@ -166,14 +168,14 @@ def memory_here() -> dict[str, float]:
 
 
 def memory(process: int) -> dict[str, float]:
-    """PSS, USS and RSS of a process in MiB."""
+    """Return PSS, USS and RSS of a process in MiB."""
     text = Path(f"/proc/{process}/smaps_rollup").read_text()
     values = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in text.splitlines()[1:]}
     return {"Pss": values["Pss"], "Rss": values["Rss"], "Uss": values["Private_Clean"] + values["Private_Dirty"]}
 
 
 def synthesise(folder: Path, images: int, objects: int) -> None:
-    """Write annotations and links, unless they are there."""
+    """Write annotations and links to the image, unless they exist."""
     file = folder / FILE
     if file.is_file():
         return
@@ -198,7 +200,7 @@ def synthesise(folder: Path, images: int, objects: int) -> None:
 
 
 def annotation_rows(images: int, objects: int, random: np.random.Generator) -> Iterator[str]:
-    """Annotations as JSON, in no order of images, as COCO's are."""
+    """Yield annotations as JSON in random order of images, as in COCO."""
     outlines = [outline(random) for _ in range(POOL)]
     run = WIDTH * HEIGHT // 100
     crowd = json.dumps({"counts": [run] * 100, "size": [HEIGHT, WIDTH]})
@@ -212,7 +214,7 @@ def annotation_rows(images: int, objects: int, random: np.random.Generator) -> I
 
 
 def outline(random: np.random.Generator) -> tuple[str, str, float]:
-    """A star-shaped polygon (two for one in ten): segmentation and box as JSON, and area."""
+    """Return a star-shaped polygon (two polygons in one case of ten): segmentation and box as JSON, and area."""
     polygons: list[list[float]] = []
     for _ in range(1 + (random.random() < 0.1)):
         points = int(np.clip(random.lognormal(3.0, 0.7), 3, 300))

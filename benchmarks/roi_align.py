@@ -1,4 +1,4 @@
-"""RoIAlign on the CPU: ours against torchvision's kernel, run in turn; ratios of forward plus backward.
+"""Compare our RoIAlign on the CPU with torchvision's kernel: ratios of forward plus backward times, run alternately.
 
 python -m benchmarks.roi_align
 """
@@ -20,13 +20,14 @@ ROUNDS = 15
 
 
 def seconds(pool: Callable[[], Tensor], gradient: Tensor) -> float:
+    """Return the time of one forward and backward pass."""
     start = time.perf_counter()
     pool().backward(gradient)
     return time.perf_counter() - start
 
 
 def compare(size: int, sampling: int) -> list[float]:
-    """torchvision's time over ours, round by round."""
+    """Return torchvision's time divided by ours for each round, after two warm-up rounds."""
     torch.manual_seed(0)
     features = torch.randn(4, 64, 24, 24, requires_grad=True)
     corners, sides = torch.rand(128, 2) * 120, torch.rand(128, 2) * 60 + 4
@@ -41,7 +42,7 @@ def compare(size: int, sampling: int) -> list[float]:
     gradient = torch.randn(len(rois), features.shape[1], size, size)
     torch.testing.assert_close(ours(), theirs(), rtol=1e-4, atol=1e-4)
     pairs = [(seconds(theirs, gradient), seconds(ours, gradient)) for _ in range(ROUNDS + 2)]
-    return [b / a for b, a in pairs[2:]]
+    return [theirs_s / ours_s for theirs_s, ours_s in pairs[2:]]
 
 
 def main() -> None:

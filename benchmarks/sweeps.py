@@ -1,10 +1,10 @@
-"""How long a sweep of many rows takes to plan, to submit and to show, on a Slurm cluster that this starts.
+"""Measure how long it takes to plan, submit and show a sweep with many rows, on a Slurm cluster that this starts.
 
     python -m benchmarks.sweeps [rows=1000] [rounds=3] [out=FILE]
 
-The cluster is that of the tests (Debian's slurm-wlm, slurmctld, slurmd and munge; jobs are held, so that none runs).
-Each command is timed from outside, in turn with `python -m htc.run --help`, which does nothing but start: the ratio to
-it depends less on the machine than the seconds do.
+The cluster is that of the tests (Debian's slurm-wlm, slurmctld, slurmd and munge). Jobs are held, so that none runs.
+The wall-clock time of each command is measured in turn with that of `python -m htc.run --help`, which only starts: the
+ratio of the two depends less on the machine than the seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.cluster.slurm_cluster import SlurmCluster, missing_programs, running_
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {"rows": "1000", "rounds": "3", "out": ""}
 SWEEP_ROWS = 4
-"""Of sweeps/components.yaml; seeds make the rest."""
+"""Number of rows in sweeps/components.yaml; seeds multiply them."""
 
 
 def main() -> None:
@@ -48,7 +48,14 @@ def main() -> None:
 
 
 def measure(cluster: SlurmCluster, folder: Path, seeds: int, seconds: dict[str, list[float]]) -> None:
-    """One round in an empty folder of runs."""
+    """Time each command once, in a folder without runs.
+
+    Args:
+        cluster: Cluster to submit to.
+        folder: Temporary folder for data and runs.
+        seeds: Number of seeds per row of the sweep.
+        seconds: Measured seconds by command, to which this appends.
+    """
     runs = folder / "runs"
     sweep = ["-m", "+sweep=components", *tiny(folder / "data", runs), *SLURM, "launcher.sbatch=[--hold]"]
     sweep.append(f"seed=range(0,{seeds})")
@@ -68,6 +75,7 @@ def measure(cluster: SlurmCluster, folder: Path, seeds: int, seconds: dict[str, 
 
 
 def timed(cluster: SlurmCluster, command: list[str]) -> float:
+    """Return the seconds that a command takes."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, env=cluster.environment, check=True, stdout=subprocess.DEVNULL,
@@ -76,11 +84,12 @@ def timed(cluster: SlurmCluster, command: list[str]) -> float:
 
 
 def table(seconds: dict[str, list[float]], rows: int, rounds: int) -> str:
+    """Return the report as a Markdown table."""
     start = median(seconds["--help"])
     lines = [
         f"# A sweep of {rows} rows", "",
         f"`python -m benchmarks.sweeps rows={rows} rounds={rounds}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} "
-        f"CPU cores ({platform.machine()}), Python {platform.python_version()}: seconds from outside (lowest, median, "
+        f"CPU cores ({platform.machine()}), Python {platform.python_version()}: wall-clock seconds (lowest, median, "
         "highest), and the median as a multiple of `python -m htc.run --help`, timed in turn.", "",
         "| command | lowest | median | highest | x --help |", "|---|---|---|---|---|",
     ]  # fmt: skip

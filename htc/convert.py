@@ -1,4 +1,4 @@
-"""`python -m htc.convert checkpoint=FILE out=FILE [to=htc|mmdetection] [KEY=VALUE] ...`: write a checkpoint anew."""
+"""`python -m htc.convert checkpoint=FILE out=FILE [to=htc|mmdetection] [KEY=VALUE] ...`: convert a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,34 +12,44 @@ USAGE = "python -m htc.convert checkpoint=FILE | run=RUN_DIR out=FILE [to=htc|mm
 KEYS = {
     "checkpoint": "a checkpoint file: ours, MMDetection's or torchvision's",
     "run": "a run's folder: its newest checkpoint is used",
-    "out": "the file to write; one that is there is not overwritten",
+    "out": "the file to write; an existing file is not overwritten",
     "to": "htc or mmdetection (default: mmdetection for a checkpoint of ours, htc for any other)",
 }
 FORMS = ("htc", "mmdetection")
 
 
 def main() -> None:
-    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
     log_to_console()
-    convert(arguments, overrides)
+    convert(arguments.values, arguments.overrides)
 
 
 def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
-    """Write the checkpoint in the form that `to` names -> the file. Raises UserError for what cannot be converted."""
+    """Write the checkpoint in the format that `to` names, and return the file.
+
+    Raises UserError for a checkpoint that cannot be converted.
+
+    Args:
+        arguments: values of KEYS.
+        overrides: KEY=VALUE for the model's configuration.
+    """
     if "out" not in arguments:
         raise UserError(f"out= is missing; usage: {USAGE}.")
     out = Path(arguments["out"])
     if out.exists():
-        raise UserError(f"out={out} is there already: remove it or choose another name.")
+        raise UserError(f"out={out} exists already: remove it or choose another name.")
     if any(override.startswith("checkpoint.") for override in overrides):
-        raise UserError("checkpoint.partial is not for conversion: leave it out, as what does not fit would be random.")
+        raise UserError(
+            "checkpoint.partial cannot be used in a conversion: what does not fit would be random; leave it out."
+        )
     form = arguments.get("to")
     if form not in (None, *FORMS):
         raise UserError(f"to={form} is not one of {', '.join(FORMS)}.")
 
     import torch
 
-    from htc.config.schema import to_plain
+    from htc.checkpoint.record import Categories, Checkpoint
+    from htc.config.signature import to_plain
     from htc.interop.export import to_mmdetection
     from htc.runs.files import atomic_path
     from htc.trained_model import load_trained_model
@@ -50,18 +60,23 @@ def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
     if form == "mmdetection":
         content = to_mmdetection(state, trained.config, trained.category_names, trained.unused)
     else:
-        content = {
-            "model": state,
-            "config": to_plain(trained.config),
-            "categories": {"ids": trained.category_ids, "names": trained.category_names},
-            "step": trained.step,
-            "unused": trained.unused,
-        }
+        content = Checkpoint(
+            model=state,
+            config=to_plain(trained.config),
+            categories=Categories(trained.category_ids, trained.category_names),
+            step=trained.step,
+            unused=trained.unused,
+        ).to_content()
     with atomic_path(out) as temporary:
         torch.save(content, temporary)
-    print(f"{out} holds {len(state)} tensors in the form of {form}")
+    print(f"{out} holds {len(state)} tensors in the format of {form}")
     return out
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command from the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    start()

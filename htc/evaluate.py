@@ -21,22 +21,27 @@ KEYS = {
 
 
 def main() -> None:
-    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
     log_to_console()
-    evaluate(arguments, overrides)
+    evaluate(arguments.values, arguments.overrides)
 
 
 def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
-    """Evaluate with other test settings or on other data -> the results, written with the predictions to a folder.
+    """Evaluate with other test settings or on other data; write and return the results.
 
-    The run's own results stay as they are: tables show what a run was recorded with.
+    The run's own results stay as they are: tables show the results that the run recorded.
+
+    Args:
+        arguments: values of KEYS.
+        overrides: KEY=VALUE for the recorded configuration.
     """
-    from htc.config.schema import signature, to_plain
+    from htc.config.signature import signature, to_plain
     from htc.data.dataset import build_dataset
+    from htc.distributed.devices import to_device, use_threads
     from htc.distributed.processes import start_processes
     from htc.evaluation.evaluator import Evaluator
     from htc.runs.files import write_json
-    from htc.trained_model import check_categories, load_trained_model, place, use_threads
+    from htc.trained_model import check_categories, load_trained_model
 
     trained = load_trained_model(arguments, overrides)
     config = trained.config
@@ -48,9 +53,10 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     check_categories(trained, dataset)
     out = output_folder(arguments, signature(config))
     if processes.is_main:
-        # Found out now if it cannot be written, not after the work.
+        # Fails now if the folder cannot be written, and not after the evaluation.
         (out / "predictions").mkdir(parents=True, exist_ok=True)
-    result = Evaluator(config, dataset, processes).evaluate(place(trained.model, config, processes.device))
+    to_device(trained.model, config, processes.device).eval()
+    result = Evaluator(config, dataset, processes).evaluate(trained.model)
     results = {**result.to_dict(), "iterations": trained.step, "overrides": overrides, "config": to_plain(config)}
     if processes.is_main:
         result.write(out / "predictions")
@@ -67,7 +73,7 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
 
 
 def output_folder(arguments: dict[str, str], name: str) -> Path:
-    """Where the predictions and results go; of each checkpoint file in a folder, and of each `name`, elsewhere."""
+    """Return the folder of predictions and results, which is unique per checkpoint file and per `name`."""
     if "out" in arguments:
         return Path(arguments["out"])
     if "run" in arguments:
@@ -77,7 +83,7 @@ def output_folder(arguments: dict[str, str], name: str) -> Path:
 
 
 def metrics_table(results: dict[str, Any]) -> str:
-    """The twelve metrics of boxes and of masks in percent, as a Markdown table."""
+    """Return the twelve metrics of boxes and of masks in percent, as a Markdown table."""
     names = list(results["bbox"])
     lines = ["| " + " | ".join(["", *names]) + " |", "|" + "---|" * (len(names) + 1)]
     for kind, title in (("bbox", "boxes"), ("segm", "masks")):
@@ -86,5 +92,10 @@ def metrics_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command from the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -1,4 +1,4 @@
-"""One run from its configuration to its results: prepare, train, evaluate, record."""
+"""One run from its configuration to its results: prepare it, train and evaluate, record how it ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,22 @@ import torch
 
 from htc.checkpoint.files import checkpoint_steps, newest_checkpoint
 from htc.config.schema import BnMode, Config, Norm
-from htc.data.check.readable import refuse_unreadable
+from htc.data.check.decoding import refuse_unreadable_images
 from htc.data.dataset import CocoDataset, build_dataset
 from htc.data.splits import check_splits
+from htc.distributed.devices import to_device, use_threads
 from htc.distributed.processes import Processes, start_processes
 from htc.engine.meters import clock, peak_memory_mb
 from htc.engine.stopping import Stopped, StopRequest
 from htc.engine.trainer import Trainer
-from htc.errors import UserError, memory_exhausted
+from htc.errors import UserError, memory_errors_as_user_errors
 from htc.evaluation.evaluator import Evaluation, Evaluator
 from htc.models.detector import Detector, build_detector
 from htc.runs.folder import RunFolder, find_folder
-from htc.runs.json_values import mapping, number
 from htc.runs.lock import RunLock
+from htc.runs.results import ap_summary
 from htc.runs.tracking import Tracker
-from htc.trained_model import start_from, use_threads
+from htc.trained_model import start_from
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,10 @@ UNWRITABLE = (
 def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     """Train, evaluate and record one run -> its results, as results.json holds them.
 
-    A finished run is left as it is; an interrupted one goes on from its newest checkpoint. Raises UserError for what
-    the user can mend; the folder then says `failed` and why.
+    A finished run is left as it is; an interrupted one continues from its newest checkpoint.
+
+    Raises:
+        UserError: for what the user can fix; the folder then has the status `failed` and the reason.
     """
     processes = start_processes(config.device)
     use_threads(config)
@@ -54,93 +57,136 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     folder = RunFolder(path)
     if done:
         results = folder.read_results()
-        say(f"{path} is done already ({summary(results)}); force=true runs it anew beside it.", processes)
+        print_on_main(
+            f"{path} is done already ({ap_summary(results)}); force=true runs it again next to it.", processes
+        )
         return results
     lock = RunLock(path)
     with write_errors_as_user_errors(path):
         processes.on_main(lock.acquire)
     try:
         with write_errors_as_user_errors(path):
-            results = attempt(config, folder, processes, command)
+            results = run_in_folder(config, folder, processes, command)
     finally:
         lock.release()
         processes.close()
-    say(f"{path}: {summary(results)}", processes)
+    print_on_main(f"{path}: {ap_summary(results)}", processes)
     return results
 
 
-def attempt(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
-    """Run in a folder that is this process's alone, and record in run.json how it ends."""
-    # From here on: an interrupt in the middle of whatever code is at work could leave a lock behind that ends nothing.
+def run_in_folder(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
+    """Run in a folder whose lock this process holds, and record in run.json how the run ends."""
     stop = StopRequest()
-    try:
-        with stop:
-            processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
-            return Experiment(config, folder, processes, stop).run(command)
-    except Stopped:
-        if processes.is_main and folder.run_file.is_file():
-            folder.set_status("preempted")
-        saved = bool(checkpoint_steps(folder.checkpoints))
-        what = "Stopped after saving a checkpoint in" if saved else "Stopped before training, in"
-        say(f"{what} {folder.path}; the same command goes on from there.", processes)
-        sys.exit(128 + (signal.SIGTERM if saved else stop.received or signal.SIGTERM))
-    except KeyboardInterrupt:
-        if processes.is_main and folder.run_file.is_file():
-            with suppress(OSError, UserError):
-                folder.set_status("preempted")
-        say(f"Interrupted; what {folder.path} holds stays, and the same command goes on from there.", processes)
-        sys.exit(128 + signal.SIGINT)
-    except BaseException as error:
-        exhausted = memory_exhausted(error)
-        if not isinstance(error, UserError | OSError) and not exhausted:
-            logger.exception("the run failed")
-        error = exhausted or error
-        if processes.is_main and folder.run_file.is_file():
-            reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            # On a full or broken disk the record cannot be kept either; what went wrong is said all the same.
-            with suppress(OSError, UserError):
-                folder.set_status("failed", reason)
-        if exhausted:
-            raise exhausted from None
-        raise
+    # Signals are noted from here on: an interrupt at an arbitrary place could leave a lock that nothing releases.
+    with recorded_end(folder, processes, stop), stop, memory_errors_as_user_errors():
+        processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
+        experiment = Experiment(prepare(config, folder, processes, stop))
+        raise_if_stopped(processes, stop)
+        return experiment.run(command)
 
 
-@contextmanager
-def write_errors_as_user_errors(path: Path) -> Iterator[None]:
-    """Turn what a full disk or a read-only folder raises into a UserError; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        place = error.filename or path
-        raise UserError(
-            f"{place} could not be written ({error.strerror}): make room or make the folder writable and start the "
-            "same command again, which goes on from the last good checkpoint."
-        ) from None
+# Prepare
+
+
+@dataclass
+class PreparedRun:
+    """Everything that a run needs, built and checked."""
+
+    config: Config
+    folder: RunFolder
+    processes: Processes
+    stop: StopRequest
+    train_data: CocoDataset
+    val_data: CocoDataset
+    model: Detector
+    checkpoint: Path | None
+    """The run's newest checkpoint; None for a new run."""
+
+
+def prepare(config: Config, folder: RunFolder, processes: Processes, stop: StopRequest) -> PreparedRun:
+    """Read the data and build the network. Raises Stopped, on all processes, where one was asked to stop meanwhile."""
+    train_data, val_data = processes.on_all(lambda: build_splits(config))
+    raise_if_stopped(processes, stop)
+    newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
+    if newest is None:
+        processes.on_main(lambda: refuse_unreadable_images(val_data, config.eval.limit, config.data.workers))
+    raise_if_stopped(processes, stop)
+    model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
+    return PreparedRun(config, folder, processes, stop, train_data, val_data, model, newest)
+
+
+def raise_if_stopped(processes: Processes, stop: StopRequest) -> None:
+    """Raise Stopped on all processes where one of them was asked to stop."""
+    if any(processes.any(stop.received is not None)):
+        raise Stopped
+
+
+def build_splits(config: Config) -> tuple[CocoDataset, CocoDataset]:
+    """Return the training and the validation data. Raises UserError where they cannot be used together."""
+    train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
+    val_data = build_dataset(config.data, train=False, semantic=False)
+    check_splits(train_data, val_data)
+    return train_data, val_data
+
+
+def build_model(config: Config, dataset: CocoDataset, processes: Processes, *, resumed: bool = False) -> Detector:
+    """Build the network on its device, with initial weights that the seed determines on every process.
+
+    Args:
+        config: the run's configuration.
+        dataset: the training data, whose categories the network predicts.
+        processes: the processes of the run.
+        resumed: a checkpoint of the run brings the weights, so the files that it started from are not read.
+    """
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    if config.deterministic:
+        # cuBLAS reads it at the first matrix product; without it, streams share their workspace.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=processes.device.type == "cuda")
+    warn_about_stored_statistics(config)
+    if resumed:
+        config = replace(config, backbone=replace(config.backbone, weights=None))
+    model = build_detector(config, len(dataset.category_ids))
+    if config.checkpoint.file is not None and not resumed:
+        start_from(model, config, dataset)
+    to_device(model, config, processes.device)
+    return model
+
+
+def warn_about_stored_statistics(config: Config) -> None:
+    """Warn where training starts from scratch with batch norms that use stored, still neutral statistics."""
+    backbone = config.backbone
+    stored = backbone.norm is Norm.frozen_bn or backbone.bn_mode is BnMode.stored
+    from_scratch = backbone.weights is None and config.checkpoint.file is None
+    if from_scratch and stored and backbone.norm is not Norm.gn:
+        logger.warning(
+            "backbone.norm=%s with stored statistics and backbone.weights=null normalises nothing: use "
+            "backbone.norm=bn backbone.bn_mode=batch or backbone.norm=gn to train from scratch.",
+            backbone.norm.value,
+        )
+
+
+# Run
 
 
 class Experiment:
-    """The parts of one run: data, model, trainer, evaluator, and the records that they fill."""
+    """A run in progress: trainer, evaluator, and the records that they fill."""
 
-    def __init__(self, config: Config, folder: RunFolder, processes: Processes, stop: StopRequest) -> None:
-        self.config, self.folder, self.processes, self.stop = config, folder, processes, stop
-        train_data, self.val_data = processes.on_all(lambda: build_splits(config))
-        self._end_if_stopped()
-        newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
-        if newest is None:
-            processes.on_main(lambda: refuse_unreadable(self.val_data, config.eval.limit, config.data.workers))
-        self._end_if_stopped()
-        self.model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
-        self.evaluator = Evaluator(config, self.val_data, processes)
-        self.trainer = Trainer(config, self.model, train_data, folder, processes, self.evaluate, newest, stop)
-        self._end_if_stopped()
+    def __init__(self, run: PreparedRun) -> None:
+        self.config, self.folder, self.processes, self.stop = run.config, run.folder, run.processes, run.stop
+        self.val_data = run.val_data
+        self.evaluator = Evaluator(run.config, run.val_data, run.processes)
+        self.trainer = Trainer(
+            run.config, run.model, run.train_data, run.folder, run.processes, self.evaluate, run.checkpoint, run.stop
+        )
         self.tracker = Tracker(None)
-        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.parameters = sum(parameter.numel() for parameter in run.model.parameters())
         logger.info(
             "%s: %d training and %d validation images, %.1f M parameters, %d steps, device %s",
-            folder.path, len(train_data), len(self.val_data), self.parameters / 1e6, self.trainer.total_steps,
-            processes.device,
+            run.folder.path, len(run.train_data), len(run.val_data), self.parameters / 1e6, self.trainer.total_steps,
+            run.processes.device,
         )  # fmt: skip
 
     def run(self, command: list[str]) -> dict[str, Any]:
@@ -154,26 +200,6 @@ class Experiment:
             self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped | KeyboardInterrupt))
             raise
 
-    def _end_if_stopped(self) -> None:
-        """Raise Stopped on all processes where one of them was asked to stop before training began."""
-        if any(self.processes.any(self.stop.received is not None)):
-            raise Stopped
-
-    def _start(self, command: list[str]) -> None:
-        trainer = self.trainer
-        if trainer.resumed:
-            logger.info("going on after step %d", trainer.step)
-        self.folder.start(
-            command,
-            self.config,
-            resume=trainer.resumed,
-            step=trainer.step,
-            length=trainer.metrics_length,
-            # The last one is made in any case: it writes the results.
-            keep_evaluation=trainer.step < trainer.total_steps,
-        )
-        self.tracker = Tracker.start(self.config, self.folder.path, self.folder.read_metrics())
-
     def evaluate(self) -> Evaluation:
         """Evaluate the model as it is, and record its metrics at the trainer's step."""
         model: Any = self.trainer.evaluated_model
@@ -184,8 +210,23 @@ class Experiment:
         self.processes.on_main(lambda: self.folder.append_metrics(metrics))
         if self.processes.is_main:
             self.tracker.log(metrics, step)
-            logger.info("step %d: %s", step, summary(metrics))
+            logger.info("step %d: %s", step, ap_summary(metrics))
         return evaluation
+
+    def _start(self, command: list[str]) -> None:
+        trainer = self.trainer
+        if trainer.resumed:
+            logger.info("continuing after step %d", trainer.step)
+        self.folder.start(
+            command,
+            self.config,
+            resume=trainer.resumed,
+            step=trainer.step,
+            length=trainer.metrics_length,
+            # The final evaluation is made again in any case: it writes the results.
+            keep_evaluation=trainer.step < trainer.total_steps,
+        )
+        self.tracker = Tracker.start(self.config, self.folder.path, self.folder.read_metrics())
 
     def _conclude(self, evaluation: Evaluation) -> dict[str, Any]:
         """Write the predictions, the results and what is tracked; only then is the run done."""
@@ -210,49 +251,57 @@ class Experiment:
         self.folder.set_status("done")
 
 
-def build_splits(config: Config) -> tuple[CocoDataset, CocoDataset]:
-    """The data to train on and to evaluate on. Raises UserError where they are not fit for it."""
-    train_data = build_dataset(config.data, train=True, semantic=config.model.semantic)
-    val_data = build_dataset(config.data, train=False, semantic=False)
-    check_splits(train_data, val_data)
-    return train_data, val_data
+# Record the end
 
 
-def build_model(config: Config, dataset: CocoDataset, processes: Processes, *, resumed: bool = False) -> Detector:
-    """The network with its initial weights, the same for a seed on every process, on its device.
-
-    Where the run is `resumed`, a checkpoint of its own brings the weights: the files that it began with are not read.
-    """
-    random.seed(config.seed)
-    np.random.seed(config.seed)
-    torch.manual_seed(config.seed)
-    if config.deterministic:
-        # cuBLAS reads it at the first product of matrices; without it, streams share their workspace.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=processes.device.type == "cuda")
-    stored = config.backbone.norm is Norm.frozen_bn or config.backbone.bn_mode is BnMode.stored
-    from_scratch = config.backbone.weights is None and config.checkpoint.file is None
-    if from_scratch and stored and config.backbone.norm is not Norm.gn:
-        logger.warning(
-            "backbone.norm=%s with stored statistics and backbone.weights=null normalises nothing: use "
-            "backbone.norm=bn backbone.bn_mode=batch or backbone.norm=gn to train from scratch.",
-            config.backbone.norm.value,
-        )
-    if resumed:
-        config = replace(config, backbone=replace(config.backbone, weights=None))
-    model = build_detector(config, len(dataset.category_ids))
-    if config.checkpoint.file is not None and not resumed:
-        start_from(model, config, dataset)
-    model = model.to(processes.device)
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[call-overload]
+@contextmanager
+def recorded_end(folder: RunFolder, processes: Processes, stop: StopRequest) -> Iterator[None]:
+    """Record in run.json how the block ends where it does not end well, and exit for a run that was stopped."""
+    try:
+        yield
+    except Stopped:
+        record_status(folder, processes, "preempted")
+        saved = bool(checkpoint_steps(folder.checkpoints))
+        state = "Stopped after saving a checkpoint in" if saved else "Stopped before training, in"
+        print_on_main(f"{state} {folder.path}; the same command continues from there.", processes)
+        sys.exit(128 + (signal.SIGTERM if saved else stop.received or signal.SIGTERM))
+    except KeyboardInterrupt:
+        with suppress(OSError, UserError):
+            record_status(folder, processes, "preempted")
+        print_on_main(f"Interrupted; {folder.path} keeps its files, and the same command continues.", processes)
+        sys.exit(128 + signal.SIGINT)
+    except BaseException as error:
+        if not isinstance(error, UserError | OSError):
+            logger.exception("the run failed")
+        reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        # A full or broken disk takes no record either; the error is raised all the same.
+        with suppress(OSError, UserError):
+            record_status(folder, processes, "failed", reason)
+        raise
 
 
-def summary(results: dict[str, Any]) -> str:
-    """`box AP 0.312, mask AP 0.285`, with a dash where there is no figure."""
-    box, mask = (number(mapping(results.get(kind)).get("AP")) for kind in ("bbox", "segm"))
-    return ", ".join(f"{name} AP {'-' if ap is None else f'{ap:.3f}'}" for name, ap in (("box", box), ("mask", mask)))
+def record_status(folder: RunFolder, processes: Processes, status: str, error: str | None = None) -> None:
+    """Record the status on the main process, where the run has a record already."""
+    if processes.is_main and folder.run_file.is_file():
+        folder.set_status(status, error)
 
 
-def say(sentence: str, processes: Processes) -> None:
+@contextmanager
+def write_errors_as_user_errors(path: Path) -> Iterator[None]:
+    """Raise UserError for the errors of a full disk or a read-only folder; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = error.filename or path
+        raise UserError(
+            f"{place} could not be written ({error.strerror}): make room or make the folder writable and start the "
+            "same command again, which continues from the last good checkpoint."
+        ) from None
+
+
+def print_on_main(sentence: str, processes: Processes) -> None:
+    """Print a sentence on the main process."""
     if processes.is_main:
         print(sentence, flush=True)

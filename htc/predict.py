@@ -1,4 +1,4 @@
-"""`python -m htc.predict checkpoint=FILE images=DIR out=DIR [KEY=VALUE] ...`: draw and write what a model finds."""
+"""`python -m htc.predict checkpoint=FILE images=DIR out=DIR [KEY=VALUE] ...`: predict and draw images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from htc.cli import log_to_console, read_arguments, read_flag, run_command
+from htc.arguments import read_flag
+from htc.cli import log_to_console, read_arguments, run_command
 from htc.data.image_files import ImageFile, image_files, listed_images, picture_files
 from htc.errors import UserError
 
@@ -25,24 +26,28 @@ KEYS = {
     "checkpoint.partial": "true: leave what does not fit as it was initialised (default false)",
     "run": "a run's folder: its newest checkpoint is used",
     "images": "an image file, or a folder of images",
-    "annotations": "a COCO file, such as image_info_test-dev2017.json: its images alone are predicted, under its ids",
+    "annotations": "a COCO file, such as image_info_test-dev2017.json: only its images are predicted, with its ids",
     "out": "folder for the pictures and the predictions",
-    "draw": "false: write the JSON files alone (default true)",
+    "draw": "false: write only the JSON files (default true)",
     "score": "detections below this score are not drawn (default 0.5); the JSON files hold all",
 }
 
 
 def main() -> None:
-    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
     log_to_console()
-    predict(arguments, overrides)
+    predict(arguments.values, arguments.overrides)
 
 
 def predict(arguments: dict[str, str], overrides: list[str]) -> None:
-    """Predict every image: a picture each with boxes, masks, labels and scores, and COCO results for all of them.
+    """Predict images; draw boxes, masks, labels and scores, and write COCO results.
 
-    `out` receives a picture of each image (`picture_files`), bbox.json and segm.json as COCO's server takes them, and
-    images.json, which tells each image id's file.
+    `out` receives one picture per image (`picture_files`), bbox.json and segm.json in the format of COCO's server, and
+    images.json with the file of each image id.
+
+    Args:
+        arguments: values of KEYS.
+        overrides: KEY=VALUE for the model's configuration.
     """
     for key in ("images", "out"):
         if key not in arguments:
@@ -57,18 +62,18 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
 
     from tqdm import tqdm
 
-    from htc.data.transforms import UnreadableImageError
-    from htc.distributed.processes import choose_device
+    from htc.data.image_reading import UnreadableImageError
+    from htc.distributed.devices import choose_device, to_device, use_threads
     from htc.evaluation.coco_metrics import write_results_file
     from htc.runs.files import write_json
-    from htc.trained_model import load_trained_model, place, use_threads
+    from htc.trained_model import load_trained_model
 
     out = Path(arguments["out"])
     pictures = picture_files(files, out) if draw else [None] * len(files)
     trained = load_trained_model(arguments, overrides)
     use_threads(trained.config)
     device = choose_device(trained.config.device)
-    place(trained.model, trained.config, device)
+    to_device(trained.model, trained.config, device).eval()
     out.mkdir(parents=True, exist_ok=True)
     bbox: list[Result] = []
     segm: list[Result] = []
@@ -101,12 +106,21 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
 def predict_file(
     trained: TrainedModel, device: torch.device, file: ImageFile, picture: Path | None, shown_score: float
 ) -> tuple[list[Result], list[Result]]:
-    """Predict one image and draw it into `picture`, if any -> its COCO results of boxes and of masks."""
+    """Predict one image, draw it unless `picture` is None, and return its COCO results of boxes and of masks.
+
+    Args:
+        trained: the model, on `device`.
+        device: the device to compute on.
+        file: the image.
+        picture: the file to draw into.
+        shown_score: detections below this score are not drawn.
+    """
     import cv2
     import numpy as np
     import torch
 
-    from htc.data.transforms import network_size, read_image, resize_image
+    from htc.data.image_reading import read_image
+    from htc.data.transforms import network_size, resize_image
     from htc.engine.precision import autocast_of
     from htc.evaluation.inference import to_results
     from htc.visualize import draw_detections
@@ -146,5 +160,10 @@ def _score(text: str) -> float:
     return score
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command from the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -1,4 +1,4 @@
-"""What is passed between the data, the network and the evaluation.
+"""The structures that the data, the network and the evaluation pass to each other.
 
 Boxes are `xyxy` in pixels; `h, w` is the size of the network input of one image, before padding.
 """
@@ -6,21 +6,29 @@ Boxes are `xyxy` in pixels; `h, w` is the size of the network input of one image
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from htc.ops.paste import RLE
 
 IGNORE_LABEL = 255
-"""Semantic label of pixels that no loss counts: unlabelled ones, crowd regions and padding."""
+"""Semantic label of pixels that the loss ignores: unlabelled pixels, crowd regions and padding."""
+
+
+class RLE(TypedDict):
+    """A mask in COCO's compressed run-length encoding, ready for JSON."""
+
+    size: list[int]
+    """[height, width] of the image in pixels."""
+    counts: str
+    """Compressed run lengths, as pycocotools encodes them."""
 
 
 @dataclass
 class Targets:
-    """Ground truth of one image, in the frame of the network input. Crowd regions are not in it."""
+    """Ground truth of one image, without crowd regions, in the coordinates of the network input."""
 
     boxes: Tensor
     """[n, 4] float32, xyxy."""
@@ -31,7 +39,7 @@ class Targets:
     semantic: Tensor | None = None
     """[h, w] uint8, semantic class of each pixel, 255 = ignore; None when the model has no semantic branch."""
     seed: int = 0
-    """Seeds the sampling of this image's anchors and RoIs, so that it does not depend on the rest of the batch."""
+    """Seed for sampling this image's anchors and RoIs, which makes the sample independent of the rest of the batch."""
 
     def to(self, device: object, non_blocking: bool = False) -> Targets:
         def move(x: Tensor | None) -> Tensor | None:
@@ -40,35 +48,35 @@ class Targets:
         return Targets(move(self.boxes), move(self.labels), move(self.masks), move(self.semantic), self.seed)  # type: ignore[arg-type]
 
     def pin_memory(self) -> Targets:
-        """A copy in page-locked memory, from which GPUs are fed without waiting; loaders call it."""
+        """Return a copy in page-locked memory, which a GPU can read asynchronously; the data loaders call this."""
         semantic = None if self.semantic is None else self.semantic.pin_memory()
         return Targets(self.boxes.pin_memory(), self.labels.pin_memory(), self.masks.pin_memory(), semantic, self.seed)
 
 
 @dataclass
 class Sample:
-    """One image as the data set yields it."""
+    """One image of the data set, with its targets in training."""
 
     image: Tensor
     """[3, h, w] uint8, RGB, resized to the network input's size; neither normalised nor padded."""
     image_id: int
     """COCO's image id."""
     original_size: tuple[int, int]
-    """(height, width) of the image file as decoded; detections are reported in that frame."""
+    """(height, width) of the decoded image file; detections are reported in its coordinates."""
     targets: Targets | None = None
-    """Ground truth; None for evaluation."""
+    """Ground truth; None in evaluation."""
     replaces: tuple[str, ...] = ()
-    """What was wrong with the images that could not be read and that this one stands in for, a sentence each."""
+    """One sentence for each unreadable image that this image replaces: what is wrong with it."""
 
     def pin_memory(self) -> Sample:
-        """As `Targets.pin_memory`."""
+        """Return a copy in page-locked memory, as `Targets.pin_memory` does."""
         targets = None if self.targets is None else self.targets.pin_memory()
         return replace(self, image=self.image.pin_memory(), targets=targets)
 
 
 @dataclass
 class Detections:
-    """What the network finds in one image, best score first, in the frame of the original image."""
+    """Detections of one image, by descending score, in the coordinates of the original image."""
 
     boxes: Tensor
     """[n, 4] float32, xyxy, clipped to the image."""
@@ -77,7 +85,7 @@ class Detections:
     labels: Tensor
     """[n] int64, contiguous class indices."""
     mask_probs: Tensor
-    """[n, m, m] float32 in 0..1: the mask of each detection's own class, in the frame of its box."""
+    """[n, m, m] float32 in 0..1: the mask of each detection's predicted class, relative to its box."""
 
     def __len__(self) -> int:
         return len(self.boxes)

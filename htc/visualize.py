@@ -1,4 +1,4 @@
-"""Detections drawn into a picture: translucent masks, smooth contours, labels that do not cover each other."""
+"""Draw detections into an image: translucent masks, smooth contours, labels that do not cover each other."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from htc.ops.paste import RLE
+from htc.structures import RLE
 
 FILL = 0.4
 """Opacity of the masks."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SUBPIXEL_BITS = 3
-"""OpenCV's fixed-point places for lines between pixels."""
+"""Number of fractional bits of the coordinates that OpenCV draws."""
 
 Color = tuple[int, int, int]
 """RGB, 0..255."""
@@ -24,7 +24,7 @@ Color = tuple[int, int, int]
 
 @dataclass
 class Style:
-    """Sizes in pixels, grown with the picture so that it reads alike at 300 and at 4000 pixels."""
+    """Sizes in pixels, proportional to the image, so that labels are readable at 300 and at 4000 pixels."""
 
     line: int
     font_scale: float
@@ -50,14 +50,15 @@ def draw_detections(
     rles: Sequence[RLE],
     names: Sequence[str],
 ) -> np.ndarray:
-    """Draw the detections of one image, the best on top.
+    """Draw the detections of one image, the one with the highest score on top.
 
     Args:
         image: [height, width, 3] uint8 RGB; not changed.
         boxes: [n, 4] xyxy in pixels of the image.
-        labels: [n] class indices, places in `names`.
-        scores: [n] in 0..1, or None for labels without a score (ground truth).
-        rles: n masks of the image's size.
+        labels: [n] class indices, positions in `names`.
+        scores: [n] in 0..1; None for ground truth, whose labels are then drawn without a score.
+        rles: n run-length encoded masks of the image's size.
+        names: Name of each class.
 
     Returns:
         [height, width, 3] uint8 RGB.
@@ -67,7 +68,7 @@ def draw_detections(
     colors = distinct_colors(len(boxes))
     canvas = np.ascontiguousarray(image).copy()
     order = range(len(boxes)) if scores is None else np.argsort(np.asarray(scores), kind="stable").tolist()
-    # Large under small where there are no scores to say what is on top.
+    # Without scores, large objects are drawn first, so that they do not hide small ones.
     if scores is None:
         order = sorted(order, key=lambda i: -_area(boxes[i]))
     for index in order:
@@ -83,7 +84,7 @@ def draw_detections(
 
 
 def distinct_colors(count: int) -> list[Color]:
-    """Colors that neighbours in the list tell apart: the hue goes on by the golden ratio, lightness in three steps."""
+    """Return `count` colors; neighbours differ in hue by the golden ratio, and in brightness or saturation."""
     colors = []
     for index in range(count):
         hue = (0.58 + index * 0.618034) % 1
@@ -98,7 +99,7 @@ def _area(box: np.ndarray) -> float:
 
 
 def _draw_mask(canvas: np.ndarray, rle: RLE, color: Color, style: Style) -> None:
-    """Fill a mask and draw its contour, working in the mask's own region alone."""
+    """Fill a mask and draw its contour; only the region of the mask is touched."""
     x, y, w, h = (int(value) for value in coco_mask.toBbox(rle))
     if w == 0 or h == 0:
         return
@@ -113,7 +114,7 @@ def _draw_mask(canvas: np.ndarray, rle: RLE, color: Color, style: Style) -> None
 
 def _draw_box(canvas: np.ndarray, box: np.ndarray, color: Color, style: Style) -> None:
     height, width = canvas.shape[:2]
-    # Corners lie on pixel edges, OpenCV's coordinates on pixel centres.
+    # Box corners are on pixel edges, while OpenCV's coordinates are those of pixel centres.
     corners = np.clip(np.asarray(box, dtype=np.float64) - 0.5, 0, [width - 1, height - 1] * 2)
     x0, y0, x1, y1 = (round(float(value) * (1 << SUBPIXEL_BITS)) for value in corners)
     cv2.rectangle(canvas, (x0, y0), (x1, y1), color, max(1, style.line // 2), cv2.LINE_AA, SUBPIXEL_BITS)
@@ -128,7 +129,7 @@ def _draw_label(
     boxes: np.ndarray,
     taken: list[tuple[int, int, int, int]],
 ) -> None:
-    """Write a label at its box; where it could only be written over other labels, leave it out."""
+    """Write a label at its box; leave it out if it would cover other labels everywhere."""
     height, width = canvas.shape[:2]
     text = text.encode("ascii", "replace").decode()
     (text_width, text_height), baseline = cv2.getTextSize(text, FONT, style.font_scale, style.font_line)
@@ -153,29 +154,40 @@ def free_place(
     boxes: np.ndarray,
     taken: Sequence[tuple[int, int, int, int]],
 ) -> tuple[int, int] | None:
-    """Left and top of a label of size w x h, or None where labels already cover every place.
+    """Find the position of a label at a box.
 
-    Places are the corners of the box, then rows down its left side and above it. What a place costs is how much it
-    hides of other objects, each counted by the hidden part of its box, so that small ones are spared; the places that
-    one looks at first are a little cheaper.
+    The candidates are the corners of the box, then rows along its left side. Their cost is the sum of the shares of all
+    boxes that the label would cover, so that small objects stay visible; earlier candidates cost slightly less.
+
+    Args:
+        box: [4] xyxy, the labelled object.
+        w: Width of the label in pixels.
+        h: Height of the label in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        boxes: [n, 4] xyxy, all objects of the image.
+        taken: Rectangles (xyxy) of the labels that are drawn already.
+
+    Returns:
+        Left and top of the label; None if every candidate overlaps another label.
     """
     x0, y0, x1, y1 = (round(float(value)) for value in box)
-    places = [(x0, y0 - h), (x1 - w, y0 - h), (x0, y1), (x1 - w, y1), (x0, y0), (x1 - w, y0), (x0, y1 - h)]
-    places += [(x1, y0), (x0 - w, y0), (x1, y1 - h), (x0 - w, y1 - h)]
-    places += [(x0, y) for y in range(y0 + h, min(y1, y0 + 12 * h), h)]
-    spots = np.array(places)
-    spots = np.stack([spots[:, 0].clip(0, max(width - w, 0)), spots[:, 1].clip(0, max(height - h, 0))], axis=1)
-    rectangles = np.concatenate([spots, spots + np.array([w, h])], axis=1)
+    candidates = [(x0, y0 - h), (x1 - w, y0 - h), (x0, y1), (x1 - w, y1), (x0, y0), (x1 - w, y0), (x0, y1 - h)]
+    candidates += [(x1, y0), (x0 - w, y0), (x1, y1 - h), (x0 - w, y1 - h)]
+    candidates += [(x0, y) for y in range(y0 + h, min(y1, y0 + 12 * h), h)]
+    corners = np.array(candidates)
+    corners = np.stack([corners[:, 0].clip(0, max(width - w, 0)), corners[:, 1].clip(0, max(height - h, 0))], axis=1)
+    rectangles = np.concatenate([corners, corners + np.array([w, h])], axis=1)
     over_labels = _overlaps(rectangles, np.array(taken, dtype=np.float64).reshape(-1, 4)).max(axis=1, initial=0)
     areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1)
     hidden = (_overlaps(rectangles, boxes) / areas).sum(axis=1)
-    cost = hidden + 0.03 * np.arange(len(spots)) + np.where(over_labels > 0, np.inf, 0)
+    cost = hidden + 0.03 * np.arange(len(corners)) + np.where(over_labels > 0, np.inf, 0)
     best = int(cost.argmin())
-    return (int(spots[best, 0]), int(spots[best, 1])) if np.isfinite(cost[best]) else None
+    return (int(corners[best, 0]), int(corners[best, 1])) if np.isfinite(cost[best]) else None
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Areas of intersection of rectangles [n, 4] and [m, 4], xyxy: [n, m]."""
+    """Return the areas of intersection, [n, m], of the rectangles a [n, 4] and b [m, 4], xyxy."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     overlap: np.ndarray = (high - low).clip(0).prod(axis=2)
     return overlap

@@ -1,7 +1,7 @@
-"""Hydra's face of htc.launch: the launchers `local` and `slurm`, and the sweeper `rows`.
+"""Hydra plugins of htc.launch: the launchers `local` and `slurm`, and the sweeper `rows`.
 
-Hydra imports this file whenever it starts, and accepts plugins from this package alone: what they do is imported when
-they do it.
+Hydra only accepts plugins from the package `hydra_plugins`, and imports this file at every start. So the modules that
+do the work are imported only when they are needed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class _Launcher(Launcher):
-    """Starts what is missing of a sweep; `name` is the launcher's."""
+    """Starts the runs of a sweep that are missing."""
 
     name = ""
+    """Name of the launcher."""
 
     def __init__(self, **options: Any) -> None:
         self.options = {key: _plain(value) for key, value in options.items()}
@@ -46,7 +47,7 @@ class SlurmLauncher(_Launcher):
 
 
 class RowSweeper(Sweeper):
-    """Every row of a table with every combination of the parameters and of the command line's choices."""
+    """Expands a sweep: every row with every combination of the parameters and of the command line's choices."""
 
     def __init__(self, rows: DictConfig | None = None, params: DictConfig | None = None) -> None:
         self.rows, self.params = _plain(rows) or {}, _plain(params) or {}
@@ -66,4 +67,5 @@ class RowSweeper(Sweeper):
 
 
 def _plain(value: Any) -> Any:
+    """Return a configuration node as plain lists, dicts and values."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

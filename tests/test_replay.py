@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.cli import explain
-from htc.config.schema import DataConfig, Precision, to_plain
+from htc.config.messages import explain
+from htc.config.schema import DataConfig, Precision
+from htc.config.signature import to_plain
 from htc.distributed.processes import Processes
-from htc.engine.nonfinite import plain_sample
+from htc.engine.replay_file import ReplayFile, _to_plain
 from htc.engine.trainer import Trainer
 from htc.errors import UserError
-from htc.replay import read_replay, replay
+from htc.replay import replay
 from htc.runs.folder import RunFolder
 from htc.runs.tracking import Tracker
 from htc.structures import Sample
@@ -58,7 +59,7 @@ def test_step_with_a_huge_weight_is_done_again_and_its_place_is_named(tiny_shape
 
     trainer.raw_model.register_forward_pre_hook(spoil)
     with pytest.raises(
-        UserError, match=r"the loss is not finite at step 2 .*python -m htc.replay (\S+) does"
+        UserError, match=r"the loss is not finite at step 2 .*python -m htc.replay (\S+) repeats"
     ) as caught:
         trainer.train(Tracker(None))
     (file,) = (tmp_path / "replay").glob("*.pt")
@@ -84,7 +85,7 @@ def test_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(
     assert all(value.isfinite().all() for value in trainer.raw_model.state_dict().values() if value.is_floating_point())
     (file,) = (tmp_path / "replay").glob("*.pt")
     done = command(str(file))
-    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "all is finite here: not reproduced", (
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "all values are finite here: not reproduced", (
         "what spoilt the gradient in this test is not in the file"
     )
 
@@ -145,7 +146,7 @@ def content() -> dict[str, Any]:
         "model": tiny_detector(config).state_dict(),
         "step": 6,
         "loss_scale": 1.0,
-        "passes": [[plain_sample(sample)] for sample in samples],
+        "passes": [[_to_plain(sample)] for sample in samples],
     }
 
 
@@ -156,7 +157,7 @@ def refusal(state: Any, path: Path, *overrides: str) -> str | None:
     """The sentence with which a file of this content is refused; None where its step is done again."""
     torch.save(state, path)
     try:
-        replay(read_replay(path), list(overrides), str(path))
+        replay(ReplayFile.read(path), list(overrides), str(path))
     except UserError as error:
         return error.sentence
     except OmegaConfBaseException as error:
@@ -186,14 +187,14 @@ def test_content_that_no_run_writes_is_named(tmp_path: Path, state: Any, sentenc
 def test_class_that_the_model_does_not_know_is_refused(tmp_path: Path, entry: str, value: int) -> None:
     state = copy.deepcopy(SOUND)
     state["passes"][0][0]["targets"][entry].flatten()[0] = value
-    assert "classes that its model does not know" in str(refusal(state, tmp_path / "wrong.pt"))
+    assert "classes that its model does not have" in str(refusal(state, tmp_path / "wrong.pt"))
 
 
 def test_override_that_changes_the_model_is_refused(tmp_path: Path) -> None:
     per_stage = [f"model.{key}=null" for key in ("stage_loss_weights", "stage_ious", "stage_stds")]
     sentence = refusal(SOUND, tmp_path / "sound.pt", "model.num_stages=2", *per_stage)
     assert "sound.pt does not fit the model: " in str(sentence)
-    assert "leave out what changes the model" in str(sentence)
+    assert "leave out overrides that change the model" in str(sentence)
 
 
 @fuzz(40)

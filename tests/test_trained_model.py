@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.cli import explain
-from htc.config.schema import to_plain
+from htc.config.messages import explain
+from htc.config.signature import to_plain
 from htc.data.image_files import ImageFile, listed_images, picture_files
 from htc.errors import UserError
 from htc.structures import Detections
@@ -174,7 +174,7 @@ def test_picture_that_would_replace_an_image_is_refused(tmp_path: Path) -> None:
         ([{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "a.jpg"}], "two images with the id 1"),
         (
             [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
-            r"b\.jpg, listed in .*missing \(of 1 such",
+            r"b\.jpg, listed in .*missing \(1 in total",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Drawn detections: everything found can be seen, and nothing else is painted over."""
+"""Drawn detections are visible, and the rest of the image is unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from htc.ops.paste import RLE, encode_region
+from htc.ops.paste import encode_region
+from htc.structures import RLE
 from htc.visualize import distinct_colors, draw_detections, free_place
 from tests.helpers.coco_tiny import ANNOTATIONS, ROOT, category_ids, needs_coco_tiny
 
@@ -29,7 +30,7 @@ def draw_squares(places: list[tuple[int, int, int]], size: tuple[int, int], scor
 
 @pytest.mark.parametrize("size", [(200, 300), (3000, 4000)])
 def test_label_is_readable_at_any_picture_size(size: tuple[int, int]) -> None:
-    """The label takes a share of the picture that one can read, and holds dark or light writing."""
+    """The label has a readable share of the picture, and its text contrasts with its background."""
     side = size[0] // 2
     drawn = draw_squares([(side // 2, side // 2, side)], size, [0.9])
     color = distinct_colors(1)[0]
@@ -43,14 +44,14 @@ def test_label_is_readable_at_any_picture_size(size: tuple[int, int]) -> None:
     assert (contrast > 200).mean() > 0.05
 
 
-def test_mask_is_translucent_and_the_rest_untouched() -> None:
+def test_mask_is_translucent_and_the_rest_is_unchanged() -> None:
     drawn = draw_squares([(100, 100, 100)], (300, 300), [0.9])
     expected = 128 * 0.6 + np.array(distinct_colors(1)[0]) * 0.4
     assert np.abs(drawn[150, 150] - expected).max() <= 1
     assert (drawn[215:] == 128).all() and (drawn[:, 215:] == 128).all() and (drawn[:75] == 128).all()
 
 
-def test_picture_that_is_given_stays_as_it_is() -> None:
+def test_input_image_is_not_changed() -> None:
     image = np.full((100, 100, 3), 128, dtype=np.uint8)
     box, rle = square(10, 10, 50, 100, 100)
     draw_detections(image, np.array([box]), [0], [0.9], [rle], ["thing"])
@@ -64,7 +65,7 @@ def test_better_detection_is_on_top() -> None:
     assert np.abs(drawn[100, 100] - expected).max() <= 2
 
 
-def test_nothing_found_leaves_the_picture() -> None:
+def test_image_without_detections_is_unchanged() -> None:
     assert (draw_squares([], (50, 60), []) == 128).all()
 
 
@@ -85,7 +86,7 @@ def test_neighbouring_colors_differ() -> None:
 
 
 def test_labels_do_not_cover_each_other() -> None:
-    """Thirty objects in one place: labels take what room there is, and those without room are left out."""
+    """Of thirty objects in one place, as many get a label as there is space for."""
     boxes = np.tile([[100.0, 100.0, 180.0, 180.0]], (30, 1))
     taken: list[tuple[int, int, int, int]] = []
     for box in boxes:
@@ -106,7 +107,7 @@ def test_label_stays_inside_the_picture() -> None:
 
 
 @needs_coco_tiny
-def test_real_ground_truth_is_drawn_where_it_is() -> None:
+def test_real_ground_truth_is_drawn_at_its_masks() -> None:
     truth = COCO(str(ANNOTATIONS))
     image_id = max(truth.getImgIds(), key=lambda i: len(truth.getAnnIds(i, iscrowd=False)))
     image = cv2.cvtColor(cv2.imread(str(ROOT / "val2017" / truth.imgs[image_id]["file_name"])), cv2.COLOR_BGR2RGB)

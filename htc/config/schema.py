@@ -1,21 +1,61 @@
-"""The typed schema of everything in conf/, and the signature of a run.
+"""The typed schema of every key in conf/.
 
-Nothing heavy is imported here: `--help` and `--cfg` read this file and must stay quick. Every field of the schema is
-a key that a user may set; one that is not here is refused by name. `None` (null) means "derive it":
-`htc.config.finalize.finalize` does.
+`--help` and `--cfg` read this file, so nothing heavy is imported here. Every field is a key that a user may set; any
+other key is refused by name. A field states its range and whether it is part of the run's signature with `setting`.
+`None` (null) means that `htc.config.finalize` derives the value.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from functools import cache
+from typing import Any, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may have; null values are not checked."""
+
+    low: float | None = None
+    high: float | None = None
+    excluded: float | None = None
+    """A bound that the number must not reach."""
+    remedy: str = ""
+    """Appended to the message about the excluded bound."""
+
+
+def setting(
+    default: Any = NO_DEFAULT,
+    *,
+    factory: Callable[[], Any] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    excluded: float | None = None,
+    remedy: str = "",
+    in_signature: bool = True,
+) -> Any:
+    """Declare a key of the schema.
+
+    Args:
+        default: value of the key where the user sets none.
+        factory: makes the default, for mutable values.
+        low: smallest value allowed, for numbers.
+        high: largest value allowed.
+        excluded: a bound that must not be reached.
+        remedy: what to do instead of setting the excluded value, appended to the message.
+        in_signature: False for a key that cannot change a result; for a node, it holds for all keys below it.
+    """
+    metadata = {"range": Range(low, high, excluded, remedy), "in_signature": in_signature}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 class Norm(Enum):
@@ -35,19 +75,21 @@ class Style(Enum):
 
 
 class BnMode(Enum):
-    """Which statistics a batch norm uses while training: the batch's, or the stored ones (the paper's setting)."""
+    """The statistics that a batch norm uses in training: the batch's, or the stored ones (the paper's setting)."""
 
     batch = "batch"
     stored = "stored"
 
 
 class BoxLoss(Enum):
+    """Loss of the box deltas."""
+
     smooth_l1 = "smooth_l1"
     l1 = "l1"
 
 
 class SemanticFusion(Enum):
-    """Which heads receive the semantic features."""
+    """The heads that receive the semantic features."""
 
     box = "box"
     mask = "mask"
@@ -55,7 +97,7 @@ class SemanticFusion(Enum):
 
 
 class SemanticSource(Enum):
-    """Where semantic targets come from: stuff maps, instance masks, or stuff maps where the data set has them."""
+    """Source of the semantic targets: stuff maps, instance masks, or stuff maps where the data set has them."""
 
     auto = "auto"
     stuff = "stuff"
@@ -63,33 +105,37 @@ class SemanticSource(Enum):
 
 
 class OnBadImage(Enum):
-    """What an image that cannot be read in the middle of training does: stop the run, or be replaced by another."""
+    """What happens when an image cannot be read during training: the run stops, or another image replaces it."""
 
     error = "error"
     skip = "skip"
 
 
 class MaskStages(Enum):
-    """Which stages' masks make the prediction: the mean over all (the paper) or the last one's."""
+    """The stages whose masks make the prediction: the mean over all stages (the paper), or the last stage."""
 
     average = "average"
     last = "last"
 
 
 class Optimizer(Enum):
-    """Stochastic gradient descent with momentum (the paper), or AdamW (learns sooner from random weights)."""
+    """Stochastic gradient descent with momentum (the paper), or AdamW (learns faster from random weights)."""
 
     sgd = "sgd"
     adamw = "adamw"
 
 
 class Precision(Enum):
+    """Number format of the forward pass."""
+
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
 
 
 class WandbMode(Enum):
+    """Where wandb sends what it logs."""
+
     online = "online"
     offline = "offline"
     disabled = "disabled"
@@ -100,46 +146,47 @@ class BackboneConfig:
     """A ResNet or ResNeXt of torchvision with a feature pyramid on top."""
 
     name: str = MISSING
-    width: int = 64
+    width: int = setting(64, low=1, high=2**13)
     """Channels of the stem; the stages have width x 1, 2, 4, 8 (x 4 for bottlenecks)."""
     norm: Norm = Norm.bn
-    norm_eps: float = 1e-5
-    """Added to the variance before its root."""
+    norm_eps: float = setting(1e-5, low=0)
+    """Added to the variance before the square root."""
     bn_mode: BnMode = BnMode.stored
-    frozen_stages: int = 1
-    """The stem and this many stages (0..4) are not trained; -1 trains everything, the stem included."""
+    frozen_stages: int = setting(1, low=-1, high=4)
+    """The stem and the first N stages (0..4) are not trained; -1 trains everything, the stem included."""
     weights: str | None = "imagenet"
     """`imagenet` (torchvision's weights API), a file of a torchvision state dict, or null for random weights; not read
-    where `checkpoint.file` brings the weights."""
+    where `checkpoint.file` provides the weights."""
     style: Style = Style.pytorch
     deformable_stages: list[int] = field(default_factory=list)
     """Stages (1..4) whose 3x3 convolutions are deformable (arXiv 1703.06211); C3 to C5 are [2, 3, 4]."""
     pixel_mean: list[float] = field(default_factory=lambda: [123.675, 116.28, 103.53])
-    """Of red, green and blue, 0..255."""
+    """Mean of red, green and blue, 0..255."""
     pixel_std: list[float] = field(default_factory=lambda: [58.395, 57.12, 57.375])
+    """Standard deviation of red, green and blue, 0..255."""
     bgr: bool = False
-    """The body's first convolution takes blue first (weights that come from Caffe)."""
+    """The first convolution takes blue first (weights converted from Caffe)."""
 
 
 @dataclass
 class RPNConfig:
     """The region proposal network (Faster R-CNN section 3.1, on FPN)."""
 
-    anchor_scale: float = 8.0
+    anchor_scale: float = setting(8.0, low=0.01)
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     round_anchors: bool = False
     """Round anchors to whole pixels (torchvision)."""
-    anchors_per_image: int = 256
-    positive_fraction: float = 0.5
-    positive_iou: float = 0.7
-    negative_iou: float = 0.3
-    allowed_border: int = 0
+    anchors_per_image: int = setting(256, low=1)
+    positive_fraction: float = setting(0.5, low=0, high=1)
+    positive_iou: float = setting(0.7, low=0, high=1)
+    negative_iou: float = setting(0.3, low=0, high=1)
+    allowed_border: int = setting(0, low=-1)
     """Anchors further outside the image than this (pixels) are not trained on; -1 keeps all."""
-    nms_iou: float = 0.7
-    train_pre_nms: int = 2000
-    train_proposals: int = 2000
-    test_pre_nms: int = 1000
-    test_proposals: int = 1000
+    nms_iou: float = setting(0.7, low=0, high=1)
+    train_pre_nms: int = setting(2000, low=1)
+    train_proposals: int = setting(2000, low=1)
+    test_pre_nms: int = setting(1000, low=1)
+    test_proposals: int = setting(1000, low=1)
 
 
 @dataclass
@@ -151,129 +198,135 @@ class ModelConfig:
     mask_flow: bool = False
     semantic: bool = False
     semantic_fusion: SemanticFusion | None = None
-    """null: both heads where the branch is on."""
-    semantic_loss_weight: float = 0.2
+    """null: both heads where the semantic branch is on."""
+    semantic_loss_weight: float = setting(0.2, low=0)
     """beta of the paper's equation 7."""
-    num_stages: int = 3
+    num_stages: int = setting(3, low=1, high=5)
     stage_loss_weights: list[float] | None = None
-    """alpha_t; null: 1, 0.5, 0.25, halving on."""
+    """alpha_t; null: 1, 0.5, 0.25 and so on, halved from stage to stage."""
     stage_ious: list[float] | None = None
-    """IoU threshold of each stage; null: 0.5, 0.6, 0.7, rising on."""
+    """IoU threshold of each stage; null: 0.5, 0.6, 0.7 and so on."""
     stage_stds: list[list[float]] | None = None
     """Standard deviations of the box deltas of each stage; null: (0.1, 0.1, 0.2, 0.2) / stage, to three decimals."""
     class_agnostic: bool = True
     box_loss: BoxLoss = BoxLoss.smooth_l1
     """Loss of box regression, in the RPN (beta 1/9) and in the box heads (beta 1)."""
     low_quality_matches: bool = False
-    """A proposal that overlaps an object most of all, by the IoU threshold at least, goes to that object even where it
-    overlaps another one more (Mask R-CNN's RoIs in the reference)."""
-    roi_sampling: int = 0
-    """Sampling points a side of each RoIAlign cell; 0: as many as the cell has pixels (the reference's)."""
+    """Each object also gets the proposal that overlaps it most, if their IoU reaches the threshold, even where that
+    proposal overlaps another object more (RoIs of Mask R-CNN in the reference)."""
+    roi_sampling: int = setting(0, low=0)
+    """Sampling points per side of each RoIAlign cell; 0: one per pixel of the cell (the reference)."""
     roi_aligned: bool = True
     """Shift RoIAlign by half a pixel (the reference); torchvision's Mask R-CNN does not."""
-    rois_per_image: int = 512
-    positive_fraction: float = 0.25
-    channels: int = 256
+    rois_per_image: int = setting(512, low=1)
+    positive_fraction: float = setting(0.25, low=0, high=1)
+    channels: int = setting(256, low=1, high=2**16)
     """Width of the pyramid and of every convolution of the heads."""
-    fc_channels: int = 1024
-    logit_std: float | None = None
-    """Standard deviation of the first weights of mask and semantic logits; null: He by fan-out (the reference), which
-    starts far from ln(classes) where channels or classes are few."""
-    mask_convs: int = 4
-    semantic_convs: int = 4
+    fc_channels: int = setting(1024, low=1, high=2**16)
+    logit_std: float | None = setting(None, low=0)
+    """Standard deviation of the initial weights of mask and semantic logits; null: He by fan-out (the reference), whose
+    first loss is far from ln(classes) where channels or classes are few."""
+    mask_convs: int = setting(4, low=1, high=64)
+    semantic_convs: int = setting(4, low=0, high=64)
     rpn: RPNConfig = field(default_factory=RPNConfig)
 
 
 @dataclass
 class SplitConfig:
-    """One split of a data set, paths relative to `data.root`."""
+    """One split of a data set, with paths relative to `data.root`."""
 
     images: str = MISSING
     annotations: str = MISSING
     stuff: str | None = None
-    """Folder of stuff maps (one PNG an image, same stem); null or a missing folder: none."""
-    limit: int | None = None
-    """Only the first so many annotated images, by id; null: all."""
+    """Folder of stuff maps (one PNG per image, same stem); null or a missing folder: none."""
+    limit: int | None = setting(None, low=1)
+    """Use only the first N annotated images, by id; null: all."""
 
 
 def coco_split(split: str) -> SplitConfig:
-    """The layout of COCO 2017."""
+    """Return the paths of a split in the layout of COCO 2017."""
     return SplitConfig(split, f"annotations/instances_{split}.json", f"stuffthingmaps/{split}")
 
 
 @dataclass
 class ShapesConfig:
-    """The built-in data: how it is generated. Changing any of it makes another data set beside the old."""
+    """Parameters of the built-in data. Any change makes another data set next to the old one."""
 
-    train_images: int = 2000
-    val_images: int = 200
-    image_size: int = 128
-    seed: int = 0
+    train_images: int = setting(2000, low=1)
+    val_images: int = setting(200, low=1)
+    image_size: int = setting(128, low=64, high=1024)
+    seed: int = setting(0, low=0)
 
 
 @dataclass
 class DataConfig:
+    """The data set, and how its images reach the network."""
+
     name: str = MISSING
     root: str = MISSING
     train: SplitConfig = field(default_factory=lambda: coco_split("train2017"))
     val: SplitConfig = field(default_factory=lambda: coco_split("val2017"))
-    short_side: int = 800
-    long_side: int = 1333
-    flip: float = 0.5
+    short_side: int = setting(800, low=1, high=2**14)
+    long_side: int = setting(1333, low=1, high=2**14)
+    flip: float = setting(0.5, low=0, high=1)
     """Probability of a horizontal flip in training."""
-    crowded_limit: int | None = None
-    """At most so many objects of one training image, picked at random (memory); null: all."""
+    crowded_limit: int | None = setting(None, low=1)
+    """Largest number of objects per training image, picked at random (saves memory); null: all."""
     skip_empty: bool = True
-    """Leave images without a single usable object out of training."""
+    """Leave images without any usable object out of training."""
     group_by_aspect: bool = True
     semantic_source: SemanticSource = SemanticSource.auto
-    semantic_classes: int = 183
-    """Semantic logits. COCO: 183 as the reference; targets of instances alone use 1 + number of categories."""
-    workers: int = 2
-    on_bad_image: OnBadImage = OnBadImage.error
-    """`skip` replaces an unreadable training image by one that follows from the draw, and counts it in the log. Not in
-    the signature: a run that stopped at such an image goes on with `skip`, and without one both are the same."""
+    semantic_classes: int = setting(183, low=1, high=255)
+    """Semantic logits. COCO: 183 as in the reference; targets from instances alone use 1 + number of categories."""
+    workers: int = setting(2, low=0, in_signature=False)
+    on_bad_image: OnBadImage = setting(OnBadImage.error, in_signature=False)
+    """`skip` replaces an unreadable training image by one that its seeded index determines, and counts it in the log.
+    Not in the signature: a run that stopped at such an image continues with `skip`, and a run that meets none is the
+    same with either."""
     shapes: ShapesConfig | None = None
 
 
 @dataclass
 class ScheduleConfig:
-    """Optimisation: SGD with momentum unless asked otherwise, linear warm-up and steps."""
+    """Optimisation: SGD with momentum by default, linear warm-up and step decay."""
 
     optimizer: Optimizer = Optimizer.sgd
-    epochs: int | None = None
-    iterations: int | None = None
-    """Set one of the two."""
+    epochs: int | None = setting(None, low=1)
+    """Length of training in epochs; set either this or `iterations`."""
+    iterations: int | None = setting(None, low=1)
+    """Length of training in optimiser steps; set either this or `epochs`."""
     milestones: list[float] = field(default_factory=list)
-    """Where the rate drops: epochs if `epochs` is set, fractions of `iterations` otherwise."""
-    gamma: float = 0.1
-    learning_rate: float = 0.02
-    """For `reference_batch` images a step; scaled in proportion to `batch_size`."""
-    reference_batch: int = 16
-    batch_size: int = 16
-    """Images a step, over all processes and accumulated passes together."""
-    accumulate: int = 1
-    """Passes a step: each process sees batch_size / processes / accumulate images at a time."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_iterations: int = 500
-    warmup_factor: float = 0.001
-    clip_norm: float | None = None
-    ema: float | None = None
+    """Where the learning rate drops: in epochs if `epochs` is set, else as fractions of `iterations`."""
+    gamma: float = setting(0.1, low=0)
+    learning_rate: float = setting(0.02, low=0)
+    """For `reference_batch` images per step; scaled in proportion to `batch_size`."""
+    reference_batch: int = setting(16, low=1)
+    batch_size: int = setting(16, low=1)
+    """Images per step, over all processes and accumulated micro-batches together."""
+    accumulate: int = setting(1, low=1)
+    """Micro-batches per step: each process sees batch_size / processes / accumulate images at a time."""
+    momentum: float = setting(0.9, low=0, high=1)
+    weight_decay: float = setting(1e-4, low=0)
+    warmup_iterations: int = setting(500, low=0)
+    warmup_factor: float = setting(0.001, low=0, high=1)
+    clip_norm: float | None = setting(None, low=0, excluded=0, remedy="; null switches clipping off")
+    ema: float | None = setting(None, low=0, high=1, excluded=1, remedy="; null switches the average off")
     """Decay of a moving average of the weights, which is evaluated in their place; null: the weights themselves."""
-    eval_every: int | None = None
-    """Evaluate every so many epochs (or iterations); null: once, at the end."""
+    eval_every: int | None = setting(None, low=1, in_signature=False)
+    """Evaluate every N epochs (or iterations); null: once, at the end."""
 
 
 @dataclass
 class EvalConfig:
-    score_threshold: float = 0.05
-    nms_iou: float = 0.5
-    max_detections: int = 100
-    mask_threshold: float = 0.5
+    """Inference settings of the evaluation."""
+
+    score_threshold: float = setting(0.05, low=0, high=1)
+    nms_iou: float = setting(0.5, low=0, high=1)
+    max_detections: int = setting(100, low=1)
+    mask_threshold: float = setting(0.5, low=0, high=1, excluded=0)
     mask_stages: MaskStages = MaskStages.average
-    limit: int | None = None
-    """Only the first so many validation images; null: all."""
+    limit: int | None = setting(None, low=1)
+    """Use only the first N validation images; null: all."""
 
 
 @dataclass
@@ -283,24 +336,28 @@ class CheckpointConfig:
     file: str | None = None
     """A checkpoint of this project, of MMDetection 2.x or 3.x, or torchvision's Mask R-CNN."""
     partial: bool = False
-    """Load what fits by name and shape and leave the rest as initialised: fine-tuning with other classes."""
+    """Load what matches by name and shape and leave the rest as initialised: fine-tuning with other classes."""
 
 
 @dataclass
 class SaveConfig:
-    every: int = 1000
-    """Save every so many iterations, and at each epoch's end."""
-    keep: int = 2
+    """When checkpoints are written and how many are kept."""
+
+    every: int = setting(1000, low=1)
+    """Save every N iterations, and at the end of each epoch."""
+    keep: int = setting(2, low=1)
 
 
 @dataclass
 class WandbConfig:
+    """Tracking by wandb."""
+
     mode: WandbMode | None = None
     """null: online where the user is logged in, else disabled."""
     project: str = "htc"
     entity: str | None = None
-    images: int = 4
-    """Validation images whose predicted masks are shown."""
+    images: int = setting(4, low=0)
+    """Number of validation images whose predicted masks are shown."""
 
 
 @dataclass
@@ -313,68 +370,47 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    save: SaveConfig = field(default_factory=SaveConfig)
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    seed: int = 0
-    name: str | None = None
+    save: SaveConfig = setting(factory=SaveConfig, in_signature=False)
+    wandb: WandbConfig = setting(factory=WandbConfig, in_signature=False)
+    seed: int = setting(0, low=0, high=2**31 - 1)
+    name: str | None = setting(None, in_signature=False)
     """Name of the run; null: from the model, its switches, the backbone and the data."""
-    sweep: str = "single"
-    """The folder under `runs`, and wandb's group."""
-    runs: str = "runs"
-    force: bool = False
-    """Run a finished signature anew, in a folder beside the old."""
-    device: str = "auto"
+    sweep: str = setting("single", in_signature=False)
+    """Name of the folder below `runs`, and of wandb's group."""
+    runs: str = setting("runs", in_signature=False)
+    force: bool = setting(False, in_signature=False)
+    """Run a finished configuration again, in a folder next to the old one."""
+    device: str = setting("auto", in_signature=False)
     precision: Precision = Precision.fp32
     channels_last: bool = False
     deterministic: bool = False
-    threads: int | None = None
-    """CPU threads of PyTorch; null: its own choice."""
-    log_every: int = 20
-    progress: bool = True
+    threads: int | None = setting(None, low=1, in_signature=False)
+    """CPU threads of PyTorch; null: PyTorch's default."""
+    log_every: int = setting(20, low=1, in_signature=False)
+    progress: bool = setting(True, in_signature=False)
 
 
-# What cannot change a result, as dotted prefixes: left out of the signature.
-NOT_IN_SIGNATURE = (
-    "name", "sweep", "runs", "force", "device", "threads", "log_every", "progress", "wandb", "save", "data.workers",
-    "data.on_bad_image", "schedule.eval_every",
-)  # fmt: skip
+@cache
+def schema_fields() -> tuple[tuple[str, dataclasses.Field[Any]], ...]:
+    """Return every dotted key of the schema, nodes included, with its field."""
+    return tuple(_fields_below(Config, ""))
+
+
+def _fields_below(node: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    hints = get_type_hints(node)
+    for item in dataclasses.fields(node):
+        key = prefix + item.name
+        yield key, item
+        for candidate in (hints[item.name], *get_args(hints[item.name])):
+            if isinstance(candidate, type) and dataclasses.is_dataclass(candidate):
+                yield from _fields_below(candidate, key + ".")
+
+
+def schema_keys() -> Iterator[str]:
+    """Yield every dotted key of the schema, nodes included."""
+    return (key for key, _ in schema_fields())
 
 
 def register() -> None:
-    """Make the schema known to Hydra under the name that conf/config.yaml starts from."""
+    """Register the schema with Hydra under the name that conf/config.yaml starts from."""
     ConfigStore.instance().store(name="schema", node=Config)
-
-
-def to_plain(config: Config) -> dict[str, Any]:
-    """The configuration as nested dicts of plain values, as config.yaml holds it."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Enum):
-            return value.value
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]
-        return value
-
-    return plain(dataclasses.asdict(config))
-
-
-def value_at(plain: Any, key: str) -> Any:
-    """The value of a dotted key in a plain configuration. Raises KeyError where there is none."""
-    for name in key.split("."):
-        plain = plain[name]
-    return plain
-
-
-def signature(config: Config) -> str:
-    """Eight hex digits that name the result: a hash of the configuration without what cannot change it."""
-
-    def strip(node: Any, prefix: str) -> Any:
-        if not isinstance(node, dict):
-            return node
-        paths = {k: f"{prefix}.{k}" if prefix else k for k in node}
-        return {k: strip(v, paths[k]) for k, v in node.items() if paths[k] not in NOT_IN_SIGNATURE}
-
-    canonical = json.dumps(strip(to_plain(config), ""), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]

@@ -1,1 +1,1 @@
-"""Data sets in COCO layout: reading, the built-in data's generator, sampling and loading."""
+"""Data sets in COCO layout: reading, checking, sampling and loading, and the generator of the built-in data."""

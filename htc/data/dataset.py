@@ -1,4 +1,4 @@
-"""A data set in COCO layout, as samples of the network input's size."""
+"""A data set in COCO layout, read as samples at the size of the network input."""
 
 from __future__ import annotations
 
@@ -15,42 +15,46 @@ from torch.utils.data import Dataset
 from htc.config.schema import DataConfig, OnBadImage, SplitConfig
 from htc.data.coco.problems import refuse
 from htc.data.coco.reader import load_annotations
+from htc.data.image_reading import UnreadableImageError, read_image
 from htc.data.semantic import SemanticTargets, shared_stuff_maps
 from htc.data.shapes.generate import ensure_shapes
-from htc.data.transforms import (
-    UnreadableImageError,
-    flip,
-    network_size,
-    read_image,
-    resize_boxes,
-    resize_image,
-    resize_labels,
-)
+from htc.data.transforms import flip, network_size, resize_boxes, resize_image, resize_labels
 from htc.errors import UserError
 from htc.structures import Sample, Targets
 
 logger = logging.getLogger(__name__)
-MOST_BAD_DRAWS = 10
-"""So many images in a row that cannot be read mean a broken data set, not a few broken files."""
+MAX_REPLACEMENTS = 10
+"""If this many replacements in a row are unreadable too, the data set is broken, not just a few files."""
 
 
 class SeededIndex(NamedTuple):
-    """What a sampler yields: randomness travels with the index, so workers hold no random state."""
+    """An index with its own seed, as a sampler yields it, so that workers need no random state."""
 
     index: int  # type: ignore[assignment]
     """Position in the data set."""
     seed: int
-    """Decides the flip and which objects of a crowded image are kept."""
+    """Seed for the flip and for the choice of objects in a crowded image."""
 
 
 class CocoDataset(Dataset[Sample]):
-    """Images of one split with, for training, their objects; order is by ascending image id.
+    """Images of one split by ascending image id; for training, with their objects.
 
-    A `SeededIndex` gives a training sample with its random flip and choice of objects; a plain index gives the image as
-    it is, with all objects. Raises UserError where files are missing or are not what the configuration says.
+    A `SeededIndex` gives a training sample with a random flip and choice of objects. A plain index gives the image
+    unflipped, with all objects.
     """
 
     def __init__(self, config: DataConfig, split: SplitConfig, *, train: bool, semantic: bool) -> None:
+        """Read the annotations and check that all files exist.
+
+        Args:
+            config: Root folder, image sizes and augmentation.
+            split: Images and annotations of the split.
+            train: True for training samples with targets; False for evaluation.
+            semantic: True if the targets have a semantic map.
+
+        Raises:
+            UserError: Files are missing, or contradict the configuration.
+        """
         self.config = config
         self.train = train
         root = Path(config.root)
@@ -59,10 +63,10 @@ class CocoDataset(Dataset[Sample]):
         self.category_ids = self.annotations.category_ids
         self.category_names = self.annotations.category_names
         self.images = self._select(split.limit)
-        """[len(self)] int64, positions in `annotations`."""
+        """[len(self)] int64: positions of the images in `annotations`."""
         self.image_ids: list[int] = self.annotations.image_ids[self.images].tolist()
         self.aspect_ratios = self.annotations.widths[self.images] / self.annotations.heights[self.images]
-        """[len(self)] float64, width / height."""
+        """[len(self)] float64: width / height."""
         self.semantic_targets = SemanticTargets(config, split, self.annotations) if train and semantic else None
         self.skip_bad_images = train and config.on_bad_image is OnBadImage.skip
         self._check_files()
@@ -78,15 +82,15 @@ class CocoDataset(Dataset[Sample]):
         if not self.skip_bad_images or not isinstance(key, SeededIndex):
             return self._read(key)
         faults: list[str] = []
-        # Which image stands in follows from the draw alone, so that resumed runs and any number of processes agree.
-        others = np.random.default_rng([key.seed, 1]).integers(len(self), size=MOST_BAD_DRAWS).tolist()
-        for index in (key.index, *others):
+        # The replacements depend on the seed alone, so they are the same in a resumed run and in any number of workers.
+        replacements = np.random.default_rng([key.seed, 1]).integers(len(self), size=MAX_REPLACEMENTS).tolist()
+        for index in (key.index, *replacements):
             try:
                 return replace(self._read(SeededIndex(index, key.seed)), replaces=tuple(faults))
             except UnreadableImageError as error:
                 faults.append(error.sentence)
         raise UserError(
-            f"{MOST_BAD_DRAWS + 1} images in a row cannot be used, the last one because {faults[-1].rstrip('.')}; "
+            f"{MAX_REPLACEMENTS + 1} images in a row cannot be used, the last one because {faults[-1].rstrip('.')}; "
             "python -m htc.data.check lists them all."
         )
 
@@ -115,42 +119,51 @@ class CocoDataset(Dataset[Sample]):
         return flip(sample) if random is not None and random.random() < self.config.flip else sample
 
     def _targets(self, image: int, size: tuple[int, int], random: np.random.Generator | None, seed: int) -> Targets:
-        """All objects of an image, or `crowded_limit` of them where `random` is given, at `size` (height, width)."""
+        """Return the targets of one image.
+
+        Args:
+            image: Position of the image in `annotations`.
+            size: (height, width) of the network input.
+            random: Chooses the objects of a crowded image; None keeps all objects.
+            seed: Seed that the targets carry.
+        """
         annotations = self.annotations
         of_image = annotations.of_image(image)
         objects = of_image[annotations.usable[of_image]]
-        kept, limit = None, self.config.crowded_limit
-        if random is not None and limit is not None and len(objects) > limit:
-            kept = np.sort(random.choice(len(objects), limit, replace=False))
-        # An object that is not learnt from is still not background, where that is drawn from the objects.
-        all_drawn = kept is None or (self.semantic_targets is not None and self.semantic_targets.folder is None)
-        if kept is not None and not all_drawn:
-            objects = objects[kept]
-        masks = np.empty((len(objects), *size), np.uint8)
-        for mask, annotation in zip(masks, objects, strict=True):
+        kept = self._limit_objects(objects, random)
+        # A semantic map that is drawn from the instance masks also shows the objects that are not kept.
+        draws_objects = self.semantic_targets is not None and self.semantic_targets.folder is None
+        drawn = objects if draws_objects else kept
+        masks = np.empty((len(drawn), *size), np.uint8)
+        for mask, annotation in zip(masks, drawn, strict=True):
             mask[:] = resize_labels(annotations.mask(image, annotation), size)
         semantic = None
         if self.semantic_targets is not None:
-            semantic = torch.from_numpy(self.semantic_targets.of_image(image, objects, masks, size))
-        if kept is not None and all_drawn:
-            objects, masks = objects[kept], masks[kept]
-        old = int(annotations.heights[image]), int(annotations.widths[image])
+            semantic = torch.from_numpy(self.semantic_targets.of_image(image, drawn, masks, size))
+        original_size = int(annotations.heights[image]), int(annotations.widths[image])
         return Targets(
-            boxes=torch.from_numpy(resize_boxes(annotations.boxes[objects], old, size)),
-            labels=torch.from_numpy(annotations.labels[objects]),
-            masks=torch.from_numpy(masks),
+            boxes=torch.from_numpy(resize_boxes(annotations.boxes[kept], original_size, size)),
+            labels=torch.from_numpy(annotations.labels[kept]),
+            masks=torch.from_numpy(masks if len(kept) == len(drawn) else masks[np.isin(drawn, kept)]),
             semantic=semantic,
             seed=seed,
         )
 
+    def _limit_objects(self, objects: np.ndarray, random: np.random.Generator | None) -> np.ndarray:
+        """Return `objects`, or `data.crowded_limit` of them, chosen by `random` and in the same order."""
+        limit = self.config.crowded_limit
+        if random is None or limit is None or len(objects) <= limit:
+            return objects
+        return objects[np.sort(random.choice(len(objects), limit, replace=False))]
+
     def read_original(self, index: int) -> np.ndarray:
-        """The image at a position of the data set as it is in its file -> [height, width, 3] uint8, RGB."""
+        """Return the image at a position of the data set at its original size, [height, width, 3] uint8, RGB."""
         image = int(self.images[index])
         size = int(self.annotations.heights[image]), int(self.annotations.widths[image])
         return read_image(self.annotations.image_path(image), size)
 
     def _select(self, limit: int | None) -> np.ndarray:
-        """Positions in `annotations` of the images that belong to this data set."""
+        """Return the positions in `annotations` of the images of this data set, the first `limit` if given."""
         annotations = self.annotations
         annotated = np.diff(annotations.first) > 0
         usable = annotations.usable_per_image() > 0
@@ -169,7 +182,7 @@ class CocoDataset(Dataset[Sample]):
         return chosen
 
     def _check_files(self) -> None:
-        """Refuse a data set with missing files now, not hours into training."""
+        """Raise UserError if files are missing, so that the run stops now and not hours into training."""
         annotations = self.annotations
         names = [annotations.file_name(image) for image in self.images.tolist()]
         missing = missing_files(annotations.images_dir, names)
@@ -182,21 +195,21 @@ class CocoDataset(Dataset[Sample]):
         semantic = self.semantic_targets
         if semantic is None or semantic.folder is None:
             return
-        stuff = semantic.folder
-        missing = missing_files(stuff, [semantic.map_name(image) for image in self.images.tolist()])
+        stuff_folder = semantic.folder
+        missing = missing_files(stuff_folder, [semantic.map_name(image) for image in self.images.tolist()])
         if missing:
             others = f", as are {len(missing) - 1} other stuff maps" if len(missing) > 1 else ", the stuff map of one"
             raise UserError(
-                f"{stuff / missing[0]} is missing{others} of the images of {self.annotation_file}: complete the folder "
-                "or use data.semantic_source=instances."
+                f"{stuff_folder / missing[0]} is missing{others} of the images of {self.annotation_file}: complete the "
+                "folder or use data.semantic_source=instances."
             )
         refuse(list(shared_stuff_maps(semantic, self.images.tolist())))
 
 
 def missing_files(folder: Path, names: list[str]) -> list[str]:
-    """Which of the files, named relative to `folder`, are not there. Lists each folder once, for 100,000 files.
+    """Return those of `names`, paths relative to `folder`, that do not exist.
 
-    Raises UserError where a folder is none or cannot be listed.
+    Each folder is listed once, which is fast for 100,000 files. Raises UserError if a folder cannot be listed.
     """
     present: set[str] = set()
     for parent in {PurePath(name).parent for name in names}:
@@ -211,7 +224,7 @@ def missing_files(folder: Path, names: list[str]) -> list[str]:
 
 
 def build_dataset(config: DataConfig, *, train: bool, semantic: bool) -> CocoDataset:
-    """The training or validation split; the built-in data are generated first where they are not there yet."""
+    """Return the training or validation split; generate the built-in data first if they do not exist yet."""
     if config.name == "shapes":
         config = ensure_shapes(config)
     return CocoDataset(config, config.train if train else config.val, train=train, semantic=semantic)

@@ -1,4 +1,4 @@
-"""The images that are to be predicted: a folder's, or those that a COCO file lists under its ids."""
+"""The images to predict: those of a folder, or those that a COCO file lists with their ids."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image under the id that its predictions carry."""
+    """An image file and the image id of its predictions."""
 
     id: int
     name: str
-    """Below `images=`."""
+    """Path relative to `images=`."""
     path: Path
 
 
 def image_files(path: Path) -> list[ImageFile]:
-    """The image files that `images=` names, by name, numbered from 1. Raises UserError where there is none."""
+    """Return the images in `path`, a folder or a single file, sorted by name, with ids from 1.
+
+    Raises UserError if there are none.
+    """
     if path.is_file():
         return [ImageFile(1, path.name, path)]
     _check_folder(path)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise UserError(f"images={path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        raise UserError(f"images={path} contains no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     return [ImageFile(number, file.name, file) for number, file in enumerate(files, start=1)]
 
 
 def listed_images(file: Path, folder: Path) -> list[ImageFile]:
-    """The images of a COCO file, with annotations or without, below `folder`; in the file's order.
+    """Return the images below `folder` that a COCO file lists, in its order; annotations are not needed.
 
-    Raises UserError where the file cannot be read, lists an image badly or twice, or a file is not there.
+    Raises UserError if the file cannot be read, an entry is malformed, an id is used twice, or an image is missing.
     """
     _check_folder(folder)
     images: dict[int, ImageFile] = {}
@@ -48,16 +51,17 @@ def listed_images(file: Path, folder: Path) -> list[ImageFile]:
         images[number] = ImageFile(number, name, folder / name)
     missing = [image for image in images.values() if not image.path.is_file()]
     if missing:
-        raise UserError(f"{missing[0].path}, listed in {file}, is missing (of {len(missing)} such): set images=.")
+        raise UserError(f"{missing[0].path}, listed in {file}, is missing ({len(missing)} in total): set images=.")
     if not images:
         raise UserError(f"{file} lists no image.")
     return list(images.values())
 
 
 def picture_files(images: list[ImageFile], out: Path) -> list[Path]:
-    """The picture to draw of each image: NAME.png, or NAME.SUFFIX.png, or ID_NAME.SUFFIX.png where names are shared.
+    """Return the file in `out` for the drawn picture of each image.
 
-    Raises UserError where a picture would replace one of the images.
+    It is NAME.png, or NAME.SUFFIX.png if names repeat, or ID_NAME.SUFFIX.png if these repeat too. Raises UserError if a
+    picture would overwrite one of the images.
     """
     by_stem, by_name = (
         [f"{form(image.path)}.png" for image in images] for form in (lambda p: p.stem, lambda p: p.name)

@@ -1,4 +1,4 @@
-"""Data loaders: samples stay a list, since images of a batch differ in size."""
+"""Data loaders. A batch is a list of samples, because its images differ in size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainLoader(DataLoader[list[Sample]]):
-    """A loader that says in the log which images could not be read and how often others stood in for them."""
+    """A loader that logs which images could not be read and how often other images replaced them."""
 
     def __iter__(self) -> Iterator[list[Sample]]:  # type: ignore[override]
         known: set[str] = set()
@@ -30,11 +30,11 @@ class TrainLoader(DataLoader[list[Sample]]):
         for batch in super().__iter__():
             for fault in itertools.chain.from_iterable(sample.replaces for sample in batch):
                 count += 1
-                # Each file once; then at 1, 2, 4, 8, ... only, for an image comes again every epoch.
+                # A broken file returns in every epoch, so it is logged once, and then only at counts 1, 2, 4, 8, ...
                 if fault not in known or count & (count - 1) == 0:
                     known.add(fault)
                     logger.warning(
-                        "data.on_bad_image=skip: %s Another image stands in for it (%d times so far, %d files).",
+                        "data.on_bad_image=skip: %s Another image replaces it (%d times so far, %d files).",
                         fault, count, len(known),
                     )  # fmt: skip
             yield batch
@@ -50,7 +50,17 @@ def build_train_loader(
     world_size: int = 1,
     start: int = 0,
 ) -> DataLoader[list[Sample]]:
-    """Endless training batches from pass number `start` on: this process's share of `batch_size` images a pass."""
+    """Return a loader of endless training batches.
+
+    Args:
+        dataset: The training split.
+        config: Number of workers, and whether batches are grouped by aspect ratio.
+        batch_size: Images per micro-batch over all processes.
+        seed: Seed for the order of the images and their augmentation.
+        rank: Index of this process; it gets its share of each micro-batch.
+        world_size: Number of processes.
+        start: Number of the first micro-batch; a resumed run passes how many it has done.
+    """
     batches = TrainBatches(
         dataset.aspect_ratios,
         batch_size,
@@ -68,7 +78,8 @@ def build_train_loader(
         worker_init_fn=_prepare_worker,
         persistent_workers=config.workers > 0,
         pin_memory=torch.cuda.is_available(),
-        # Its own: a draw from the global one, at whatever moment, would tell a resumed run from an uninterrupted one.
+        # The loader has its own generator: draws from the global one would make a resumed run differ from an
+        # uninterrupted one.
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -76,7 +87,14 @@ def build_train_loader(
 def build_val_loader(
     dataset: CocoDataset, config: DataConfig, *, batch_size: int = 1, indices: list[int] | None = None
 ) -> DataLoader[list[Sample]]:
-    """Each image once, in order; `indices` picks positions in the data set (a process's share, or a limit)."""
+    """Return a loader that yields each image once, in order.
+
+    Args:
+        dataset: The validation split.
+        config: Number of workers.
+        batch_size: Images per batch.
+        indices: Positions in the data set that are loaded, such as the share of one process; None loads all.
+    """
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_size=batch_size,
@@ -90,10 +108,10 @@ def build_val_loader(
 
 
 def _as_list(samples: list[Sample]) -> list[Sample]:
-    """The samples as they are, in a worker with their tensors in shared memory.
+    """Return the samples unchanged; in a worker, move their tensors into shared memory.
 
-    They have to go there in any case. Left to the queue, it is done in a thread whose errors nobody hears of: where
-    /dev/shm is full, training would wait for ever.
+    The queue would do the same in a thread, but errors in that thread are lost: with a full /dev/shm, training would
+    wait forever.
     """
     if get_worker_info() is not None:
         for sample in samples:
@@ -104,9 +122,9 @@ def _as_list(samples: list[Sample]) -> list[Sample]:
 
 
 def _prepare_worker(worker: int) -> None:
-    # Workers are the parallelism; OpenCV's own threads in each would fight over the cores, and do not survive fork.
+    # The workers already use all cores; threads of OpenCV in each would slow them down, and do not survive a fork.
     cv2.setNumThreads(0)
-    # A terminal and Slurm tell every process to stop; the run saves its state first, and then ends its workers.
+    # A terminal and Slurm signal every process; the run finishes its step, saves, and then ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -114,7 +132,7 @@ def _prepare_worker(worker: int) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process at a SIGTERM from its parent, and at no other."""
+    """End this process at a SIGTERM from its parent, and ignore a SIGTERM from any other process."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Which images a training pass sees: a function of the seed and the pass number, and of nothing else."""
+"""The images of each training micro-batch, a function of the seed and the number of the micro-batch alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from htc.errors import UserError
 
 
 class TrainBatches(Sampler[list[SeededIndex]]):
-    """Endless batches from pass number `start` on; each epoch is a fresh permutation with every image at least once.
-
-    `batch_size` counts images of a pass over all processes; process `rank` gets its contiguous share. Images of a batch
-    are all wide or all tall where `group_by_aspect` (less padding); what is left of the two groups is put together, and
-    the last batch is filled up from the epoch's start. Raises UserError where the batch cannot be shared equally.
-    """
+    """Endless micro-batches; each epoch is a new permutation that contains every image at least once."""
 
     def __init__(
         self,
@@ -30,9 +25,24 @@ class TrainBatches(Sampler[list[SeededIndex]]):
         start: int = 0,
         group_by_aspect: bool = True,
     ) -> None:
+        """Set up the batches of one process.
+
+        Args:
+            aspect_ratios: [n] width / height of each image.
+            batch_size: Images per micro-batch over all processes.
+            seed: Seed for the permutations and for the seeds of the samples.
+            rank: Index of this process, which gets a contiguous share of each micro-batch.
+            world_size: Number of processes.
+            start: Number of the first micro-batch.
+            group_by_aspect: Fill a micro-batch with either wide or tall images, which need less padding. Only the
+                images that remain of both groups are mixed, and the last ones are filled up from the epoch's start.
+
+        Raises:
+            UserError: `batch_size` is not a multiple of `world_size`.
+        """
         if batch_size < world_size or batch_size % world_size != 0:
             raise UserError(
-                f"A pass of {batch_size} images cannot be shared equally by {world_size} processes: "
+                f"A micro-batch of {batch_size} images cannot be shared equally by {world_size} processes: "
                 "make schedule.batch_size / schedule.accumulate a multiple of the number of processes."
             )
         self.wide = np.asarray(aspect_ratios) >= 1
@@ -57,17 +67,18 @@ class TrainBatches(Sampler[list[SeededIndex]]):
             epoch, skipped = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image indices and seeds of all passes of an epoch, both [micro_batches_per_epoch, batch_size] int64."""
+        """Return image indices and seeds of an epoch, both [micro_batches_per_epoch, batch_size] int64."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.wide))
         wide = self.wide[order]
         groups = [order[wide], order[~wide]] if self.group_by_aspect else [order]
-        whole = [len(group) // self.batch_size * self.batch_size for group in groups]
-        full = [group[:n] for group, n in zip(groups, whole, strict=True)]
-        left = [group[n:] for group, n in zip(groups, whole, strict=True)]
-        arranged = np.concatenate(full + left)
+        full = [len(group) // self.batch_size * self.batch_size for group in groups]
+        in_full_batches = [group[:count] for group, count in zip(groups, full, strict=True)]
+        remaining = [group[count:] for group, count in zip(groups, full, strict=True)]
+        arranged = np.concatenate(in_full_batches + remaining)
         missing = self.micro_batches_per_epoch * self.batch_size - len(order)
-        # An image twice in one batch only where the data set is smaller than the batch.
+        # The last batch is not filled with its own images, so an image repeats within a batch only if the data set is
+        # smaller than a batch.
         others = order[~np.isin(order, arranged[missing - self.batch_size :])]
         filler = np.resize(others if len(others) else order, missing)
         batches = np.concatenate([arranged, filler]).reshape(-1, self.batch_size)

@@ -1,4 +1,4 @@
-"""Semantic targets: what each pixel shows, from stuff maps or drawn from the instance masks."""
+"""Semantic targets: the class of each pixel, read from stuff maps or drawn from the instance masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from htc.config.schema import DataConfig, SemanticSource, SplitConfig
 from htc.data.coco.annotations import Annotations
 from htc.data.coco.problems import Problem, fault
-from htc.data.transforms import UnreadableImageError, decode, is_cut_off, resize_labels
+from htc.data.image_reading import UnreadableImageError, decode, is_cut_off
+from htc.data.transforms import resize_labels
 from htc.errors import UserError
 from htc.structures import IGNORE_LABEL
 
@@ -21,14 +22,18 @@ logger = logging.getLogger(__name__)
 
 
 class SemanticTargets:
-    """Semantic maps of a split, at the network input's size.
+    """Semantic maps of a split, at the size of the network input.
 
-    Stuff maps hold things and stuff and are used as they are (COCO's stuffthingmaps: 0..182, 255 unlabelled). Drawn
-    from instance masks, a pixel is 0 where there is no object, else the object's label + 1, and 255 in crowd regions.
-    Raises UserError where the source asked for is not there or does not fit `data.semantic_classes`.
+    Stuff maps contain things and stuff and are used unchanged (COCO's stuffthingmaps: 0..182, 255 unlabelled). In a map
+    that is drawn from instance masks, a pixel is 0 in the background, 255 in crowd regions, and otherwise the label of
+    its object + 1.
     """
 
     def __init__(self, config: DataConfig, split: SplitConfig, annotations: Annotations) -> None:
+        """Choose the source of the maps.
+
+        Raises UserError if the requested source is missing or does not fit `data.semantic_classes`.
+        """
         self.annotations = annotations
         self.classes = config.semantic_classes
         folder = None if split.stuff is None else Path(config.root) / split.stuff
@@ -39,9 +44,11 @@ class SemanticTargets:
                 "put it there or use data.semantic_source=instances."
             )
         self.folder = folder if found and config.semantic_source is not SemanticSource.instances else None
+        """Folder of the stuff maps; None if the maps are drawn from the instance masks."""
         if self.folder is not None:
-            self.in_subfolder = lie_in_subfolders(self.folder, map(annotations.file_name, range(len(annotations))))
-            """[n] bool: the stuff map of an image lies in the subfolder that the image's name has."""
+            names = map(annotations.file_name, range(len(annotations)))
+            self.in_subfolder = find_maps_in_subfolders(self.folder, names)
+            """[n] bool: the stuff map of an image is in the subfolder that the image's file name has."""
             logger.info("Semantic targets are the stuff maps of %s.", self.folder)
             return
         needed = len(annotations.category_ids) + 1
@@ -53,13 +60,23 @@ class SemanticTargets:
         logger.warning("Semantic targets are drawn from the instance masks of %s.", annotations.path)
 
     def of_image(self, image: int, objects: np.ndarray, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """The map of one image, [h, w] uint8 of `size`; `masks` [k, h, w] are those of its k `objects`."""
+        """Return the semantic map of one image.
+
+        Args:
+            image: Position of the image in the annotations.
+            objects: [k] int64, indices of its annotations that are drawn into the map.
+            masks: [k, h, w] uint8, their masks.
+            size: (h, w) of the network input.
+
+        Returns:
+            [h, w] uint8 class indices; 255 = ignore.
+        """
         if self.folder is not None:
             return self._from_stuff_map(self.folder, image, size)
         return self._from_instances(image, objects, masks, size)
 
     def map_name(self, image: int) -> str:
-        """The stuff map of an image, relative to their folder."""
+        """Return the path of an image's stuff map, relative to the folder of the stuff maps."""
         path = PurePath(self.annotations.file_name(image))
         name = f"{path.stem}.png"
         return str(path.parent / name) if self.in_subfolder[image] else name
@@ -83,20 +100,20 @@ class SemanticTargets:
         of_image = annotations.of_image(image)
         for annotation in of_image[annotations.crowd[of_image]]:
             np.putmask(semantic, resize_labels(annotations.mask(image, annotation), size) > 0, IGNORE_LABEL)
-        # Large first, so that what lies on something larger stays visible.
+        # Large objects are drawn first, so that smaller ones in front of them stay visible.
         for k in np.argsort(-annotations.areas[objects], kind="stable"):
             np.putmask(semantic, masks[k] > 0, annotations.labels[objects[k]] + 1)
         return semantic
 
 
-def lie_in_subfolders(folder: Path, images: Iterable[str]) -> np.ndarray:
-    """Whether the stuff map of each image lies below `folder` where the image lies below its own, [n] bool.
+def find_maps_in_subfolders(folder: Path, images: Iterable[str]) -> np.ndarray:
+    """Return [n] bool: whether each image's stuff map is in the subfolder of `folder` that the image's name contains.
 
-    Else it is looked for in `folder` itself. Lists each subfolder once.
+    The other stuff maps are expected in `folder` itself. Each subfolder is listed once.
     """
     listed: dict[PurePath, set[str]] = {PurePath(): set()}
 
-    def lies(image: str) -> bool:
+    def exists(image: str) -> bool:
         path = PurePath(image)
         if path.parent not in listed:
             try:
@@ -105,11 +122,11 @@ def lie_in_subfolders(folder: Path, images: Iterable[str]) -> np.ndarray:
                 listed[path.parent] = set()
         return f"{path.stem}.png" in listed[path.parent]
 
-    return np.fromiter(map(lies, images), bool)
+    return np.fromiter(map(exists, images), bool)
 
 
 def shared_stuff_maps(targets: SemanticTargets, images: Iterable[int]) -> Iterator[Problem]:
-    """A fault for each image whose stuff map is that of another image file, too: it can be right for one of them."""
+    """Yield a fault for each image whose stuff map also belongs to another image file: it cannot be right for both."""
     owners: dict[str, PurePath] = {}
     for image in images:
         name, file = targets.map_name(image), PurePath(targets.annotations.file_name(image))
@@ -124,16 +141,17 @@ def shared_stuff_maps(targets: SemanticTargets, images: Iterable[int]) -> Iterat
 
 
 def read_stuff_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The classes of each pixel, [h, w] uint8. Raises UnreadableImageError where it is missing, cannot be read, or
-    is not of `size`.
+    """Read a stuff map: the class of each pixel, [h, w] uint8.
+
+    Raises UnreadableImageError if the file is missing, cannot be read, or does not have `size` (height, width).
     """
     try:
         data = path.read_bytes() if path.is_file() else b""
     except OSError as error:
-        raise UnreadableImageError(f"{path} cannot be read ({error.strerror}): copy the file anew.") from error
+        raise UnreadableImageError(f"{path} cannot be read ({error.strerror}): copy the file again.") from error
     labels = decode(data, cv2.IMREAD_UNCHANGED)
     if labels is None or is_cut_off(data):
-        raise UnreadableImageError(f"{path} is missing or is no image: each training image needs its stuff map.")
+        raise UnreadableImageError(f"{path} is missing or is not an image: each training image needs its stuff map.")
     if labels.shape != size or labels.dtype != np.uint8:
         raise UnreadableImageError(
             f"{path} has shape {labels.shape} and type {labels.dtype}: a stuff map is an 8-bit grey PNG of its "

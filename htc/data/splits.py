@@ -1,4 +1,4 @@
-"""What training and validation must and must not have in common."""
+"""Checks that training and validation have the same categories and do not share images."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from htc.data.dataset import CocoDataset
 
 logger = logging.getLogger(__name__)
-ENOUGH = 20
-"""So many shared files tell enough; comparing contents takes time."""
+MAX_SHARED = 20
+"""Number of shared files after which the search stops, because comparing contents takes time."""
 
 
 def check_splits(train: CocoDataset, val: CocoDataset) -> None:
-    """Refuse a pair of splits whose metrics would mean nothing. Raises UserError.
+    """Raise UserError if metrics of the validation split would be meaningless for this training split.
 
-    Takes seconds: files are compared by content only where name and size are the same in both folders;
-    `htc.data.check` compares all.
+    This takes seconds: contents are compared only for files with the same name and size in both folders.
+    `htc.data.check` compares all files.
     """
     problems = category_problems(train.annotations, val.annotations)
     problems += shared_files(train.annotations, val.annotations, train.images.tolist(), val.images.tolist())
@@ -33,7 +33,7 @@ def check_splits(train: CocoDataset, val: CocoDataset) -> None:
 
 
 def category_problems(train: Annotations, val: Annotations) -> list[Problem]:
-    """Categories that are not the same in both files: the labels of one would mean other things in the other."""
+    """Return a fault for each category that differs between the files: its label would mean two different things."""
     ours = dict(zip(train.category_ids, train.category_names, strict=True))
     theirs = dict(zip(val.category_ids, val.category_names, strict=True))
     different = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
@@ -45,36 +45,51 @@ def category_problems(train: Annotations, val: Annotations) -> list[Problem]:
         fault(
             "categories differ",
             f"category {key} is {named(ours, key)} in {train.path} and {named(theirs, key)} in {val.path}: list the "
-            "same categories in both files, those without objects too.",
+            "same categories in both files, including those without objects.",
         )
         for key in different
     ]
 
 
 def shared_files(train: Annotations, val: Annotations, of_train: list[int], of_val: list[int]) -> list[Problem]:
-    """Image files that both splits use; `of_train` and `of_val` are positions of images.
+    """Return a problem for each image file that both splits use.
 
-    Where both splits name one annotation file, that is meant (learning a few images by heart) and worth a note. In two
-    files it is a mistake that makes the metrics too good. Ids are not compared: each file counts its own.
+    If both splits use one annotation file, this is intended (overfitting a few images), so there is just a note. In two
+    annotation files it is a mistake that makes the metrics too good. Image ids are not compared, because each file may
+    number its own images.
+
+    Args:
+        train: Annotations of the training split.
+        val: Annotations of the validation split.
+        of_train: Positions in `train` of the images that are used.
+        of_val: Positions in `val` of the images that are used.
     """
     if train.path.resolve() == val.path.resolve():
         return [Problem(Severity.note, "one file for both", f"training and validation both use {train.path}: the "
-                        "metrics will tell how well the model knows the images by heart.")]  # fmt: skip
+                        "metrics show how well the model has memorised the images.")]  # fmt: skip
     names = {str(PurePath(train.file_name(image))) for image in of_train}
     common = [name for name in (str(PurePath(val.file_name(image))) for image in of_val) if name in names]
     one_folder = train.images_dir.resolve() == val.images_dir.resolve()
     pairs = ((train.images_dir / name, val.images_dir / name) for name in common)
-    shared = [(a, b) for a, b in islice((pair for pair in pairs if one_folder or _same_content(*pair)), ENOUGH)]
+    shared = [(a, b) for a, b in islice((pair for pair in pairs if one_folder or _same_content(*pair)), MAX_SHARED)]
     return [shared_image(a, b, train, val) for a, b in shared]
 
 
 def shared_image(a: Path, b: Path, train: Annotations, val: Annotations) -> Problem:
+    """Return a fault for an image that is in both splits.
+
+    Args:
+        a: File of the image in the training split.
+        b: File of the image in the validation split.
+        train: Annotations of the training split.
+        val: Annotations of the validation split.
+    """
     files = f"{a}" if a == b else f"{a} and {b}, which are the same image,"
     verb = "is" if a == b else "are"
     return fault(
         "shared image",
-        f"{files} {verb} in training ({train.path}) and in validation ({val.path}): take it out of one of them, or "
-        "name one annotation file for both if that is meant.",
+        f"{files} {verb} in training ({train.path}) and in validation ({val.path}): remove it from one of them, "
+        "or use one annotation file for both if that is intended.",
     )
 
 

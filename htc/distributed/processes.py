@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from htc.distributed.devices import choose_device
 from htc.distributed.sync_norm import sync_on_cpu
 from htc.errors import UserError
 
@@ -172,23 +173,3 @@ def start_processes(device: str) -> Processes:
     group = dist.new_group(backend="gloo", timeout=EXCHANGE_TIMEOUT)
     assert isinstance(group, dist.ProcessGroup)
     return Processes(rank, world_size, chosen, group)
-
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the torch device for the name `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    `cuda` is the GPU with the number `local_rank`. Raises UserError for a device that is not available.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device={name} is not a device: use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(f"device={name}, but PyTorch sees no GPU here: use device=cpu or device=auto.")
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
-        if device.index is not None and device.index >= torch.cuda.device_count():
-            raise UserError(f"device={name}, but there are only {torch.cuda.device_count()} GPUs here.")
-    return device

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop, and the state that it continues from."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from htc.checkpoint.files import read_checkpoint, save_checkpoint
+from htc.checkpoint.record import Categories, Checkpoint, ProcessState, TrainingState
 from htc.config.schema import Config
+from htc.config.signature import to_plain
 from htc.data.dataset import CocoDataset
 from htc.data.loader import build_train_loader
 from htc.distributed.processes import Processes
 from htc.engine.ema import build_average
 from htc.engine.meters import LossMeter, SpeedMeter, clock, mean_of, peak_memory_mb
-from htc.engine.nonfinite import Source, StepFigures, sentence
+from htc.engine.nonfinite import NonFiniteReport, StepFigures, nonfinite_message
 from htc.engine.optim import build_optimizer, gradient_norm, learning_rate, set_learning_rate, total_steps
 from htc.engine.precision import autocast_of, gradient_scaler
-from htc.engine.rng import preserve_rng_state
+from htc.engine.replay_file import ReplayFile
+from htc.engine.rng import preserve_rng_state, random_state, set_random_state
 from htc.engine.stopping import Stopped, StopRequest
-from htc.engine.trainer_state import own_state, restore, restore_randomness, snapshot
 from htc.errors import UserError
 from htc.ops.loss_normaliser import shared_normalisers
 from htc.runs.folder import RunFolder
@@ -37,9 +39,17 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a model on a data set, from a checkpoint in the run's folder or, where that is None, from the start.
+    """Trains a model on a data set, from the start or from a checkpoint of the run.
 
-    `evaluate` is called wherever the schedule asks for an evaluation before the end.
+    Args:
+        config: the run's configuration.
+        model: the network, on its device.
+        dataset: the training data.
+        folder: where checkpoints and metrics are written.
+        processes: the processes of the run.
+        evaluate: called where the schedule asks for an evaluation before the end.
+        checkpoint: the file to continue from; None to start from the beginning.
+        stop: a request to stop that other parts of the run share.
     """
 
     def __init__(
@@ -66,10 +76,14 @@ class Trainer:
         self.stop = stop or StopRequest()
         self.step = 0
         self.overflows = 0
-        """Steps that were left out because fp16 could not hold their gradients."""
+        """Number of steps without an update because their gradients overflowed in fp16."""
         self.training_seconds = 0.0
         self._saved: int | None = None
-        self._resumed_from = None if checkpoint is None else self._resume(checkpoint)
+        self._resumed_random: dict[str, Any] | None = None
+        self.metrics_length: int | None = None
+        """Bytes of metrics.jsonl at the checkpoint that training continues from; None from the start."""
+        if checkpoint is not None:
+            self.load_state_dict(processes.on_all(lambda: read_checkpoint(checkpoint)))
         self.images_per_micro_batch = schedule.batch_size // schedule.accumulate
         self.loader = build_train_loader(
             dataset,
@@ -87,33 +101,32 @@ class Trainer:
 
     @property
     def resumed(self) -> bool:
-        """Whether training goes on from a checkpoint."""
-        return self._resumed_from is not None
-
-    @property
-    def metrics_length(self) -> int | None:
-        """Bytes of metrics.jsonl at the checkpoint that training goes on from."""
-        return None if self._resumed_from is None else self._resumed_from["metrics_length"]
+        """Whether training continues from a checkpoint."""
+        return self.metrics_length is not None
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The network to evaluate: with the average of the weights where there is one."""
+        """The network to evaluate: with the averaged weights where the run keeps an average."""
         return self.raw_model if self.average is None else self.average.module
 
     def train(self, tracker: Tracker) -> None:
-        """Train to the end. Raises Stopped after SIGINT or SIGTERM, UserError where a loss is not finite.
+        """Train to the end.
 
-        What one process raises over an image, a checkpoint or a line of metrics.jsonl, all of them raise.
+        Raises:
+            Stopped: after SIGINT or SIGTERM, when the step in progress is done and saved.
+            UserError: where a loss or a gradient is not finite.
+
+        What one process raises over an image, a checkpoint or metrics.jsonl, all processes raise.
         """
         self.model.train()
         speed = SpeedMeter()
         seconds_before = self.training_seconds
         show = self.config.progress and self.processes.is_main
         batches = iter(self.loader)
-        if self._resumed_from is not None:
-            restore_randomness(self, self._resumed_from)
-            # Held for that alone, and as large as the network.
-            self._resumed_from = {"metrics_length": self.metrics_length}
+        if self._resumed_random is not None:
+            # Set last: building a loader draws from the random states.
+            set_random_state(self._resumed_random, self.device)
+            self._resumed_random = None
             self._evaluate_if_due(pending=True)
         start = time.perf_counter()
         with self.stop, _progress_bar(self.total_steps, self.step, show) as bar:
@@ -148,11 +161,11 @@ class Trainer:
             terms.append(torch.stack([value.detach().float() for value in losses.values()]))
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.raw_model, self.config.schedule.clip_norm)
-        # One transfer for all figures of the step: each one waits for the device.
+        # All figures of the step come in one transfer, because each transfer waits for the device.
         *means, norm_value = torch.cat([torch.stack(terms).mean(0), norm.float().view(1)]).tolist()
         figures = StepFigures(dict(zip(losses, means, strict=True)), norm_value)
         stopped = self._agree_to_go_on(figures, micro_batches)
-        # Not left to the scaler: fused optimisers on the CPU do not heed it.
+        # Checked here, because fused optimisers on the CPU ignore what the scaler found.
         if figures.finite:
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -167,27 +180,74 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """Epochs done, as a fraction."""
+        """Epochs done, with fraction."""
         return self.step / self.steps_per_epoch
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, unless it is there; all processes take part, the main one writes."""
+        """Write a checkpoint of the current step unless it exists; all processes take part, and the main one writes."""
         if self._saved == self.step:
             return
-        own_states = self.processes.gather(own_state(self))
-        self.processes.on_main(
-            lambda: save_checkpoint(
-                self.folder.checkpoints, self.step, snapshot(self, own_states), self.config.save.keep
-            )
-        )
+        checkpoint = self.state_dict()
+        self.processes.on_main(lambda: save_checkpoint(self.folder.checkpoints, checkpoint, self.config.save.keep))
         self._saved = self.step
 
-    def _resume(self, checkpoint: Path) -> dict[str, Any]:
-        """Take up a checkpoint -> what of it is taken up later."""
-        state = self.processes.on_all(lambda: read_checkpoint(checkpoint))
-        restore(self, state)
-        self._saved = self.step
-        return {key: state[key] for key in ("processes", "metrics_length")}
+    def state_dict(self) -> Checkpoint:
+        """Return everything that training continues from; all processes take part."""
+        own = ProcessState(random_state(self.device), self.losses.state())
+        average = self.average
+        return Checkpoint(
+            model=self.raw_model.state_dict(),
+            config=to_plain(self.config),
+            categories=self._categories,
+            step=self.step,
+            ema=None if average is None else average.module.state_dict(),
+            training=TrainingState(
+                optimizer=self.optimizer.state_dict(),
+                scaler=self.scaler.state_dict(),
+                ema_updates=0 if average is None else int(average.n_averaged),
+                overflows=self.overflows,
+                training_seconds=self.training_seconds,
+                processes=self.processes.gather(own),
+                metrics_length=self.processes.on_main(self.folder.metrics_length),
+            ),
+        )
+
+    def load_state_dict(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of this run: a resumed run equals an uninterrupted one to the last bit.
+
+        The random states are set when training starts. Raises UserError for a checkpoint without a training state, and
+        where the categories of the data set have changed: the network's classes would mean other things.
+        """
+        state = checkpoint.training
+        if state is None:
+            raise UserError(
+                f"the checkpoint of step {checkpoint.step} in {self.folder.path} has no training state to continue "
+                "from: move that folder away, and give the file as checkpoint=FILE to start from its weights."
+            )
+        if checkpoint.categories != self._categories:
+            raise UserError(
+                f"{self.dataset.annotation_file} has other categories than those that the run in {self.folder.path} "
+                "was trained on so far: restore the file, or move that folder away to start again."
+            )
+        self.raw_model.load_state_dict(checkpoint.model)
+        if self.average is not None:
+            assert checkpoint.ema is not None
+            self.average.module.load_state_dict(checkpoint.ema)
+            self.average.n_averaged.fill_(state.ema_updates)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scaler.load_state_dict(state.scaler)
+        self.overflows = state.overflows
+        self.step = self._saved = checkpoint.step
+        self.training_seconds = state.training_seconds
+        self.metrics_length = state.metrics_length
+        # A process beyond those of the checkpoint takes the main one's state.
+        own = state.processes[self.processes.rank if self.processes.rank < len(state.processes) else 0]
+        self.losses.load(own.losses)
+        self._resumed_random = own.random
+
+    @property
+    def _categories(self) -> Categories:
+        return Categories(self.dataset.category_ids, self.dataset.category_names)
 
     def _forward(self, samples: list[Sample]) -> dict[str, Tensor]:
         images = [sample.image.to(self.device, non_blocking=True) for sample in samples]
@@ -196,26 +256,45 @@ class Trainer:
             return self.model(images, targets)
 
     def _agree_to_go_on(self, figures: StepFigures, micro_batches: list[list[Sample]]) -> bool:
-        """Whether any process was signalled; all must know, since they save and stop together.
+        """Return whether any process received a signal to stop: all processes save and stop together.
 
-        Raises UserError on all processes where the figures of one of them are not finite, but for a gradient that fp16
-        could not hold: that step is left out by the scaler.
+        Raises UserError on all processes where the figures of one of them are not finite. An overflow of fp16 gradients
+        is no error: the scaler skips that step.
         """
         broken = not figures.finite
         if broken and figures.finite_losses and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
             self.overflows += 1
             broken = False
-        # A loss tells whose images it was; a gradient, averaged over all processes, may be anybody's.
+        # A loss identifies the process with the images; a gradient is averaged over all processes and does not.
         own_loss = broken and not figures.finite_losses
         stopped, any_broken, any_loss = self.processes.any(self.stop.received is not None, broken, own_loss)
         if any_broken:
             is_source = own_loss or (broken and not any_loss)
-            own = Source.of(self, figures, micro_batches) if is_source else None
-            raise UserError(sentence(self.step + 1, [found for found in self.processes.gather(own) if found]))
+            own = self._report_nonfinite(figures, micro_batches) if is_source else None
+            raise UserError(
+                nonfinite_message(self.step + 1, [report for report in self.processes.gather(own) if report])
+            )
         return stopped
 
+    def _report_nonfinite(self, figures: StepFigures, micro_batches: list[list[Sample]]) -> NonFiniteReport:
+        """Write the replay file of the step in progress, whose update has not been made, and return the report."""
+        replay = ReplayFile(
+            config=to_plain(self.config),
+            categories=self._categories,
+            model=self.raw_model.state_dict(),
+            step=self.step + 1,
+            loss_scale=self.scaler.get_scale() if self.scaler.is_enabled() else 1.0,
+            micro_batches=micro_batches,
+        )
+        path = self.folder.path / "replay" / f"step_{replay.step:08d}_process_{self.processes.rank}.pt"
+        images = [sample.image_id for samples in micro_batches for sample in samples]
+        return NonFiniteReport(figures, images, replay.write(path))
+
     def _evaluate_if_due(self, *, pending: bool = False) -> bool:
-        """Evaluate where the schedule asks for it; `pending`: only what a stop after the checkpoint has kept back."""
+        """Evaluate if the schedule asks for it, and return whether it did.
+
+        pending: evaluate only if the run was stopped after its checkpoint and before this evaluation.
+        """
         if not self._is_time_to_evaluate():
             return False
         if pending and self.processes.on_main(lambda: self.folder.has_evaluation(self.step)):
@@ -230,7 +309,7 @@ class Trainer:
         return True
 
     def _report(self, speed: SpeedMeter, tracker: Tracker, bar: tqdm[Any]) -> None:
-        """A line for metrics.jsonl, the tracker, the log and the progress bar, all of the same figures."""
+        """Write the figures since the last report to metrics.jsonl, the tracker, the log and the progress bar."""
         means, rate = mean_of(self.processes.gather(self.losses.means())), speed.images_per_second()
         total, lr = sum(means.values()), learning_rate(self.step - 1, self.config.schedule, self.steps_per_epoch)
         memory = peak_memory_mb(self.device)
@@ -265,12 +344,12 @@ class Trainer:
         return self.step % (every * self.steps_per_epoch if self.config.schedule.epochs is not None else every) == 0
 
     def _without_sync(self, active: bool) -> Any:
-        """Gradients are exchanged in a step's last pass only."""
+        """Suspend the exchange of gradients: it happens in the last micro-batch of a step only."""
         if active and isinstance(self.model, nn.parallel.DistributedDataParallel):
             return self.model.no_sync()
         return nullcontext()
 
 
 def _progress_bar(total: int, done: int, show: bool) -> tqdm[Any]:
-    """A bar on a terminal; nothing elsewhere, where the log's lines say the same."""
+    """Return a progress bar that is shown on a terminal; elsewhere the log shows the progress."""
     return tqdm(total=total, initial=done, unit="step", desc="train", disable=None if show else True, leave=False)

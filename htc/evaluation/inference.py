@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from htc.config.schema import EvalConfig
+from htc.distributed.devices import device_name
 from htc.evaluation.coco_metrics import Result, write_results_file
 from htc.ops.paste import encode_masks
-from htc.runs.provenance import device_name
 from htc.structures import Detections, ImagePrediction, Sample
 
 WARMUP_IMAGES = 5

@@ -1,1 +1,1 @@
-"""What stands between one run and many: sweeps, Slurm, requeue, status. Nothing here imports PyTorch."""
+"""Launch many runs: sweeps, Slurm, requeueing and status. Nothing here imports PyTorch."""

@@ -1,4 +1,4 @@
-"""The code of a submission: a copy that jobs run, whatever happens to the working copy after it."""
+"""Copy of the code that a submission's jobs run, so that later changes of the working copy do not affect them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ import htc
 from htc.errors import UserError
 from htc.runs.provenance import SNAPSHOT_FILE, git_facts
 
-PARTS = ("htc", "conf", "sweeps", "hydra_plugins")
-SUFFIXES = {".py", ".yaml"}
-"""Of what code and configuration are made; whatever else lies beside them may be anybody's secret."""
+CODE_FOLDERS = ("htc", "conf", "sweeps")
+"""Folders below the code's root that are copied with all their Python and YAML files."""
+PLUGIN_FOLDER = "hydra_plugins"
+PLUGIN_FILES = "hydra_plugins/htc_*.py"
+"""This project's files in a namespace package that other distributions share."""
+CODE_SUFFIXES = {".py", ".yaml"}
+"""Files with another suffix are not copied: they may hold secrets."""
 
 
 def freeze_code(folder: Path) -> Path:
-    """Copy the code as it is now, uncommitted changes and new files included -> the copy's root below `folder`.
+    """Copy the code as it is now, with uncommitted changes and new files, and return the root of the copy.
 
-    The copy is named by its content: equal code is kept once. Raises UserError where it cannot be written.
+    The copy is a folder below `folder` that is named by its content, so that equal code is copied once. Raises
+    UserError if it cannot be written.
     """
     root = Path(htc.__file__).resolve().parents[1]
     facts = json.dumps(git_facts(root / "htc"), indent=2)
@@ -43,7 +48,7 @@ def freeze_code(folder: Path) -> Path:
         try:
             unfinished.rename(copy)
         except OSError:
-            # Somebody else froze the same code at the same moment.
+            # Another launch may have copied the same code at the same moment.
             if not copy.is_dir():
                 raise
     except OSError as error:
@@ -54,14 +59,27 @@ def freeze_code(folder: Path) -> Path:
 
 
 def code_files(root: Path) -> list[str]:
-    """Python and YAML files relative to the code's root: those that git knows or would take up, or all without git.
+    """Return the Python and YAML files to copy, relative to the code's root.
 
-    What has a name, or lies in a folder, that starts with a dot is left out.
+    In a git repository these are the tracked files and those that git does not ignore, elsewhere all files. Files and
+    folders whose name starts with a dot are left out.
     """
     if (root / SNAPSHOT_FILE).is_file():
         names = _all_files(root)
     else:
-        command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS]
+        folders = (*CODE_FOLDERS, PLUGIN_FOLDER)
+        command = [
+            "git",
+            "-C",
+            str(root),
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "--",
+            *folders,
+        ]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
         try:
             answer = subprocess.run(command, capture_output=True, timeout=30, env=environment, check=True)
@@ -74,9 +92,16 @@ def code_files(root: Path) -> list[str]:
 
 
 def _is_code(path: PurePath) -> bool:
-    return path.suffix in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    if path.suffix not in CODE_SUFFIXES or any(part.startswith(".") for part in path.parts):
+        return False
+    return path.parts[0] != PLUGIN_FOLDER or path.match(PLUGIN_FILES)
 
 
 def _all_files(root: Path) -> list[str]:
-    found = (path.relative_to(root) for part in PARTS for path in (root / part).rglob("*") if path.is_file())
+    found = (
+        path.relative_to(root)
+        for folder in (*CODE_FOLDERS, PLUGIN_FOLDER)
+        for path in (root / folder).rglob("*")
+        if path.is_file()
+    )
     return sorted(str(path) for path in found if "__pycache__" not in path.parts)

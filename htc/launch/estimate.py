@@ -1,4 +1,4 @@
-"""What a run will cost, by the throughput that was measured on runs like it."""
+"""Estimate the cost of a run from the measured throughput of similar runs."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ from typing import Any
 
 import yaml
 
-from htc.config.schema import value_at
+from htc.config.signature import value_at
 from htc.runs.folder import RunFolder
 
-# What a training step's time depends on; other settings cost the same for each value.
+# Settings on which the time of a training step depends; the others hardly change it.
 COST_KEYS = (
     "backbone.name", "backbone.width", "data.name", "data.short_side", "data.long_side", "model.name",
     "model.num_stages", "model.channels", "model.interleaved", "model.mask_flow", "model.semantic", "precision",
 )  # fmt: skip
+COARSE_COST_KEYS = COST_KEYS[:5]
+"""Settings by which runs are compared if none has the same COST_KEYS."""
 
 
 class Throughput:
-    """Seconds of a device for an image in the finished runs below a folder, by what they depend on."""
+    """Device seconds per training image, measured in the finished runs below a folder."""
 
     def __init__(self, runs: Path) -> None:
         self._exact: dict[str, list[float]] = defaultdict(list)
-        self._loose: dict[str, list[float]] = defaultdict(list)
+        """Seconds per image by all of COST_KEYS."""
+        self._coarse: dict[str, list[float]] = defaultdict(list)
+        """Seconds per image by COARSE_COST_KEYS."""
         self._images: dict[str, list[float]] = defaultdict(list)
+        """Training images per epoch, by data set."""
         for path in sorted(runs.glob("*/*/results.json")):
             self._read(path.parent)
 
     def hours(self, config: Mapping[str, Any]) -> float | None:
-        """Of all the devices of a run with this configuration; None where nothing like it was measured."""
-        seconds = self._exact.get(_cost_key(config)) or self._loose.get(_loose_key(config))
+        """Return the device hours of a run, summed over its devices; None if no similar run was measured."""
+        seconds = self._exact.get(_cost_key(config)) or self._coarse.get(_coarse_key(config))
         images = self._images_of(config)
         return None if not seconds or images is None else median(seconds) * images / 3600
 
     def _images_of(self, config: Mapping[str, Any]) -> float | None:
-        """Training images that a run takes, repeats included."""
+        """Return the number of training images that a run processes, counting each epoch; None if it is not known."""
         schedule = config["schedule"]
         if schedule["iterations"] is not None:
             return float(schedule["iterations"] * schedule["batch_size"])
@@ -50,6 +55,7 @@ class Throughput:
         return None if number is None else float(schedule["epochs"] * number)
 
     def _read(self, path: Path) -> None:
+        """Add the measurements of one run; a run whose files cannot be read is skipped."""
         folder = RunFolder(path)
         results = folder.read_results()
         try:
@@ -58,7 +64,7 @@ class Throughput:
             images = results["iterations"] * config["schedule"]["batch_size"]
             seconds = results["training_seconds"] * results.get("processes", 1) / images
             self._exact[_cost_key(config)].append(seconds)
-            self._loose[_loose_key(config)].append(seconds)
+            self._coarse[_coarse_key(config)].append(seconds)
             if config["schedule"]["epochs"] is not None:
                 self._images[_data_key(config)].append(images / config["schedule"]["epochs"])
         except (OSError, KeyError, TypeError, ZeroDivisionError, yaml.YAMLError):
@@ -73,8 +79,8 @@ def _cost_key(config: Mapping[str, Any]) -> str:
     return _values(config, COST_KEYS)
 
 
-def _loose_key(config: Mapping[str, Any]) -> str:
-    return _values(config, COST_KEYS[:5])
+def _coarse_key(config: Mapping[str, Any]) -> str:
+    return _values(config, COARSE_COST_KEYS)
 
 
 def _data_key(config: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""From the overrides that Hydra hands over to runs that are started: what both launchers do."""
+"""Launch the runs of the overrides that Hydra passes on: the part that both launchers share."""
 
 from __future__ import annotations
 
@@ -7,62 +7,89 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from htc.errors import UserError
+from htc.config.folders import CONFIG_FOLDER
+from htc.config.schema import Config
+from htc.errors import UserError, nearest
 from htc.launch.estimate import Throughput
-from htc.launch.status.reports import dry_run_report
+from htc.launch.plan import plan, sweep_folder_of
+from htc.launch.plan_report import dry_run_report
 from htc.launch.status.states import sweep_states
-from htc.launch.submit import launch, plan, sweep_folder_of
+from htc.launch.submit import launch
 from htc.launch.sweep import Composer
 
 
 def launch_overrides(
     context: HydraContext, master: DictConfig, rows: Sequence[Sequence[str]], launcher: str, options: Mapping[str, Any]
 ) -> None:
-    """Start the runs of these overrides, or print them with `dry_run`. Exits with 1 where one failed.
+    """Start the runs of these overrides, or only print them with the option `dry_run`. Exit with 1 if a run failed.
 
-    Raises UserError for what the user can mend.
+    Args:
+        context: Hydra's context, whose loader composes configurations.
+        master: The configuration of the command line, which the overrides are applied to.
+        rows: Overrides of each run.
+        launcher: `slurm` or `local`.
+        options: The launcher's options, with the keys of conf/hydra/launcher.
+
+    Raises:
+        UserError: An option or an override is not valid, or the runs cannot be started.
     """
     check_options(launcher, options)
     loader = context.config_loader
 
-    def compose(overrides: list[str]) -> DictConfig:
-        composed = loader.load_sweep_config(master, overrides)
+    def compose(row: list[str]) -> DictConfig:
+        composed = loader.load_sweep_config(master, row)
         with open_dict(composed):
             del composed["hydra"]
         return composed
 
     configs = Composer(compose).configs(rows)
-    paired = list(zip(configs, [list(row) for row in rows], strict=True))
+    runs = list(zip(configs, [list(row) for row in rows], strict=True))
     if options["dry_run"]:
-        folders = {sweep_folder_of(config) for config in configs}
-        states = {folder: {state.name: state for state in sweep_states(folder)[0]} for folder in folders}
-        planned = plan(paired, states)
-        throughput = Throughput(Path(configs[0].runs))
-        estimates = [throughput.hours(each.row.config) for each in planned]
-        shown = [brief(each.row.overrides) for each in planned]
-        common = set(shown[0]).intersection(*shown[1:]) if len(shown) > 1 else set()
-        print(dry_run_report(planned, [[o for o in row if o not in common] for row in shown], estimates))
-        if common:
-            print("All with: " + " ".join(override for override in shown[0] if override in common))
+        print_plan(runs)
         return
-    _, failed = launch(paired, launcher, options)
+    failed = launch(runs, launcher, options)
     if failed:
         print(f"{len(failed)} of {len(configs)} runs did not end well: {', '.join(failed[:5])}", file=sys.stderr)
         sys.exit(1)
 
 
-def brief(overrides: Sequence[str]) -> list[str]:
-    """Overrides without those that name the run instead of describing it."""
+def print_plan(runs: Sequence[tuple[Config, list[str]]]) -> None:
+    """Print what a launch of these runs, given by configuration and overrides, would do and cost."""
+    folders = {sweep_folder_of(config) for config, _ in runs}
+    states = {folder: {state.name: state for state in sweep_states(folder)[0]} for folder in folders}
+    planned = plan(runs, states)
+    throughput = Throughput(Path(runs[0][0].runs))
+    estimates = [throughput.hours(each.row.config) for each in planned]
+    rows = [descriptive(each.row.overrides) for each in planned]
+    common = set(rows[0]).intersection(*rows[1:]) if len(rows) > 1 else set()
+    print(dry_run_report(planned, [[o for o in row if o not in common] for row in rows], estimates))
+    if common:
+        print("All with: " + " ".join(override for override in rows[0] if override in common))
+
+
+def descriptive(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that describe the run, without those that only name it."""
     return [override for override in overrides if override.split("=")[0] not in ("name", "+sweeps", "runs")]
 
 
 def check_options(launcher: str, options: Mapping[str, Any]) -> None:
-    """Refuse what no launcher can do. Raises UserError."""
-    whole = ("nodes", "max_running", "jobs", "gpus_per_run", "cpus_per_task", "retries", "tasks_per_node")
-    for key, low in (*((key, 1) for key in whole), ("gpus_per_node", 0), ("signal_before", 0)):
+    """Raise UserError for an unknown option, and for an option that counts something and is out of its range."""
+    known = launcher_options(launcher)
+    for key in options:
+        if key not in known:
+            raise UserError(f"launcher.{key} is not an option of the launcher {launcher}{nearest(key, known)}.")
+    counts = ("nodes", "max_running", "jobs", "gpus_per_run", "cpus_per_task", "retries", "tasks_per_node")
+    for key, low in (*((key, 1) for key in counts), ("gpus_per_node", 0), ("signal_before", 0)):
         value = options.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
             raise UserError(f"launcher.{key}={value} must be a whole number, {low} or more.")
+
+
+def launcher_options(launcher: str) -> set[str]:
+    """Return the keys that a launcher has: those of its file in conf/hydra/launcher."""
+    path = CONFIG_FOLDER / "hydra" / "launcher" / f"{launcher}.yaml"
+    return set(yaml.safe_load(path.read_text(encoding="utf-8"))) - {"_target_", "defaults"}

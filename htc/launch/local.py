@@ -1,4 +1,4 @@
-"""The local launcher: runs of a submission on this machine, some at a time, each in processes of its own."""
+"""Local launcher: start the runs of a submission on this machine, N at a time, each in its own processes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from pathlib import Path
 from types import FrameType
 
 from htc.errors import UserError
-from htc.launch.job.supervisor import python_path
-from htc.launch.locks import FileLock
+from htc.launch.locks import FileLock, is_held
 from htc.launch.submission import Submission
 from htc.runs.folder import RunFolder
 
-POLL = 0.1
+POLL_SECONDS = 0.1
+"""Interval at which the manager looks for runs that ended."""
+START_TIMEOUT = 30.0
+"""Seconds that a launch waits for its manager in the background to start."""
 
 
 class LocalManager:
-    """Starts the runs of a submission in their order, as places and GPUs become free."""
+    """Starts the runs of a submission in their order, as soon as a slot and its GPUs are free."""
 
     def __init__(self, submission: Submission) -> None:
         self.submission = submission
@@ -33,21 +35,27 @@ class LocalManager:
             raise UserError(
                 f"launcher.gpus_per_run={self.gpus_per_run}, but this machine has {len(self.free_gpus)} GPUs."
             )
-        places = len(self.free_gpus) // self.gpus_per_run if self.free_gpus else 1
-        jobs = submission.options.get("jobs") or places
-        # Two runs on one GPU would share its memory: not unless there are none to share.
-        self.jobs = min(jobs, places) if self.free_gpus else jobs
-        self.environment = {**os.environ, "PYTHONPATH": python_path(submission.code), "PYTHONSAFEPATH": "1"}
+        slots = len(self.free_gpus) // self.gpus_per_run if self.free_gpus else 1
+        jobs = submission.options.get("jobs") or slots
+        # Two runs on one GPU would share its memory, so the GPUs limit the number of runs at a time.
+        self.jobs = min(jobs, slots) if self.free_gpus else jobs
+        self.environment = {**os.environ, **submission.code_environment}
         if not self.free_gpus and self.jobs > 1:
-            # However few are left: a run that goes on later has the threads that it had, and so the same figures.
+            # Not the number of runs that are left: a resumed run must have as many threads as before, because the
+            # number of threads changes the rounding of its results.
             threads = max(1, processors() // (self.jobs * self.gpus_per_run))
             self.environment.setdefault("OMP_NUM_THREADS", str(threads))
         self.running: dict[int, tuple[subprocess.Popen[bytes], list[str]]] = {}
         self.waiting = list(range(len(submission.runs)))
         self.stopped = False
 
-    def run(self, ended: Callable[[str], None] = lambda name: None, *, show: bool = False) -> None:
-        """Work until every run has ended; `ended` is told of each. `show`: what the runs print goes to the terminal."""
+    def run(self, on_end: Callable[[str], None] = lambda name: None, *, show: bool = False) -> None:
+        """Start runs and wait until all have ended. Raises UserError if another process works on the submission.
+
+        Args:
+            on_end: Called with the name of each run that has ended.
+            show: Print the output of the runs to the terminal, instead of to their log files.
+        """
         lock = FileLock(self.submission.manager_lock)
         if not lock.acquire():
             raise UserError(f"{self.submission.path} is being worked on by another process.")
@@ -60,8 +68,8 @@ class LocalManager:
                     if process.poll() is not None:
                         del self.running[index]
                         self.free_gpus += gpus
-                        ended(self.submission.runs[index])
-                time.sleep(POLL)
+                        on_end(self.submission.runs[index])
+                time.sleep(POLL_SECONDS)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -69,14 +77,14 @@ class LocalManager:
 
     def _start(self, index: int, show: bool) -> None:
         folder = RunFolder(self.submission.path.parent.parent / self.submission.runs[index])
-        if not self.submission.wants(folder.read()):
+        if not self.submission.may_start(folder.read()):
             return
         gpus = [self.free_gpus.pop(0) for _ in range(self.gpus_per_run)] if self.free_gpus else []
         command = [sys.executable, "-m", "htc.launch.job.supervisor", str(self.submission.path), str(index)]
         command += [json.dumps(",".join(gpus))] if gpus else []
         with (self.submission.path / f"{index}.log").open("ab") as log:
             output = None if show else log
-            # Its own session: Ctrl-C reaches the launcher alone, which tells the runs in its own time.
+            # In a session of its own, so that Ctrl-C reaches only the launcher, which then stops the runs.
             process = subprocess.Popen(
                 command, cwd=self.submission.cwd, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, start_new_session=True,
@@ -90,7 +98,10 @@ class LocalManager:
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may name here; empty without GPUs. PyTorch, which takes seconds, is not asked."""
+    """Return the names that CUDA_VISIBLE_DEVICES may hold; an empty list without GPUs.
+
+    They come from the environment or nvidia-smi: importing PyTorch takes seconds.
+    """
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in chosen.split(",") if name]
     if shutil.which("nvidia-smi") is None:
@@ -104,22 +115,20 @@ def visible_gpus() -> list[str]:
 
 
 def processors() -> int:
-    """How many this process may use: fewer than the machine has, in a container or a job."""
+    """Return the number of CPUs that this process may use: in a container or a job, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_manager(submission: Submission) -> None:
-    """Work on a submission in the background, also after the terminal is closed."""
-    environment = {**os.environ, "PYTHONPATH": python_path(submission.code), "PYTHONSAFEPATH": "1"}
+    """Start a manager in the background that works on the submission, also after the terminal is closed."""
+    environment = {**os.environ, **submission.code_environment}
     with (submission.path / "manager.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "htc.launch.local", str(submission.path)],
             cwd=submission.cwd, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-    end = time.monotonic() + 30
-    from htc.launch.locks import is_held
-
+    end = time.monotonic() + START_TIMEOUT
     while not is_held(submission.manager_lock) and time.monotonic() < end:
         time.sleep(0.05)
 

@@ -1,4 +1,4 @@
-"""Locks between processes, users and nodes that share a file system: a crash frees them, as the system does it."""
+"""Locks between processes, users and nodes that share a file system; the system releases them after a crash."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from htc.errors import UserError
-from htc.runs.lock import LOCK_NAME
+from htc.runs.lock import is_locked
+
+POLL_SECONDS = 0.2
+"""Interval at which `locked` tries to take a lock that another process holds."""
 
 
 class FileLock:
-    """A lock held by this process, and by those that inherit its descriptor, until the last of them is gone."""
+    """A lock that this process and those that inherit its descriptor hold until the last of them ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock if it is free -> whether it was. Raises UserError where the file cannot be written."""
+        """Take the lock if it is free, and return whether it was. Raises UserError if the file cannot be written."""
         descriptor = _open(self.path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,48 +45,28 @@ class FileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether any process holds this FileLock."""
-    return _is_held(path, fcntl.flock)
-
-
-def is_in_use(folder: Path) -> bool:
-    """Whether a process trains in this run folder: the lock of htc.runs.lock."""
-    return _is_held(folder / LOCK_NAME, fcntl.lockf)
+    """Return whether any process holds the FileLock of this path."""
+    return is_locked(path, fcntl.flock)
 
 
 @contextmanager
 def locked(path: Path, waiting: str) -> Iterator[None]:
-    """Hold a lock; `waiting` is printed to standard error where somebody else has it."""
+    """Hold a lock. If another process holds it, print the message `waiting` to standard error and wait."""
     lock = FileLock(path)
     if not lock.acquire():
         print(waiting, file=sys.stderr)
         while not lock.acquire():
-            time.sleep(0.2)
+            time.sleep(POLL_SECONDS)
     try:
         yield
     finally:
         lock.release()
 
 
-def _is_held(path: Path, take: Callable[[int, int], object]) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        # Shared, so that two who ask do not take each other for the holder.
-        take(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # For everybody whom the folder lets in: people of one group launch one sweep.
+        # Writable for everyone who may write to the folder: a group of users may launch the same sweep.
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): make its folder writable.") from None

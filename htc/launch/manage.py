@@ -1,4 +1,4 @@
-"""Cancelling and retrying runs that were launched."""
+"""Cancel and retry launched runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from htc.errors import UserError
@@ -15,25 +16,26 @@ from htc.launch.slurm import cancel_jobs
 from htc.launch.status.states import LIVE, RunState, sweep_states
 from htc.launch.submission import Row, Submission, launch_lock, supervisor_lock
 from htc.launch.submit import submit
-from htc.launch.wait import follow
+from htc.launch.wait import wait_for_runs
 from htc.runs.folder import RunFolder, now
-from htc.runs.json_values import mapping
 
 
 def cancel(folder: Path, names: Sequence[str]) -> None:
-    """Take runs out of the queue and stop those under way, with their state saved. Raises UserError by Slurm's word."""
+    """Remove runs from the queue and stop running ones after they save their state. Raises UserError if Slurm fails."""
     with _launch_locked(folder):
         states = _states(folder, names)
         chosen = [state for state in states if state.state in LIVE and state.submission is not None]
         for state in chosen:
-            record = RunFolder(state.folder)
-            record.update(launch={**mapping(record.read().get("launch")), "cancelled": now()})
+            assert state.submission is not None and state.index is not None
+            run = RunFolder(state.folder)
+            launch = run.read().launch or state.submission.launch_record(state.submission.row(state.index))
+            run.update(launch=replace(launch, cancelled=now()))
         in_slurm = [state for state in chosen if state.submission and state.submission.launcher == "slurm"]
-        # The signal that comes with it makes a run save its state.
+        # scancel sends SIGTERM first, on which a run saves its state.
         cancel_jobs([state.job_id for state in in_slurm if state.job_id])
         for state in chosen:
             if state not in in_slurm:
-                # The process that watches over the run stops it when it is no longer its owner, on whichever host.
+                # The supervisor, on any host, stops the run when it reads that it is no longer the owner.
                 owner = supervisor_lock(folder, state.name).with_suffix(".owner")
                 owner.parent.mkdir(parents=True, exist_ok=True)
                 owner.write_text("cancelled")
@@ -44,9 +46,10 @@ def cancel(folder: Path, names: Sequence[str]) -> None:
 
 
 def retry(folder: Path, names: Sequence[str]) -> None:
-    """Start again what failed, was cancelled or got lost, each with its launcher and options, and the code of now.
+    """Start runs again that failed, were cancelled or got lost: with their launcher and options and the present code.
 
-    Raises UserError, and starts nothing, where another user wrote these, or a run leads out of the sweep's folder.
+    Exits with 1 if a run fails while this waits for it. Raises UserError, and starts nothing, if another user wrote the
+    options, or if a run leads out of the sweep's folder.
     """
     with _launch_locked(folder):
         chosen = [state for state in _states(folder, names) if not state.is_live and state.state != "done"]
@@ -63,18 +66,21 @@ def retry(folder: Path, names: Sequence[str]) -> None:
         print(f"started by hand, so start them by the command in run.json: {', '.join(by_hand)}", file=sys.stderr)
     print(f"{folder.name}: {sum(len(each.runs) for each in submissions)} started again.")
     for submission in submissions:
-        if follow(folder, [submission], submission.runs, submission.options):
+        if wait_for_runs(folder, [submission], submission.runs, submission.options):
             sys.exit(1)
 
 
 def _row(folder: Path, submission: Submission, name: str) -> Row:
-    """The row of a run that is to be started again; what it holds becomes commands of whoever retries."""
+    """Return the row of a run that is to be started again.
+
+    Raises UserError if it is not safe to start: its content becomes commands of the user who retries.
+    """
     try:
         for file in (submission.path / "submission.json", submission.path / "rows.jsonl"):
             if file.stat().st_uid != os.geteuid():
                 raise UserError(
                     f"{file} belongs to another user, whose options would become your commands: launch {folder.name} "
-                    "with options of your own, which starts what is missing."
+                    "with your own options, which starts what is missing."
                 )
         row = submission.row(submission.positions[name])
         place = Path(row.config["runs"]) / row.config["sweep"]
@@ -89,7 +95,7 @@ def _row(folder: Path, submission: Submission, name: str) -> Row:
 
 
 def _launch_locked(folder: Path) -> AbstractContextManager[None]:
-    return locked(launch_lock(folder), f"{folder} is being launched by somebody else: waiting.")
+    return locked(launch_lock(folder), f"{folder} is being launched by another process: waiting.")
 
 
 def _states(folder: Path, names: Sequence[str]) -> list[RunState]:

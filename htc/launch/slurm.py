@@ -1,4 +1,4 @@
-"""Slurm's side: what jobs it knows of, and submitting arrays by submitit."""
+"""Interface to Slurm: query, cancel and requeue jobs by its commands, and submit job arrays by submitit."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from typing import Any
 from htc.errors import UserError
 
 QUERY_TIMEOUT = 60.0
-PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
-ENDLESS = 10**6
-"""How often submitit may requeue after time limits: htc.launch.job.supervisor decides, by progress."""
+"""Seconds that a command of Slurm may take."""
+PENDING_STATES = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+RUNNING_STATES = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
+MAX_TIMEOUTS = 10**6
+"""Number of time limits after which submitit no longer requeues a job: never, as the supervisor decides by progress."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What Slurm says of a job; one that ended is remembered for some minutes."""
+    """One job as Slurm lists it; Slurm lists a job that has ended for some minutes more."""
 
     id: str
+    """Job id, such as `1234` or `1234_5` in an array."""
     name: str
     state: str
+    """State such as `PENDING`, `RUNNING` or `CANCELLED`."""
     node: str
     reason: str
+    """Reason why a pending job waits."""
 
     @property
     def is_pending(self) -> bool:
-        return self.state in PENDING
-
-    @property
-    def is_live(self) -> bool:
-        return self.state in PENDING or self.state in RUNNING
+        return self.state in PENDING_STATES
 
 
 def is_installed() -> bool:
@@ -46,13 +46,13 @@ def is_installed() -> bool:
 
 
 def query_jobs(names: Iterable[str]) -> dict[str, Job]:
-    """All jobs of these names that Slurm remembers, by id, of whichever user. Raises UserError where it is silent.
+    """Return all jobs of these names that Slurm lists, by id, of all users. Raises UserError if Slurm does not answer.
 
-    `sacct` is not asked: it needs an accounting database, which a cluster need not have.
+    This does not use `sacct`, which needs an accounting database that not every cluster has.
     """
     wanted = sorted(set(names))
     jobs: dict[str, Job] = {}
-    # A command line holds some hundred names.
+    # In batches, as the length of a command line is limited.
     for start in range(0, len(wanted), 200):
         chosen = ",".join(wanted[start : start + 200])
         lines = run_slurm(
@@ -65,7 +65,10 @@ def query_jobs(names: Iterable[str]) -> dict[str, Job]:
 
 
 def job_ids(listed: str) -> list[str]:
-    """`7_[0-2,5%4]` -> `7_0`, `7_1`, `7_2`, `7_5`: what was cancelled in the queue, Slurm lists together."""
+    """Return the job ids of an entry of `squeue`: `7_[0-2,5%4]` -> `7_0`, `7_1`, `7_2`, `7_5`.
+
+    Slurm lists the jobs of an array that were cancelled in the queue as one entry.
+    """
     found = re.fullmatch(r"(\d+_)\[([\d,-]+)(?:%\d+)?\]", listed)
     if found is None:
         return [listed]
@@ -77,24 +80,28 @@ def job_ids(listed: str) -> list[str]:
 
 
 def cancel_jobs(ids: Sequence[str]) -> None:
-    """End jobs, or take them from the queue. Raises UserError where Slurm refuses."""
+    """End jobs, or remove them from the queue. Raises UserError if Slurm refuses."""
     for start in range(0, len(ids), 500):
         run_slurm("scancel", *ids[start : start + 500])
 
 
 def is_preempted(job: str) -> bool:
-    """Whether Slurm has told a running job to make room for another one. Raises UserError where it is silent."""
-    shown = run_slurm("scontrol", "show", "job", job)
-    return "JobState=RUNNING" in shown and re.search(r"\bPreemptTime=\d", shown) is not None
+    """Return whether Slurm has told a running job to make room for another one. Raises UserError if Slurm fails."""
+    return shows_preemption(run_slurm("scontrol", "show", "job", job))
+
+
+def shows_preemption(text: str) -> bool:
+    """Return whether the output of `scontrol show job` shows a running job with a time of preemption."""
+    return "JobState=RUNNING" in text and re.search(r"\bPreemptTime=\d", text) is not None
 
 
 def requeue_job(job: str) -> None:
-    """End a job and put it back into the queue. Raises UserError where Slurm refuses."""
+    """End a job and put it back into the queue. Raises UserError if Slurm refuses."""
     run_slurm("scontrol", "requeue", job)
 
 
 def run_slurm(*command: str) -> str:
-    """What a command of Slurm prints. Raises UserError, in Slurm's words, where it fails."""
+    """Run a command of Slurm and return its output. Raises UserError with Slurm's message if it fails."""
     if shutil.which(command[0]) is None:
         raise UserError(
             f"there is no Slurm on this machine ({command[0]} is not found): log in to the cluster, or use "
@@ -112,40 +119,49 @@ def run_slurm(*command: str) -> str:
                 "Slurm is installed on this machine, but belongs to no cluster (it finds no slurm.conf): log in to the "
                 "cluster, or use hydra/launcher=local."
             ) from None
-        raise UserError(f"{command[0]} failed: {_last_words(error.stderr)}.") from None
+        raise UserError(f"{command[0]} failed: {_error_message(error.stderr)}.") from None
     return answer.stdout
 
 
 def submit_array(
     jobs: Sequence[Callable[[], object]], folder: Path, name: str, options: Mapping[str, Any], setup: list[str]
 ) -> list[str]:
-    """Submit jobs as one array, at most `options["max_running"]` at a time -> their ids.
+    """Submit jobs as one array and return their ids.
 
-    Raises UserError, in Slurm's words, where it refuses.
+    Args:
+        jobs: Picklable functions that the jobs call.
+        folder: Folder of submitit's files and of the jobs' output.
+        name: Name of the jobs.
+        options: The launcher's options, with the keys of conf/hydra/launcher/slurm.yaml.
+        setup: Shell lines that each job runs before those of `options`.
+
+    Raises:
+        UserError: Slurm or submitit is not installed, or Slurm refuses the jobs.
     """
     if not is_installed():
+        # Raises the UserError for a machine without Slurm.
         run_slurm("sbatch")
     try:
         import submitit
     except ImportError:
         raise UserError("submitit is not installed: pip install -e '.[slurm]' in the project's folder.") from None
 
-    executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=ENDLESS)
+    executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=MAX_TIMEOUTS)
     executor.update_parameters(**sbatch_parameters(name, options, setup))
-    said = io.StringIO()
+    errors = io.StringIO()
     try:
-        # submitit prints what sbatch complains of, as it comes.
-        with redirect_stderr(said), executor.batch(), warnings.catch_warnings():
-            # A batch of one is no array, and a word about that helps nobody.
+        # submitit prints the errors of sbatch to standard error.
+        with redirect_stderr(errors), executor.batch(), warnings.catch_warnings():
+            # submitit warns that a batch of one job is not an array.
             warnings.simplefilter("ignore")
             submitted = [executor.submit(job) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
-        raise UserError(_refusal(said.getvalue() or str(error), options)) from None
+        raise UserError(_refusal(errors.getvalue() or str(error), options)) from None
     return [job.job_id for job in submitted]
 
 
 def sbatch_parameters(name: str, options: Mapping[str, Any], setup: list[str]) -> dict[str, Any]:
-    """The launcher's options as submitit takes them."""
+    """Return the launcher's options as the parameters of submitit."""
     gpus = int(options["gpus_per_node"] or 0)
     extra = dict(sbatch_option(option) for option in options["sbatch"] or [])
     if options["mem"] is not None:
@@ -160,7 +176,7 @@ def sbatch_parameters(name: str, options: Mapping[str, Any], setup: list[str]) -
         "signal_delay_s": options["signal_before"],
         "array_parallelism": options["max_running"],
         "setup": [*setup, *(options["setup"] or [])],
-        # A job whose node fails starts again.
+        # Slurm requeues a job whose node fails.
         "additional_parameters": {"requeue": True, **extra},
         **{key: options[key] for key in ("partition", "account", "qos", "constraint")},
     }
@@ -168,7 +184,7 @@ def sbatch_parameters(name: str, options: Mapping[str, Any], setup: list[str]) -
 
 
 def sbatch_option(option: Any) -> tuple[str, Any]:
-    """`--exclude=node7` or `--hold` -> its name and value. Raises UserError for what is neither."""
+    """Return the name and value of an option such as `--exclude=node7` or `--hold`. Raises UserError for other text."""
     found = re.fullmatch(r"--([a-z][\w-]*)(?:=(.+))?", str(option))
     if found is None:
         raise UserError(
@@ -179,19 +195,22 @@ def sbatch_option(option: Any) -> tuple[str, Any]:
 
 
 def processes_per_node(options: Mapping[str, Any]) -> int:
-    """One for each GPU, or as many as are asked for."""
+    """Return the number of processes per node: `tasks_per_node`, or one per GPU."""
     return int(options.get("tasks_per_node") or max(1, int(options.get("gpus_per_node") or 0)))
 
 
 def array_limit() -> int:
-    """Jobs that one array may hold here."""
+    """Return the maximum number of jobs in one array of this cluster."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run_slurm("scontrol", "show", "config"), re.MULTILINE)
-    # Its indices end below the limit.
+    # The highest index of an array is MaxArraySize - 1.
     return max(1, int(found[1]) - 1) if found else 1000
 
 
 def minutes(time: Any) -> int:
-    """Minutes of what sbatch takes: minutes, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`, rounded up."""
+    """Return a time limit of sbatch in minutes, rounded up. Raises UserError for a value that is not a time limit.
+
+    The formats are minutes, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` and `D-HH:MM:SS`.
+    """
     text = str(time)
     match = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(?:(\d+):)?(\d+):(\d+)|(\d+))", text)
     if match is None:
@@ -199,15 +218,15 @@ def minutes(time: Any) -> int:
     days, hours, day_minutes, day_seconds, h, m, s, plain = (int(part or 0) for part in match.groups())
     seconds = ((days * 24 + hours + h) * 60 + day_minutes + m + plain) * 60 + day_seconds + s
     if seconds == 0:
-        raise UserError(f"launcher.time={text} is no time at all: write minutes, HH:MM:SS or D-HH:MM:SS.")
+        raise UserError(f"launcher.time={text} is zero: write minutes, HH:MM:SS or D-HH:MM:SS.")
     return -(-seconds // 60)
 
 
 def _refusal(message: str, options: Mapping[str, Any]) -> str:
-    """sbatch's complaint as one sentence that names the key."""
-    words = _last_words(message)
-    low = words.lower()
-    if "partition" in low:
+    """Return the error message of sbatch as one sentence that names the key of the launcher."""
+    words = _error_message(message)
+    lower = words.lower()
+    if "partition" in lower:
         partitions = ", ".join(sorted(set(run_slurm("sinfo", "--noheader", "--format=%R").split())))
         return f"launcher.partition={options['partition']}: Slurm says '{words}'; its partitions are {partitions}."
     for key, hints in {
@@ -217,9 +236,9 @@ def _refusal(message: str, options: Mapping[str, Any]) -> str:
         "constraint": ("feature",),
         "mem": ("memory",),
     }.items():
-        if any(hint in low for hint in hints):
+        if any(hint in lower for hint in hints):
             return f"launcher.{key}={options[key]}: Slurm says '{words}'."
-    if any(hint in low for hint in ("node configuration", "node count", "gres", "processors", "nodes")):
+    if any(hint in lower for hint in ("node configuration", "node count", "gres", "processors", "nodes")):
         asked = ", ".join(
             f"launcher.{key}={options[key]}" for key in ("nodes", "gpus_per_node", "cpus_per_task", "mem", "partition")
         )
@@ -227,9 +246,9 @@ def _refusal(message: str, options: Mapping[str, Any]) -> str:
     return f"Slurm refused the jobs: '{words}'."
 
 
-def _last_words(text: str) -> str:
-    """The last line of what Slurm printed, without its prefix."""
+def _error_message(text: str) -> str:
+    """Return the last error in the output of a command of Slurm, without its prefix."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    complaints = [line for line in lines if "error:" in line] or [line for line in lines if line.startswith("sbatch:")]
-    chosen = (complaints or lines or ["no reason given"])[-1]
+    errors = [line for line in lines if "error:" in line] or [line for line in lines if line.startswith("sbatch:")]
+    chosen = (errors or lines or ["no reason given"])[-1]
     return re.sub(r"^(?:\w+: )?(?:error: )?(?:Batch job submission failed: )?", "", chosen).strip().rstrip(".")

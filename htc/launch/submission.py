@@ -1,7 +1,7 @@
-"""What was submitted, on disk: `runs/<sweep>/.launch/<submission>/`, beside the code that its jobs run.
+"""Submissions on disk: `runs/<sweep>/.launch/<submission>/`, next to the code that their jobs run.
 
-`submission.json` names the runs and their jobs and stays small: every status reads it. `rows.jsonl` holds the runs'
-configurations, which only the jobs and a retry need.
+`submission.json` names the runs and their jobs, and is small because every status reads it. `rows.jsonl` holds the
+configurations of the runs, which only the jobs and a retry need.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +20,7 @@ from typing import Any
 
 from htc.runs.files import write_json
 from htc.runs.folder import now
-from htc.runs.json_values import mapping
+from htc.runs.record import Launch, Length, RunRecord
 
 LAUNCH_FOLDER = ".launch"
 
@@ -33,67 +32,91 @@ class Row:
     folder: str
     """Name of the run's folder below the sweep's."""
     config: dict[str, Any]
-    """As config.yaml holds it."""
+    """Configuration of the run, with the content of config.yaml."""
     overrides: list[str]
-    """What a person would give `python -m htc.run` to get this run."""
+    """Arguments with which `python -m htc.run` starts this run."""
 
 
 @dataclass
 class Submission:
-    """Runs that were handed to a launcher together."""
+    """Runs that were handed to a launcher together, and the jobs that run them."""
 
     id: str
     launcher: str
     """`slurm` or `local`."""
     options: dict[str, Any]
-    """Of the launcher, as conf/hydra/launcher has them."""
+    """Options of the launcher, with the keys of conf/hydra/launcher."""
     code: str
+    """Root of the copy of the code that the jobs run."""
     cwd: str
+    """Working directory of the jobs."""
     runs: list[str]
+    """Names of the run folders, in the order of the rows."""
     jobs: list[str | None]
-    """Slurm's job id of each run, such as `1234_5`; null until it is known, and for the local launcher."""
+    """Slurm's job id of each run, such as `1234_5`; None until it is known, and for the local launcher."""
     created: str = field(default_factory=now)
     user: str = field(default_factory=getpass.getuser)
     host: str = field(default_factory=socket.gethostname)
     path: Path = field(default=Path())
+    """Folder of the submission; not written to submission.json."""
 
     @property
     def job_name(self) -> str:
-        """The name of its jobs in Slurm: theirs alone, so that they are found even if their ids were never noted."""
+        """Name of the jobs in Slurm. It is unique, so that the jobs are found even if their ids were never recorded."""
         return re.sub(r"[^\w.-]+", "_", f"{self.path.parent.parent.name}-{self.id}")
+
+    @property
+    def code_environment(self) -> dict[str, str]:
+        """Environment variables with which Python imports the submission's copy of the code, and no other one."""
+        path = os.pathsep.join([self.code, *filter(None, [os.environ.get("PYTHONPATH")])])
+        return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
     @cached_property
     def positions(self) -> dict[str, int]:
-        """The row of each run."""
+        """Row index of each run."""
         return {run: number for number, run in enumerate(self.runs)}
 
     @property
     def manager_lock(self) -> Path:
-        """Held for as long as the local launcher works on this submission."""
+        """Path of the lock that the local launcher holds while it works on this submission."""
         return self.path / "manager.lock"
 
     def error_file(self, index: int) -> Path:
-        """What a run's process leaves here where the user has to mend something: a sentence."""
+        """Path of the file to which a run's process writes the sentence of a UserError."""
         return self.path / f"{index}.error"
 
-    def wants(self, record: Mapping[str, Any]) -> bool:
-        """Whether a run, by its run.json, is this submission's to start: neither cancelled nor submitted anew since."""
-        launch = mapping(record.get("launch"))
-        return not launch.get("cancelled") and launch.get("submission", self.id) == self.id
+    def may_start(self, record: RunRecord) -> bool:
+        """Return whether this submission may start a run with this record.
+
+        It may not if the run was cancelled, or if a later submission contains it.
+        """
+        submission = record.launch.submission if record.launch is not None else None
+        return not record.cancelled and submission in (None, self.id)
+
+    def launch_record(self, row: Row) -> Launch:
+        """Return the entry of run.json about the launch of a row."""
+        return Launch(
+            submission=self.id,
+            launcher=self.launcher,
+            submitted=now(),
+            code=self.code,
+            length=Length.from_json(row.config["schedule"]),
+        )
 
     def write(self) -> None:
+        """Write submission.json."""
         record = asdict(self)
         del record["path"]
         write_json(self.path / "submission.json", record)
 
     def write_rows(self, rows: list[Row]) -> None:
+        """Write rows.jsonl with one line per row, so that a job parses only its own."""
         self.path.mkdir(parents=True, exist_ok=True)
-        # A line a row: a job reads its own alone.
         text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
         (self.path / "rows.jsonl").write_text(text, encoding="utf-8")
 
     def row(self, index: int) -> Row:
-        """Raises OSError, ValueError, TypeError or IndexError where there is none that can be read."""
+        """Read one row. Raises OSError, ValueError, TypeError or IndexError if it cannot be read."""
         with (self.path / "rows.jsonl").open(encoding="utf-8") as file:
             for number, line in enumerate(file):
                 if number == index:
@@ -102,32 +125,33 @@ class Submission:
 
     @classmethod
     def read(cls, path: Path) -> Submission:
-        """Raises OSError, ValueError or TypeError where there is none that can be read."""
+        """Read the submission of a folder. Raises OSError, ValueError or TypeError if it cannot be read."""
         record = json.loads((path / "submission.json").read_text(encoding="utf-8"))
         submission = cls(**record, path=path)
         if not all(map(is_folder_name, submission.runs)) or not all(map(is_job_id, submission.jobs)):
-            raise ValueError(f"{path} names what is neither a run's folder nor a job")
+            raise ValueError(f"{path} has a run or a job whose name is not valid")
         return submission
 
 
 def is_folder_name(name: Any) -> bool:
-    """Whether it can be a run's folder, below the sweep's own; a sweep's folder may come from anybody."""
+    """Return whether a name can be that of a run's folder."""
+    # Other users may write these files, so a name must not lead out of the sweep's folder.
     return isinstance(name, str) and "/" not in name and "\0" not in name and name not in ("", ".", "..", LAUNCH_FOLDER)
 
 
 def is_job_id(job: Any) -> bool:
-    """Whether it is null or a job's id, and nothing else that `scancel` would understand."""
+    """Return whether a value is None or a job id, and no other argument of `scancel`."""
     return job is None or (isinstance(job, str) and re.fullmatch(r"\d+(_\d+)?", job) is not None)
 
 
 def new_submission_path(sweep_folder: Path) -> Path:
-    """A folder for a submission; names sort by time."""
+    """Return the path of a new submission's folder; the names sort by time."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
     return sweep_folder / LAUNCH_FOLDER / f"{stamp}-{uuid.uuid4().hex[:6]}"
 
 
 def read_submissions(sweep_folder: Path) -> list[Submission]:
-    """All submissions of a sweep, oldest first; one that cannot be read is passed over."""
+    """Return all submissions of a sweep, oldest first, without those that cannot be read."""
     folder = sweep_folder / LAUNCH_FOLDER
     found = []
     try:
@@ -143,13 +167,15 @@ def read_submissions(sweep_folder: Path) -> list[Submission]:
 
 
 def code_folder(sweep_folder: Path) -> Path:
+    """Return the folder that holds the copies of the code."""
     return sweep_folder / LAUNCH_FOLDER / "code"
 
 
 def launch_lock(sweep_folder: Path) -> Path:
+    """Return the path of the lock that a process holds while it launches, cancels or retries runs of the sweep."""
     return sweep_folder / LAUNCH_FOLDER / "lock"
 
 
 def supervisor_lock(sweep_folder: Path, run: str) -> Path:
-    """Held by the process that watches over a run, and by the run's own."""
+    """Return the path of the lock that a run's supervisor holds, and the run's process with it."""
     return sweep_folder / LAUNCH_FOLDER / "locks" / f"{run}.lock"

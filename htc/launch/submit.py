@@ -1,100 +1,71 @@
-"""Launching a sweep: find out what is missing, and start that alone."""
+"""Launch a sweep: start the runs that are missing, and no others."""
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from htc.config.schema import Config, signature, to_plain
+from htc.config.schema import Config
 from htc.errors import UserError
 from htc.launch.code_snapshot import freeze_code
-from htc.launch.job.supervisor import RunJob, python_path
+from htc.launch.job.supervisor import RunJob
 from htc.launch.local import LocalManager
 from htc.launch.locks import locked
+from htc.launch.plan import plan, signature_of, sweep_folder_of
+from htc.launch.plan_report import launch_report
 from htc.launch.slurm import array_limit, minutes, submit_array
-from htc.launch.status.reports import launch_report
-from htc.launch.status.states import RunState, sweep_states
+from htc.launch.status.states import sweep_states
 from htc.launch.submission import Row, Submission, code_folder, launch_lock, new_submission_path
-from htc.launch.wait import follow
-from htc.runs.folder import RunFolder, find_folder, folder_name, now
-from htc.runs.json_values import mapping
+from htc.launch.wait import wait_for_runs
+from htc.runs.folder import RunFolder
+from htc.runs.record import RunRecord
 
 
-@dataclass
-class PlannedRun:
-    """One run that was asked for, and how it stands."""
+def launch(rows: Sequence[tuple[Config, list[str]]], launcher: str, options: Mapping[str, Any]) -> list[str]:
+    """Start the runs of the rows that are missing, and wait for them if the option `wait` is set.
 
-    row: Row
-    sweep_folder: Path
-    state: str
-    """As in htc.launch.status.states, or `new`."""
+    Args:
+        rows: Configuration and overrides of each run.
+        launcher: `slurm` or `local`.
+        options: The launcher's options, with the keys of conf/hydra/launcher.
 
-    @property
-    def action(self) -> str:
-        """`leave`, `start` or `resume`."""
-        if self.state in ("done", "running", "queued", "unknown"):
-            return "leave"
-        has_checkpoint = any((self.sweep_folder / self.row.folder / "checkpoints").glob("step_*.pt"))
-        return "resume" if has_checkpoint else "start"
+    Returns:
+        The names of the runs that failed while this waited for them.
 
-
-def plan(rows: Sequence[tuple[Config, list[str]]], states: Mapping[Path, Mapping[str, RunState]]) -> list[PlannedRun]:
-    """What is to be done for each row; rows that are one and the same run appear once."""
-    marks = {folder: {signature_of(name) for name in of_folder} for folder, of_folder in states.items()}
-    planned: dict[Path, PlannedRun] = {}
-    for config, overrides in rows:
-        folder = sweep_folder_of(config)
-        mark = signature(config)
-        # Only a signature that is there already is looked for on disk: 1,000 searches through 1,000 folders take long.
-        known = mark in marks.get(folder, ()) or config.force
-        path = find_folder(config)[0] if known else folder / folder_name(config, mark)
-        state = states.get(folder, {}).get(path.name)
-        row = Row(path.name, to_plain(config), overrides)
-        planned.setdefault(path, PlannedRun(row, folder, state.state if state else "new"))
-    return list(planned.values())
-
-
-def signature_of(folder_name: str) -> str:
-    """The signature at the end of a run folder's name."""
-    found = re.search(r"-([0-9a-f]{8})(-r\d+)?$", folder_name)
-    return found[1] if found else ""
-
-
-def sweep_folder_of(config: Config) -> Path:
-    return Path(config.runs) / config.sweep
-
-
-def launch(
-    rows: Sequence[tuple[Config, list[str]]], launcher: str, options: Mapping[str, Any]
-) -> tuple[list[PlannedRun], list[str]]:
-    """Start what is missing of the rows -> the plan, and the names of the runs that failed while it waited.
-
-    Raises UserError where nothing can be started.
+    Raises:
+        UserError: The runs cannot be started.
     """
     failed: list[str] = []
-    plans: list[PlannedRun] = []
     folders = list(dict.fromkeys(sweep_folder_of(config) for config, _ in rows))
     for folder in folders:
         chosen = [(config, overrides) for config, overrides in rows if sweep_folder_of(config) == folder]
-        with locked(launch_lock(folder), f"{folder} is being launched by somebody else: waiting."):
+        with locked(launch_lock(folder), f"{folder} is being launched by another process: waiting."):
             found, _ = sweep_states(folder, need_slurm=True)
             states = {folder: {state.name: state for state in found}}
             planned = plan(chosen, states)
             missing = [each for each in planned if each.action != "leave"]
             submissions = submit(folder, [each.row for each in missing], launcher, options) if missing else []
         print(launch_report(folder, planned, submissions, len(chosen)), flush=True)
-        plans += planned
-        failed += follow(folder, submissions, [each.row.folder for each in planned], options)
-    return plans, failed
+        failed += wait_for_runs(folder, submissions, [each.row.folder for each in planned], options)
+    return failed
 
 
 def submit(folder: Path, rows: list[Row], launcher: str, options: Mapping[str, Any]) -> list[Submission]:
-    """Record the runs as queued and hand them to the launcher -> their submissions, one an array."""
+    """Record the runs as queued, hand them to the launcher, and return the submissions: one per job array.
+
+    Args:
+        folder: Folder of the sweep.
+        rows: Runs to start.
+        launcher: `slurm` or `local`.
+        options: The launcher's options, with the keys of conf/hydra/launcher.
+
+    Raises:
+        UserError: The launcher refuses the runs, or a file cannot be written.
+    """
     settings = dict(options)
     limit = len(rows)
     if launcher == "slurm":
@@ -120,16 +91,18 @@ def _submit(folder: Path, rows: list[Row], launcher: str, options: dict[str, Any
         [None] * len(rows), path=path.absolute(),
     )  # fmt: skip
     submission.write_rows(rows)
-    # Before Slurm hears of it: should this process die in between, the jobs are found by their name.
+    # Written before the jobs are submitted, so that they are found by their name if this process dies in between.
     submission.write()
     undo = [_queue(folder, submission, row) for row in rows]
     try:
         if launcher == "slurm":
             jobs = [RunJob(submission.path, index) for index in range(len(rows))]
-            setup = [f"export PYTHONPATH={shlex.quote(python_path(submission.code))} PYTHONSAFEPATH=1"]
+            variables = (f"{name}={shlex.quote(value)}" for name, value in submission.code_environment.items())
+            setup = [f"export {' '.join(variables)}"]
             submission.jobs = list(submit_array(jobs, submission.path, submission.job_name, options, setup))
             submission.write()
         else:
+            # Refuses options that this machine cannot satisfy; `wait_for_runs` starts the runs.
             LocalManager(submission)
     except UserError:
         for restore in undo:
@@ -140,27 +113,23 @@ def _submit(folder: Path, rows: list[Row], launcher: str, options: dict[str, Any
 
 
 def _queue(folder: Path, submission: Submission, row: Row) -> Callable[[], None]:
-    """Record a run as queued -> what takes that back."""
+    """Record a run as queued, and return a function that undoes this."""
     run = RunFolder(folder / row.folder)
-    existed, before = run.path.is_dir(), run.read()
-    identity = {key: row.config[key] for key in ("name", "sweep")}
-    schedule = row.config["schedule"]
-    launch = {
-        **{key: value for key, value in mapping(before.get("launch")).items() if key != "cancelled"},
-        "submission": submission.id,
-        "launcher": submission.launcher,
-        "submitted": now(),
-        "code": submission.code,
-        "length": {key: schedule[key] for key in ("epochs", "iterations", "batch_size")},
-    }
-    # What a run that is not there yet will write itself; until then, tables and status read this.
-    new = {} if before.get("start") else {**identity, "signature": signature_of(row.folder)}
+    existed, before = run.path.is_dir(), run.read(strict=True)
+    launch = submission.launch_record(row)
+    if before.launch is not None:
+        launch.failures = before.launch.failures
+    queued = replace(before, status="queued", error=None, end=None, launch=launch)
+    if not before.start:
+        # A run writes its identity when it starts. Until then, tables and status read it from here.
+        signature = signature_of(row.folder)
+        queued = replace(queued, name=row.config["name"], sweep=row.config["sweep"], signature=signature)
     run.path.mkdir(parents=True, exist_ok=True)
-    run.update(**new, status="queued", error=None, end=None, launch=launch)
+    run.write(queued)
 
     def restore() -> None:
-        if before:
-            run.update(**{key: before.get(key) for key in ("status", "error", "end", "launch")})
+        if before != RunRecord():
+            run.update(status=before.status, error=before.error, end=before.end, launch=before.launch)
         elif existed:
             run.run_file.unlink(missing_ok=True)
         else:

@@ -1,7 +1,7 @@
-"""From a sweep's rows and parameters to configurations: 1,000 of them in seconds.
+"""Compose the configurations of a sweep from its rows and parameters: 1,000 of them in seconds.
 
-Composing one configuration takes Hydra a good tenth of a second. So groups are composed once for each combination of
-them, and plain values (`seed=3`) are set on the typed result, checked by the schema's own types.
+Hydra takes more than a tenth of a second to compose one configuration. So each combination of groups is composed once,
+and plain values (`seed=3`) are set on the typed result, checked by the types of the schema.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from hydra.core.override_parser.types import Override
 from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.config.finalize import check, check_training, derive, typed
+from htc.config.checks import check, check_training
+from htc.config.finalize import derive, typed
 from htc.config.schema import Config
 from htc.errors import UserError
 
 DEFAULT_DATA = "shapes"
-"""The group's choice in conf/config.yaml."""
+"""Choice of the group `data` in conf/config.yaml."""
 Compose = Callable[[list[str]], DictConfig]
-"""Overrides -> the composed configuration of a run."""
+"""Function that composes the configuration of a run from its overrides."""
 
 
 @lru_cache(maxsize=100_000)
 def parse(override: str) -> Override:
-    """Raises Hydra's exception for what is none."""
+    """Parse one override of the command line. Raises Hydra's exception if it is not valid."""
     return _parser().parse_override(override)
 
 
@@ -41,10 +42,15 @@ def _parser() -> OverridesParser:
 
 
 def expand(params: dict[str, Any], rows: dict[str, Any], arguments: Sequence[str]) -> list[list[str]]:
-    """The overrides of each run: every row with every combination of the parameters and of the arguments' choices.
+    """Return the overrides of each run: every row with every combination of the parameters and arguments.
 
-    Of one key the command line's value wins, then the row's, then the parameter's. A row's label becomes its `name`,
-    unless one is given. Raises UserError for a row that cannot be read.
+    For each key, the arguments take precedence over the row, and the row over the parameters. The label of a row
+    becomes the run's `name`, unless one is given. Raises UserError for a row that cannot be read.
+
+    Args:
+        params: Values of keys; `0,1` stands for two choices.
+        rows: Overrides of each row, by label; see `row_overrides`.
+        arguments: Overrides of the command line, possibly with several choices.
     """
     given = {parse(argument).get_key_element(): argument for argument in arguments}
     defaults = {parse(f"{key}={value}").get_key_element(): f"{key}={value}" for key, value in params.items()}
@@ -62,7 +68,13 @@ def expand(params: dict[str, Any], rows: dict[str, Any], arguments: Sequence[str
 
 
 def row_overrides(label: str, row: Any, data: str) -> list[str]:
-    """`model.mask_flow=false seed=1`, or a list of such, as a list; of a mapping, the entry of the data set."""
+    """Return the overrides of a row as a list. Raises UserError if the row cannot be read.
+
+    Args:
+        label: Label of the row, for error messages.
+        row: Text such as `model.mask_flow=false seed=1`, a list of overrides, or a dict with one of these per data set.
+        data: Choice of the group `data`, which selects from a dict.
+    """
     if isinstance(row, dict):
         if data not in row:
             raise UserError(f"row '{label}' of the sweep has no entry for data={data}, only for {', '.join(row)}.")
@@ -79,7 +91,10 @@ def row_overrides(label: str, row: Any, data: str) -> list[str]:
 
 
 def row_name(label: str, overrides: Iterable[str]) -> str:
-    """`+ mask flow` with seed 1 -> `mask_flow-resnet50-coco-seed1`, by the groups that are named."""
+    """Return the name of a run, such as `mask_flow-resnet50-coco-seed1` for the label `+ mask flow`.
+
+    It holds the choices of the groups `backbone` and `data` that the overrides name, and the seed.
+    """
     words = re.sub(r"[^\w.=-]+", "_", label).strip("_") or "row"
     values = dict(override.split("=", 1) for override in overrides)
     parts = [values[key] for key in ("backbone", "data") if re.fullmatch(r"[\w.-]+", values.get(key, ""))]
@@ -87,7 +102,7 @@ def row_name(label: str, overrides: Iterable[str]) -> str:
 
 
 class Composer:
-    """Composes runs' configurations, each group of overrides once."""
+    """Composes the configurations of runs, and each combination of groups only once."""
 
     def __init__(self, compose: Compose) -> None:
         self._compose = compose
@@ -95,7 +110,7 @@ class Composer:
         self._schema: DictConfig = OmegaConf.structured(Config)
 
     def configs(self, rows: Sequence[Sequence[str]]) -> list[Config]:
-        """The checked configuration of each row. Raises UserError or Hydra's exceptions for what is refused."""
+        """Return the checked configuration of each row. Raises UserError or Hydra's exception if one is invalid."""
         if not rows:
             return []
         constant = set(rows[0]).intersection(*rows[1:])
@@ -106,10 +121,10 @@ class Composer:
         key = tuple(override for override in row if plain.get(override) is None)
         if key not in self._bases:
             composed = self._compose(list(key))
-            # A value that others are made of cannot be set afterwards.
-            linked = "${" in OmegaConf.to_yaml(composed, resolve=False)
-            # What a row has yet to set may still be missing here.
-            self._bases[key] = None if linked or OmegaConf.missing_keys(composed) else typed(composed)
+            # A value to which other values refer cannot be set afterwards.
+            has_references = "${" in OmegaConf.to_yaml(composed, resolve=False)
+            # A mandatory value that the row sets is still missing here.
+            self._bases[key] = None if has_references or OmegaConf.missing_keys(composed) else typed(composed)
         base = self._bases[key]
         if base is None:
             config = typed(self._compose(list(row)))
@@ -125,7 +140,7 @@ class Composer:
 
     @lru_cache(maxsize=100_000)  # noqa: B019 - lives as long as a sweep's planning
     def _plain_value(self, override: str) -> tuple[str, Any] | None:
-        """Key and typed value of `key=value` for a key with a single value; None for all else."""
+        """Return key and typed value of an override that sets a single value; None for any other override."""
         parsed = parse(override)
         key = parsed.key_or_group
         if override[:1] in "+~" or "@" in override.split("=", 1)[0]:
@@ -143,12 +158,13 @@ class Composer:
         try:
             candidate._set_value(value)
         except OmegaConfBaseException:
-            # Composed in full, it is refused in the words that name the key.
+            # Composing it in full raises the error that names the key.
             return None
         return key, candidate._value()
 
 
 def _assign(config: Config, key: str, value: Any) -> None:
+    """Set the value of a dotted key."""
     *parents, leaf = key.split(".")
     node: Any = config
     for name in parents:

@@ -1,4 +1,4 @@
-"""Waiting for what was launched: a line for each run that ends, and the reason of a failure as soon as it happens."""
+"""Wait for launched runs: report each run that ends, and why a failed one failed, as soon as it happens."""
 
 from __future__ import annotations
 
@@ -12,79 +12,100 @@ from typing import Any
 
 from htc.errors import UserError
 from htc.launch.local import LocalManager, start_manager
-from htc.launch.status.reports import error_lines, results_text
+from htc.launch.status.outcome import error_lines
 from htc.launch.status.states import RunState, sweep_states
 from htc.launch.submission import Submission
+from htc.runs.folder import RunFolder
+from htc.runs.results import ap_summary
 
-POLL = 3.0
+POLL_SECONDS = 3.0
+SLURM_SILENCE_SECONDS = 600.0
+"""How long Slurm may fail to answer before waiting ends: its controller restarts now and then, the runs continue."""
 
 
-def follow(
+def wait_for_runs(
     folder: Path, submissions: Sequence[Submission], runs: Sequence[str], options: Mapping[str, Any]
 ) -> list[str]:
-    """Wait for the runs where `wait` is set -> those that failed; else leave them to Slurm or the background."""
+    """Wait until the runs have ended if the option `wait` is set; else leave them to Slurm or to the background.
+
+    Args:
+        folder: Folder of the sweep.
+        submissions: What this launch submitted. Those of the local launcher are worked on here.
+        runs: Names of all runs to report, including those that were under way already.
+        options: The launcher's options.
+
+    Returns:
+        The names of the runs that failed.
+
+    Raises:
+        UserError: Slurm does not answer for ten minutes.
+    """
     local = [submission for submission in submissions if submission.launcher == "local"]
-    progress = Progress(folder, runs)
+    reporter = RunReporter(folder, runs)
     if not options["wait"]:
         for submission in local:
             start_manager(submission)
         return []
     for submission in local:
         manager = LocalManager(submission)
-        manager.run(progress.ended, show=manager.jobs == 1)
+        manager.run(reporter.report_run, show=manager.jobs == 1)
         if manager.stopped:
             print("stopped: the same command goes on from here.", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
-    # Runs on Slurm, and those that were under way already.
+    # Runs on Slurm, and runs that were under way already.
     silent_since = None
     while True:
         try:
-            if not progress.update():
-                return progress.failed
+            if not reporter.report_changes():
+                return reporter.failed
             silent_since = None
         except UserError:
-            # Slurm's controller restarts now and then; the runs do not mind.
             silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since > 600:
+            if time.monotonic() - silent_since > SLURM_SILENCE_SECONDS:
                 raise
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
 
 
-class Progress:
-    """Says what has changed since the last look."""
+class RunReporter:
+    """Reports on standard error what has changed in a sweep since the last report."""
 
     def __init__(self, folder: Path, runs: Sequence[str]) -> None:
         self.folder, self.runs = folder, set(runs)
-        self.told: dict[str, str] = {}
         self.failed: list[str] = []
-        self.counted = ""
+        """Names of the runs that ended without a result."""
+        self._reported: dict[str, str] = {}
+        self._last_counts = ""
 
-    def ended(self, name: str) -> None:
-        """Tell how one run ended."""
-        self._look(only=name)
+    def report_run(self, name: str) -> None:
+        """Report how one run ended."""
+        self._report(only=name)
 
-    def update(self) -> bool:
-        """Tell what is new -> whether anything is still under way."""
-        return self._look()
+    def report_changes(self) -> bool:
+        """Report every run that has ended since the last report. Return whether any run is still under way."""
+        return self._report()
 
-    def _look(self, only: str | None = None) -> bool:
+    def _report(self, only: str | None = None) -> bool:
         found, _ = sweep_states(self.folder, need_slurm=True)
         states = [state for state in found if state.name in self.runs]
         for state in states:
-            over = not state.is_live and (only is None or state.name == only)
-            if over and self.told.get(state.name) != state.state:
-                self.told[state.name] = state.state
-                self._tell(state)
-        counts = Counter(state.state for state in states)
-        counted = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
-        if counted != self.counted and len(states) > 1:
-            self.counted = counted
-            print(f"{self.folder.name}: {counted}", file=sys.stderr, flush=True)
+            is_over = not state.is_live and (only is None or state.name == only)
+            if is_over and self._reported.get(state.name) != state.state:
+                self._reported[state.name] = state.state
+                self._report_end(state)
+        numbers = Counter(state.state for state in states)
+        counts = ", ".join(f"{number} {name}" for name, number in sorted(numbers.items()))
+        if counts != self._last_counts and len(states) > 1:
+            self._last_counts = counts
+            print(f"{self.folder.name}: {counts}", file=sys.stderr, flush=True)
         return any(state.is_live for state in states)
 
-    def _tell(self, state: RunState) -> None:
+    def _report_end(self, state: RunState) -> None:
         if state.state == "done":
-            print(f"{state.folder}: done, {results_text(state.folder)}", file=sys.stderr, flush=True)
+            print(
+                f"{state.folder}: done, {ap_summary(RunFolder(state.folder).read_results())}",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         self.failed.append(state.name)
         lines = "".join(f"\n    {line}" for line in error_lines(state)) if state.state == "failed" else ""

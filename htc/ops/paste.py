@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-
-class RLE(TypedDict):
-    """A mask in COCO's compressed run-length encoding, ready for JSON."""
-
-    size: list[int]
-    """[height, width] of the image in pixels."""
-    counts: str
-    """Compressed run lengths, as pycocotools encodes them."""
+from htc.structures import RLE
 
 
 def encode_masks(mask_probs: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> list[RLE]:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run started after a crash, finds the old content or the new, nothing between."""
+"""Atomic writing of files: a reader, or a run after a crash, finds the old content or the new, and nothing between."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file's path to write in the block: it takes `path`'s place at the end, unless the block fails."""
+    """Yield the path of a temporary file, which replaces `path` at the end of the block unless the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, where the file system lets folders be opened for that."""
+    """Flush a folder's entries to the disk, where the file system allows it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -38,8 +38,8 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def remove_left_behind(folder: Path) -> None:
-    """Delete what a kill left of atomic writes in a folder, of which this process is known to be the only writer."""
+def remove_unfinished(folder: Path) -> None:
+    """Delete the temporary files of interrupted writes in a folder of which this process is the only writer."""
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
             path.unlink(missing_ok=True)
@@ -47,13 +47,13 @@ def remove_left_behind(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[TextIO]:
-    """Open a text file that takes `path`'s place when the block ends, and leaves it alone if the block fails."""
+    """Yield an open text file, which replaces `path` at the end of the block unless the block fails."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         yield file
 
 
 def plain_json(value: Any) -> Any:
-    """The value as JSON can hold it: numbers that are not finite become None, scalars of arrays become numbers."""
+    """Return the value as JSON can hold it: numbers that are not finite become None, array scalars become numbers."""
     if isinstance(value, dict):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

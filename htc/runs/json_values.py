@@ -1,4 +1,4 @@
-"""Values of JSON and YAML files that anybody or anything may have changed: of the kind that is expected, or nothing."""
+"""Values of JSON and YAML files that may be damaged: a value of the expected type, or an empty one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ from typing import Any
 
 
 def mapping(value: Any) -> dict[str, Any]:
+    """Return the value if it is a dict, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def items(value: Any) -> list[Any]:
+    """Return the value if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 
+def text(value: Any) -> str | None:
+    """Return the value if it is a string, else None."""
+    return value if isinstance(value, str) else None
+
+
 def number(value: Any) -> float | None:
-    """The value where it is a finite number, as it is: whole numbers stay such."""
+    """Return the value if it is a finite number, else None; whole numbers stay whole."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def whole_number(value: Any) -> int | None:
+    """Return the value if it is a whole number, else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

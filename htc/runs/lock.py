@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -69,3 +70,24 @@ class RunLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def is_in_use(folder: Path) -> bool:
+    """Return whether another process holds the RunLock of this folder."""
+    return is_locked(folder / LOCK_NAME, fcntl.lockf)
+
+
+def is_locked(path: Path, lock: Callable[[int, int], object]) -> bool:
+    """Return whether a file's lock is held. `lock` is the function that takes it: fcntl.flock or fcntl.lockf."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # A shared lock, so that two processes that ask at once do not take each other for the holder.
+        lock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in HELD
+    finally:
+        os.close(descriptor)
+    return False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from htc.runs.provenance import redact
+from htc.runs.redaction import redact
 
 
 class Console(Enum):
@@ -69,7 +69,7 @@ class _Console(logging.Handler):
 
 
 class _Redacting(logging.Formatter):
-    """Formatter that redacts secrets. `short_level` is the level's name for warnings and errors, and empty otherwise."""
+    """Formatter that redacts secrets. `short_level` is the level's name for warnings and errors, else empty."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.short_level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""

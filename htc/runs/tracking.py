@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from htc.config.schema import Config, WandbMode, signature, to_plain
+from htc.config.schema import Config, WandbMode
+from htc.config.signature import signature, to_plain
 from htc.runs.files import plain_json
 from htc.runs.json_values import number
 from htc.runs.wandb_files import offline_files, remove_offline_runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,18 @@ import pytest
 import torch
 
 from htc.checkpoint.files import load_newest, read_checkpoint, save_checkpoint
+from htc.checkpoint.record import Categories, Checkpoint
 from htc.errors import UserError
 
 
-def state(value: float) -> dict[str, Any]:
-    categories = {"ids": [1, 3], "names": ["disc", "square"]}
+def state(value: float) -> Checkpoint:
     weights = {"weight": torch.full((1000,), value)}
-    return {"model": weights, "config": {"seed": 0}, "categories": categories, "step": int(value)}
+    return Checkpoint(weights, {"seed": 0}, Categories([1, 3], ["disc", "square"]), int(value))
 
 
 def save_steps(folder: Path, steps: list[int], keep: int = 2) -> None:
     for step in steps:
-        save_checkpoint(folder, step, state(step), keep)
+        save_checkpoint(folder, state(step), keep)
 
 
 def files(folder: Path) -> set[str]:
@@ -29,12 +30,11 @@ def files(folder: Path) -> set[str]:
 
 
 def test_saved_state_comes_back(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path / "new" / "checkpoints", 7, state(7), 2)
+    path = save_checkpoint(tmp_path / "new" / "checkpoints", state(7), 2)
     found = load_newest(path.parent)
     assert found is not None
-    step, loaded = found
-    assert step == 7 and loaded["categories"] == state(7)["categories"]
-    assert torch.equal(loaded["model"]["weight"], torch.full((1000,), 7.0))
+    assert found.step == 7 and found.categories == state(7).categories
+    assert torch.equal(found.model["weight"], torch.full((1000,), 7.0))
 
 
 def test_only_the_newest_are_kept_and_no_other_file_is_left(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_damaged_checkpoint_does_not_take_the_place_of_those_that_follow_it(tmp_
     assert load_newest(tmp_path) is None
     save_steps(tmp_path, [10], keep=1)
     found = load_newest(tmp_path)
-    assert found is not None and found[0] == 10
+    assert found is not None and found.step == 10
     assert files(tmp_path) == {"step_00000010.pt", "step_00000010.sha256"}
 
 
@@ -99,7 +99,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before_it(
             # Reading a process's memory at its start fails as a bad sector does.
             lost.symlink_to("/proc/self/mem")
     found = load_newest(tmp_path)
-    assert found is not None and found[0] == 1 and found[1]["model"]["weight"][0] == 1
+    assert found is not None and found.step == 1 and found.model["weight"][0] == 1
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and str(newest) in record.getMessage()
 
@@ -113,9 +113,9 @@ def test_nothing_but_damaged_checkpoints_is_a_start_from_nothing(tmp_path: Path)
 def test_crash_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
     save_steps(tmp_path, [1])
     with pytest.raises(ZeroDivisionError):
-        save_checkpoint(tmp_path, 2, {**state(2), "broken": Unsaveable()}, 1)
+        save_checkpoint(tmp_path, replace(state(2), config={"broken": Unsaveable()}), 1)
     found = load_newest(tmp_path)
-    assert found is not None and found[0] == 1
+    assert found is not None and found.step == 1
     save_steps(tmp_path, [3], keep=1)
     assert "step_00000001.pt" not in files(tmp_path)
 
@@ -137,7 +137,7 @@ class Malicious:
 
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     path, trace = tmp_path / "evil.pt", tmp_path / "executed"
-    torch.save({**state(1), "config": Malicious(trace)}, path)
+    torch.save({**state(1).to_content(), "config": Malicious(trace)}, path)
     with pytest.raises(UserError, match=r"evil\.pt was refused: unpickling it would run"):
         read_checkpoint(path)
     assert not trace.exists()
@@ -169,7 +169,7 @@ def test_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(UserError, match="could not be written"):
-        save_checkpoint(tmp_path / "checkpoints", 1, state(1), 1)
+        save_checkpoint(tmp_path / "checkpoints", state(1), 1)
 
 
 def test_what_a_kill_left_of_a_save_is_cleared_away_by_the_next(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_full_disk_is_said_in_a_sentence_and_leaves_the_last_good_checkpoint(tmp
     save_steps(tmp_path, [1])
     (tmp_path / "step_00000002.tmp").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"step_00000002\.pt could not be written .*make room or make the folder writ"):
-        save_checkpoint(tmp_path, 2, state(2), 1)
+        save_checkpoint(tmp_path, state(2), 1)
     assert files(tmp_path) == {"step_00000001.pt", "step_00000001.sha256"}
     found = load_newest(tmp_path)
-    assert found is not None and found[0] == 1
+    assert found is not None and found.step == 1

@@ -1,4 +1,4 @@
-"""A Slurm cluster for this folder's tests, and runs of seconds to launch on it."""
+"""A Slurm cluster for the tests of this folder, and settings of runs that take seconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture(scope="session")
 def command(cluster: SlurmCluster) -> Command:
-    """Run `python -m MODULE ARGUMENTS` from the project's root, as on the cluster's login node."""
+    """A function that runs `python -m MODULE ARGUMENTS` from the project's root, as on the cluster's login node."""
     clean = {key: value for key, value in cluster.environment.items() if not key.startswith(("WANDB_", "COV"))}
 
     def run(module: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(data: Path, runs: Path, iterations: int = 32) -> list[str]:
-    """Overrides of a run of some seconds on a CPU, with a checkpoint every fourth step."""
+    """Overrides of a run that takes some seconds on a CPU, with a checkpoint every fourth step."""
     return [
         f"runs={runs}", f"data.root={data}", "data.workers=0", "data.shapes.image_size=64",
         "data.shapes.train_images=16", "data.shapes.val_images=4", "data.short_side=64", "data.long_side=80",
@@ -57,8 +57,9 @@ def tiny(data: Path, runs: Path, iterations: int = 32) -> list[str]:
 
 
 SLURM = ["hydra/launcher=slurm", "launcher.gpus_per_node=1", "launcher.cpus_per_task=4", "launcher.time=10"]
-"""A node for each run: what befalls a node befalls one run."""
+"""Options that give each run a node of its own, so that a failing node affects one run."""
 
 
 def environment_without_slurm() -> dict[str, str]:
+    """Return the environment variables without those of a Slurm job."""
     return {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}

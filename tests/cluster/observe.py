@@ -1,4 +1,4 @@
-"""Looking at runs from outside, as a user does: records, metrics, checkpoints, the status command."""
+"""Observe runs by their files, as a user does: records, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-# What the clock and the machine decide.
 TIMES = ("time", "images_per_second", "memory_mb", "seconds")
+"""Keys of metrics.jsonl whose values depend on the clock or the machine."""
 
 
 def run_folder(sweep: Path, start: str) -> Path:
-    """The folder of the run whose name starts so."""
+    """Return the folder of the run whose name starts with `start`."""
     (found,) = [path for path in sweep.glob(f"{start}*") if path.is_dir()]
     return found
 
 
 def record(folder: Path) -> dict[str, Any]:
+    """Return the content of run.json; empty if it cannot be read."""
     try:
         value: dict[str, Any] = json.loads((folder / "run.json").read_text())
     except (OSError, ValueError):
@@ -29,7 +30,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
-    """Wait for what is to come. The limit ends a wait in vain: a busy machine must not come near it."""
+    """Wait until a condition holds, and return its value. Fail after `seconds`, which a busy machine must not reach."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {seconds:.0f} s for: {what}"
@@ -38,17 +39,18 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 300) ->
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
+    """Return the steps of a run's checkpoints in ascending order."""
     return sorted(int(path.stem.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*.pt"))
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without times."""
+    """Return the lines of metrics.jsonl without the keys in TIMES."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def assert_twins(disturbed: Path, undisturbed: Path) -> None:
-    """Same metrics line by line, same final weights bit for bit, same predictions."""
+    """Assert that two runs have the same metrics in each line, bit-identical final weights and the same predictions."""
     assert [(line["kind"], line["step"]) for line in metrics(disturbed)] == [
         (line["kind"], line["step"]) for line in metrics(undisturbed)
     ]

@@ -1,4 +1,4 @@
-"""A Slurm cluster of three nodes with two fake GPUs each, on this host: real daemons in a temporary folder."""
+"""A Slurm cluster of three nodes with two fake GPUs each on this host: real daemons in a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 NODES = ("n1", "n2", "n3")
 CPUS_PER_NODE = 4
 REQUEUE_SECONDS = 8
-"""Slurm holds a requeued job back for as long as a credential lives: two minutes unless told otherwise."""
+"""Lifetime of a credential, during which Slurm holds back a requeued job; two minutes by default."""
 
 CONFIGURATION = """\
 ClusterName=htc
@@ -63,7 +63,7 @@ PartitionName=closed Nodes=ALL MaxTime=1-0 State=DOWN
 
 
 def missing_programs() -> list[str]:
-    """What of Slurm and munge is not installed here."""
+    """Return the programs of Slurm and munge that are not installed; `Linux` on another operating system."""
     search = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/sbin"
     names = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
     missing = [name for name in names if shutil.which(name, path=search) is None]
@@ -71,7 +71,7 @@ def missing_programs() -> list[str]:
 
 
 class SlurmCluster:
-    """The daemons, and Slurm's commands on them. Partitions: `main`, `urgent` (preempts it) and `closed` (down)."""
+    """Slurm's daemons and commands. The partitions are `main`, `urgent` (preempts `main`) and `closed` (down)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -88,14 +88,15 @@ class SlurmCluster:
         self.wait_for_idle_nodes()
 
     def start_node(self, node: str) -> None:
+        """Start the slurmd of a node."""
         self._daemon("slurmd", "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """`kill -9` of a node's slurmd: what it had started goes on, and the controller hears of it no more."""
+        """Kill a node's slurmd with SIGKILL: the processes of its jobs continue, but the controller cannot reach it."""
         os.kill(self._pid(f"slurmd.{node}"), signal.SIGKILL)
 
     def run(self, *command: str) -> str:
-        """What a command of Slurm prints. Raises RuntimeError where it fails."""
+        """Run a command of Slurm and return its output. Raises RuntimeError if it fails."""
         answer = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
         )
@@ -105,7 +106,7 @@ class SlurmCluster:
 
     @contextlib.contextmanager
     def without_user_signal(self) -> Iterator[None]:
-        """While entered, Slurm sends SIGTERM at a preemption: its own way, unless it is told otherwise."""
+        """Make Slurm send SIGTERM at a preemption, as it does by default, while the context is open."""
         file = self.folder / "slurm.conf"
         text = file.read_text()
         file.write_text(text.replace("SlurmctldParameters=preempt_send_user_signal\n", ""))
@@ -117,17 +118,19 @@ class SlurmCluster:
             self.run("scontrol", "reconfigure")
 
     def node_states(self) -> dict[str, str]:
+        """Return the state of each node, such as `idle`."""
         lines = self.run("sinfo", "--Node", "--noheader", "--partition=main", "--format=%N %T").splitlines()
         return dict(line.split() for line in lines)
 
     def wait_for_idle_nodes(self, seconds: float = 300) -> None:
+        """Wait until all nodes are idle. Raises RuntimeError if they are not after `seconds`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(RuntimeError):
                 if self.node_states() == dict.fromkeys(NODES, "idle"):
                     return
             time.sleep(0.3)
-        raise RuntimeError(f"the cluster did not come up: {self.node_states()}, see {self.folder}")
+        raise RuntimeError(f"the nodes did not become idle: {self.node_states()}, see {self.folder}")
 
     def cancel_all(self) -> None:
         """End all jobs, and wait until they are gone."""
@@ -137,7 +140,7 @@ class SlurmCluster:
             time.sleep(0.3)
 
     def stop(self) -> None:
-        """End every daemon by the process id that it wrote, and what jobs it had left."""
+        """End the remaining jobs, and each daemon by the process id that it wrote to its file."""
         with contextlib.suppress(RuntimeError, subprocess.SubprocessError):
             self.cancel_all()
         for name in (*(f"slurmd.{node}" for node in NODES), "slurmctld", "munged"):
@@ -163,7 +166,7 @@ class SlurmCluster:
         for node in NODES:
             for index in range(2):
                 device = self.folder / f"{node}.gpu{index}"
-                # A device file like /dev/null; a plain link to it where only root may make one.
+                # A device file like /dev/null, which only root may create; for other users, a link to /dev/null.
                 if os.geteuid() == 0:
                     subprocess.run(["mknod", str(device), "c", "1", "3"], check=True)
                 else:
@@ -177,7 +180,7 @@ class SlurmCluster:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
         files = {name: self.folder / f"munge.{name}" for name in ("socket", "log", "seed")}
-        # Forced: the folder may lie below one that everybody can write to, as /tmp is.
+        # --force, because a parent of the folder may be writable for everyone, such as /tmp.
         subprocess.run(
             ["munged", "--force", f"--key-file={key}", f"--socket={files['socket']}", f"--log-file={files['log']}",
              f"--seed-file={files['seed']}", f"--pid-file={self.folder / 'munged.pid'}", "--num-threads=2"],
@@ -195,6 +198,7 @@ class SlurmCluster:
 
 
 def free_ports(number: int) -> list[int]:
+    """Return different ports that are free."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:
@@ -203,7 +207,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def _end(pid: int) -> None:
-    """SIGTERM, and SIGKILL to what does not end by it."""
+    """End a process with SIGTERM, or with SIGKILL if it does not end within ten seconds."""
     os.kill(pid, signal.SIGTERM)
     for _ in range(100):
         time.sleep(0.1)
@@ -213,6 +217,7 @@ def _end(pid: int) -> None:
 
 @contextlib.contextmanager
 def running_cluster(folder: Path) -> Iterator[SlurmCluster]:
+    """Run a cluster in a folder while the context is open."""
     cluster = SlurmCluster(folder)
     try:
         cluster.start()

@@ -1,4 +1,4 @@
-"""One run on two nodes of a real Slurm."""
+"""One distributed run on two nodes of a real Slurm cluster."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, recor
 from tests.cluster.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.slurm
-# Images of one size after padding: a batch of two is padded to the larger one, which group norm sees, and two processes
-# with an image each do not. SGD: AdamW's first steps make decisions out of rounding; and slowly, for after ten steps at
-# ten times this rate a proposal or two is another one.
+# All images have the same size after padding. Otherwise one process would pad its batch of two to the larger image,
+# which changes group norm, and two processes with one image each would not. SGD, because AdamW's first steps amplify
+# rounding differences. A low learning rate, because at ten times this rate they change some proposals after ten steps.
 ITERATIONS = 16
 SAME_PADDING = [
     "data.long_side=64", "schedule.optimizer=sgd", "schedule.learning_rate=0.002", "schedule.warmup_iterations=0",
@@ -41,7 +41,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def run_here(command: list[str], data: Path, runs: Path) -> Path:
-    """Run on this machine, without Slurm -> the run's folder."""
+    """Start a run on this machine, without Slurm, and return its folder."""
     result = subprocess.run(
         [sys.executable, *command, *tiny(data, runs, ITERATIONS), *SAME_PADDING], cwd=ROOT, capture_output=True,
         text=True, timeout=200, env={**environment_without_slurm(), "OMP_NUM_THREADS": "1"},
@@ -52,18 +52,19 @@ def run_here(command: list[str], data: Path, runs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def by_torchrun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, by two processes that plain torchrun starts."""
+    """Folder of the same run, trained by two processes that torchrun starts."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "htc.run"]
     return run_here(command, data, tmp_path_factory.mktemp("torchrun"))
 
 
 @pytest.fixture(scope="module")
 def by_one_process(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the same run, trained by a single process."""
     return run_here(["-m", "htc.run"], data, tmp_path_factory.mktemp("single"))
 
 
 def started_on_two_nodes(command: Command, cluster: SlurmCluster, data: Path, runs: Path) -> tuple[Path, int]:
-    """Launch a run on two nodes and wait for its first checkpoint -> its folder, and its first process."""
+    """Launch a run on two nodes, wait for a checkpoint, and return the run's folder and the id of its main process."""
     cluster.wait_for_idle_nodes()
     launched = command("htc.run", "-m", *tiny(data, runs, ITERATIONS), *SAME_PADDING, *TWO_NODES)
     assert launched.returncode == 0, launched.stderr
@@ -83,18 +84,18 @@ def test_two_nodes_train_one_run_through_a_kill_and_equal_torchrun_and_a_single_
     status = json.loads(command("htc.status", "single", f"runs={tmp_path}", "--json").stdout)
     assert [row["state"] for row in status] == ["done"]
     assert_twins(folder, by_torchrun)
-    # A sum of two halves is rounded otherwise than the whole.
+    # Two processes sum the losses and gradients in another order, so the rounding differs.
     assert_close(metrics(folder), metrics(by_one_process))
     ours, alone = weights(folder), weights(by_one_process)
     assert all(torch.allclose(ours[name], alone[name], rtol=1e-4, atol=1e-5) for name in alone)
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_the_cause_though_the_first_one_waits_for_it_and_the_run_goes_on(
+def test_a_killed_process_is_recorded_as_the_cause_and_the_run_resumes_although_its_main_process_hangs(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
     folder, first = started_on_two_nodes(command, cluster, data, tmp_path)
-    # As in a collective that never comes about.
+    # The stopped process stands for one that hangs in a collective operation.
     os.kill(first, signal.SIGSTOP)
     (second,) = [process for process in processes_of(folder) if process != first]
     os.kill(second, signal.SIGKILL)
@@ -105,7 +106,7 @@ def test_a_process_that_dies_is_the_cause_though_the_first_one_waits_for_it_and_
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Those that train a launched run, by their command lines."""
+    """Return the ids of the processes that train a launched run, found by their command lines."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -116,7 +117,7 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def assert_close(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
-    """Training lines with the same losses but for rounding."""
+    """Assert that the training lines have the same losses up to rounding."""
     ours, theirs = ([line for line in both if line["kind"] == "train"] for both in (lines, others))
     assert len(ours) == len(theirs) > 0
     for line, other in zip(ours, theirs, strict=True):

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm: launched, disturbed in every way, and finished."""
+"""Sweeps on a real Slurm cluster: launched, interrupted in every way, and finished."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = ("cascade", "interleaved", "mask_flow", "semantic")
 
 
 def status(command: Command, runs: Path, sweep: str = "components") -> dict[str, dict[str, object]]:
-    """What `python -m htc.status SWEEP --json` says, by run."""
+    """Return the output of `python -m htc.status SWEEP --json`, by run."""
     answer = command("htc.status", sweep, f"runs={runs}", "--json")
     assert answer.returncode == 0, answer.stderr
     return {row["run"]: row for row in json.loads(answer.stdout)}
@@ -35,7 +35,7 @@ def states(command: Command, runs: Path, sweep: str = "components") -> dict[str,
 
 
 def training_processes(folder: Path) -> list[int]:
-    """The process that holds a run's lock."""
+    """Return the id of the process that holds a run's lock, if any, as a list."""
     try:
         words = (folder / ".lock").read_text().split()
     except OSError:
@@ -49,20 +49,20 @@ def send(processes: list[int], number: signal.Signals) -> None:
 
 
 def elsewhere(cluster: SlurmCluster, job: str, node: str) -> bool:
-    """Whether a job runs, and not on this node."""
+    """Return whether a job runs on another node than this one."""
     state, *at = cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%T %N").split() or [""]
     return state == "RUNNING" and at != [node]
 
 
 @dataclass
 class Sweep:
-    """A sweep over components and two seeds that nothing befell."""
+    """A sweep over components and two seeds that was not interrupted."""
 
     runs: Path
     launches: list[subprocess.CompletedProcess[str]]
-    """Of seed 0; of seeds 0 and 1 while those are under way; the same once more, and again when all had ended."""
+    """Four launches: of seed 0; of seeds 0 and 1 while those run; the same again; and again after all have ended."""
     at_return: dict[str, object]
-    """States of the runs when the first launch had returned."""
+    """States of the runs after the first launch returned."""
 
     @property
     def folder(self) -> Path:
@@ -81,7 +81,9 @@ def undisturbed(command: Command, cluster: SlurmCluster, data: Path, tmp_path_fa
     return Sweep(runs, launches, at_return)
 
 
-def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(command: Command, undisturbed: Sweep) -> None:
+def test_a_launch_returns_at_once_starts_nothing_twice_and_its_runs_end_in_the_table(
+    command: Command, undisturbed: Sweep
+) -> None:
     assert [launch.returncode for launch in undisturbed.launches] == [0] * 4, undisturbed.launches
     first, second, third, last = (launch.stdout for launch in undisturbed.launches)
     jobs = [line.split() for line in first.splitlines() if str(undisturbed.folder) in line]
@@ -89,7 +91,7 @@ def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(comman
     assert all(job[1] == "start" and Path(job[2]).is_dir() for job in jobs)
     assert len(undisturbed.at_return) == 4
     assert set(undisturbed.at_return.values()) <= {"queued", "running"}
-    assert "4 started" in second, "a seed more adds its runs, whatever the others are doing"
+    assert "4 started" in second, "another seed adds its runs, whatever the state of the others"
     assert "nothing to start" in third
     found = status(command, undisturbed.runs)
     assert len(found) == 8
@@ -105,7 +107,7 @@ def test_sweep_returns_at_once_ends_in_the_table_and_starts_nothing_twice(comman
 
 
 @pytest.mark.slow
-def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_is_reported_once(
+def test_runs_survive_requeue_preemption_a_dead_node_and_a_kill_and_a_failing_row_is_reported_once(
     command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
@@ -123,7 +125,7 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_
     held: dict[Path, list[int]] = {}
 
     def hold(folder: Path) -> bool:
-        """Stop a run that has a checkpoint, so that none is over before all three have met their fate."""
+        """Stop a run that has a checkpoint, so that none ends before all three are interrupted."""
         if folder not in held and is_training(folder):
             held[folder] = training_processes(folder)
             send(held[folder], signal.SIGSTOP)
@@ -131,7 +133,7 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_
 
     wait_until(lambda: all(list(map(hold, (cascade, interleaved, mask_flow)))), "three runs in training")
     before = status(command, tmp_path)
-    # The node hangs: its run neither ends nor goes on, and wakes up when another node has it.
+    # The node hangs: its run neither ends nor continues, and wakes up after another node took it over.
     dead = str(before[mask_flow.name]["node"])
     cluster.kill_node(dead)
     cluster.run("scontrol", "requeue", str(before[cascade.name]["job"]))
@@ -164,7 +166,7 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_kill_and_a_failing_row_
     assert text.count("nowhere.pt") == 1
 
 
-def test_cancelled_runs_go_on_when_they_are_retried(
+def test_cancelled_runs_resume_when_they_are_retried(
     command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
@@ -183,7 +185,7 @@ def test_cancelled_runs_go_on_when_they_are_retried(
     assert len(record(folder)["resumes"]) == 1
     assert len(set(record(folder)["slurm_job_ids"])) == 2
     assert_twins(folder, run_folder(undisturbed.folder, "cascade-seed0"))
-    # One run for wandb, too: what is there to be synced has every line once, in the group of the sweep.
+    # It is also one run for wandb: the file to upload has every line once, in the group of the sweep.
     (file,) = offline_files(folder)
     assert [row["step"] for row in read_history(file)][: len(metrics(folder))] == [
         line["step"] for line in metrics(folder)
@@ -192,7 +194,7 @@ def test_cancelled_runs_go_on_when_they_are_retried(
 
 
 @pytest.mark.slow
-def test_a_run_longer_than_the_time_limit_goes_on_in_the_same_job(
+def test_a_run_longer_than_the_time_limit_resumes_in_the_same_job(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
@@ -202,7 +204,7 @@ def test_a_run_longer_than_the_time_limit_goes_on_in_the_same_job(
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
     (folder,) = [path for path in (tmp_path / "single").iterdir() if not path.name.startswith(".")]
-    wait_until(lambda: record(folder).get("resumes"), "the run going on")
+    wait_until(lambda: record(folder).get("resumes"), "the run to resume")
     assert len(record(folder)["slurm_job_ids"]) == 1
     assert record(folder)["resumes"][0]["step"] > 0
     cluster.cancel_all()
@@ -221,7 +223,7 @@ def test_a_preemption_by_sigterm_queues_the_run_again_and_scancel_does_not(
     with cluster.without_user_signal():
         cluster.run("sbatch", "--partition=urgent", f"--nodelist={before['node']}", "--exclusive",
                     "--output=/dev/null", "--wrap=sleep 2")  # fmt: skip
-        wait_until(lambda: record(folder).get("resumes"), "the run going on")
+        wait_until(lambda: record(folder).get("resumes"), "the run to resume")
     assert record(folder)["resumes"][0]["step"] > 0
     assert record(folder)["slurm_job_ids"] == [before["job"]]
     cluster.run("scancel", str(before["job"]))
@@ -270,14 +272,14 @@ def test_two_people_launching_at_once_start_each_run_once(
         assert [process.returncode for process in both] == [0, 0]
         assert sorted("8 started" in text for text in output) == [False, True]
         assert sum("nothing to start, 8 queued" in text for text in output) == 1
-        # Held as they are, they can be told from what an earlier test has left to end.
+        # These jobs are held, which distinguishes them from jobs of an earlier test that are still ending.
         jobs = cluster.run("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i").split()
         assert len(jobs) == 8
     finally:
         cluster.cancel_all()
 
 
-def test_a_launch_killed_before_it_noted_its_jobs_starts_none_twice(
+def test_a_launch_that_was_killed_before_it_recorded_its_jobs_starts_none_twice(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
     arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
@@ -295,7 +297,7 @@ def test_a_launch_killed_before_it_noted_its_jobs_starts_none_twice(
 def test_a_thousand_runs_are_planned_submitted_and_shown(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
-    """What that takes is measured by benchmarks/sweeps.py."""
+    """benchmarks/sweeps.py measures how long this takes."""
     arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
     arguments += ["seed=range(0,250)"]
     planned = command("htc.run", *arguments, "--dry-run")
@@ -326,7 +328,7 @@ def test_a_thousand_runs_are_planned_submitted_and_shown(
     ],
     ids=["partition", "gpus", "nodes", "time", "cpus", "option"],
 )
-def test_what_the_cluster_cannot_give_is_one_sentence_and_leaves_nothing_behind(
+def test_options_that_the_cluster_refuses_are_reported_in_one_sentence_and_leave_nothing_behind(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     result = command("htc.run", "-m", *tiny(data, tmp_path), *SLURM, *arguments)
@@ -339,7 +341,7 @@ def test_what_the_cluster_cannot_give_is_one_sentence_and_leaves_nothing_behind(
     assert not cluster.run("squeue", "--noheader").strip()
 
 
-def test_without_slurm_launching_is_one_sentence_and_status_says_that_it_cannot_know(
+def test_without_slurm_a_launch_fails_with_one_sentence_and_status_shows_unknown(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
     arguments = ["-m", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
@@ -358,7 +360,7 @@ def test_without_slurm_launching_is_one_sentence_and_status_says_that_it_cannot_
         cluster.cancel_all()
 
 
-def test_waiting_shows_a_failure_and_ends_with_it(
+def test_a_launch_that_waits_reports_a_failure_and_exits_with_1(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()

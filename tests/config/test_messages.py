@@ -12,9 +12,12 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from htc.cli import CONFIG_FOLDER, group_options, recorded_config
-from htc.config.finalize import RANGES, check_training, finalize, schema_keys
-from htc.config.schema import Config, register, signature, to_plain
+from htc.config.checks import check_ranges, check_training
+from htc.config.compose import recorded_config
+from htc.config.finalize import finalize
+from htc.config.folders import CONFIG_FOLDER, group_options
+from htc.config.schema import Config, register, schema_fields
+from htc.config.signature import signature, to_plain
 from htc.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -209,7 +212,7 @@ def test_reference_in_a_recorded_configuration_is_refused(
 ) -> None:
     monkeypatch.setenv("HTC_TEST_SECRET", "mackerel")
     recorded: Any = {**to_plain(configuration()), **change}
-    with pytest.raises(UserError, match=r"the recorded configuration holds '.*\$\{") as caught:
+    with pytest.raises(UserError, match=r"the recorded configuration contains '.*\$\{") as caught:
         recorded_config(recorded, [])
     assert "mackerel" not in caught.value.sentence
 
@@ -217,7 +220,7 @@ def test_reference_in_a_recorded_configuration_is_refused(
 def test_recorded_configuration_that_holds_itself_is_refused() -> None:
     recorded: Any = to_plain(configuration())
     recorded["data"]["train"] = recorded
-    with pytest.raises(UserError, match="nested without end"):
+    with pytest.raises(UserError, match="nested too deeply"):
         recorded_config(recorded, [])
 
 
@@ -267,5 +270,36 @@ def test_number_out_of_range_is_refused_by_name(override: str) -> None:
         finalize(composed)
 
 
-def test_every_checked_range_is_of_a_key_that_exists() -> None:
-    assert set(RANGES) <= set(schema_keys())
+RANGED = {key: item.metadata["range"] for key, item in schema_fields() if "range" in item.metadata}
+"""Range of each key that has one."""
+
+
+def value_of(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return value
+
+
+def test_every_default_is_within_the_range_of_its_key(composed: Config) -> None:
+    for key, allowed in RANGED.items():
+        value = value_of(composed, key)
+        if isinstance(value, int | float):
+            assert allowed.low is None or value >= allowed.low, key
+            assert allowed.high is None or value <= allowed.high, key
+            assert value != allowed.excluded, key
+
+
+@pytest.mark.parametrize("key", [key for key, allowed in RANGED.items() if allowed.low is not None])
+def test_number_below_its_range_is_refused_by_name(composed: Config, key: str) -> None:
+    parent, _, leaf = key.rpartition(".")
+    setattr(value_of(composed, parent) if parent else composed, leaf, RANGED[key].low - 1)
+    with pytest.raises(UserError, match=rf"^{re.escape(key)}=.* is out of range"):
+        check_ranges(composed)
+
+
+@pytest.fixture
+def composed() -> Config:
+    register()
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return finalize(compose("config"))

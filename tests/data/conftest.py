@@ -1,4 +1,4 @@
-"""Small data sets in COCO layout: one drawn by hand, the built-in one, and real COCO where it is at hand."""
+"""Small data sets in COCO layout: a hand-made one, the built-in one, and images of COCO if they are available."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 @pytest.fixture(scope="session")
 def coco_tiny() -> DataConfig:
-    """160 photographs of COCO 2017; a folder of them can be named by HTC_COCO_TINY."""
+    """Return the configuration of 160 images of COCO 2017, or of those in the folder HTC_COCO_TINY."""
     default = Path(__file__).parents[2].parent / "shared" / "data" / "coco_tiny"
     root = Path(os.environ.get("HTC_COCO_TINY", default))
     if not (root / "annotations").is_dir():

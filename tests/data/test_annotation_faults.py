@@ -1,4 +1,4 @@
-"""Bad annotations and files: each is named before training, or repaired with a count."""
+"""Faulty annotations and files are refused by name before training; flaws are repaired and counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from htc.config.schema import SplitConfig
 from htc.data.coco.annotations import Flaw
 from htc.data.coco.problems import Problem
 from htc.data.coco.reader import load_annotations, read_annotations
-from htc.data.coco.rle import whole_run_lengths
+from htc.data.coco.rle import valid_run_lengths
 from htc.data.dataset import CocoDataset
 from htc.data.splits import check_splits
 from htc.errors import UserError
@@ -46,11 +46,13 @@ def first(table: str, **values: object) -> Change:
     return change
 
 
-def again(table: str) -> Change:
+def duplicate(table: str) -> Change:
+    """Append a copy of the first row of a table."""
     return lambda content: content[table].append(dict(content[table][0]))
 
 
 def rle(size: list[int], counts: object) -> Change:
+    """Replace the first annotation's segmentation by an RLE."""
     return first("annotations", segmentation={"size": size, "counts": counts})
 
 
@@ -63,9 +65,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "corner beyond any number": (first("annotations", bbox=[1e308, 0, 1e308, 1]), "annotation 1 .* not all finite"),
     "unknown category": (first("annotations", category_id=5), "annotation 1 names category 5"),
     "unknown image": (first("annotations", image_id=99), "annotation 1 names image 99"),
-    "two images of one id": (again("images"), "2 entries have the image id 40"),
-    "two annotations of one id": (again("annotations"), "2 entries have the annotation id 1"),
-    "two categories of one id": (again("categories"), "2 entries have the category id 44"),
+    "two images of one id": (duplicate("images"), "2 entries have the image id 40"),
+    "two annotations of one id": (duplicate("annotations"), "2 entries have the annotation id 1"),
+    "two categories of one id": (duplicate("categories"), "2 entries have the category id 44"),
     "RLE of another size": (rle([80, 60], [0, 4800]), r"annotation 1 has an RLE of size \[80, 60\] in an image of h"),
     "RLE that is too long": (rle([60, 80], [0, 5000]), "annotation 1 has an RLE whose runs do not cover"),
     "RLE that is too short": (rle([60, 80], [100, 100]), "annotation 1 has an RLE whose runs do not cover"),
@@ -92,7 +94,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "path out of the folder": (first("images", file_name="../40.png"), "image 40 has the file_name '../40.png'"),
     "path out by a detour": (first("images", file_name="a/../../40.png"), "leads out of the folder of images"),
     "absolute path": (first("images", file_name="/etc/passwd"), "leads out of the folder of images"),
-    "null byte in a name": (first("images", file_name="a\0.png"), "holds characters no file name should"),
+    "null byte in a name": (first("images", file_name="a\0.png"), "contains characters that are not allowed"),
     "category without a name": (first("categories", name=...), "category 44 has no `name`"),
     "category name that cannot be printed": (first("categories", name="\ud800"), "category 44 has the name"),
     "table that is no list": (lambda content: content.update(images={}), "`images` is not a list"),
@@ -100,7 +102,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_what_cannot_be_repaired_is_refused_in_one_sentence_with_file_and_id(folder: Folder, name: str) -> None:
+def test_fault_is_refused_in_one_sentence_with_file_and_id(folder: Folder, name: str) -> None:
     change, sentence = FAULTS[name]
     change(folder.content)
     folder.write()
@@ -110,7 +112,7 @@ def test_what_cannot_be_repaired_is_refused_in_one_sentence_with_file_and_id(fol
     assert "\n" not in str(caught.value)
 
 
-def test_all_faults_are_listed_and_the_refusal_tells_how_many_there_are(folder: Folder) -> None:
+def test_all_faults_are_listed_and_the_refusal_counts_them(folder: Folder) -> None:
     for annotation in folder.content["annotations"][:3]:
         annotation["category_id"] = 5
     folder.content["images"][0]["height"] = -1
@@ -122,7 +124,7 @@ def test_all_faults_are_listed_and_the_refusal_tells_how_many_there_are(folder: 
         load_annotations(folder.file, folder.root / "images")
 
 
-def test_annotations_of_a_refused_image_are_no_faults_of_their_own(folder: Folder) -> None:
+def test_annotations_of_a_refused_image_are_not_reported_as_faults(folder: Folder) -> None:
     folder.content["images"][1]["height"] = 0
     folder.write()
     assert [problem.kind for problem in read_annotations(folder.file, folder.root)[1]] == ["size"]
@@ -144,7 +146,7 @@ REPAIRS: dict[str, tuple[Change, Flaw, bool]] = {
 
 
 @pytest.mark.parametrize("name", REPAIRS)
-def test_what_can_be_repaired_is_dropped_or_clipped_with_a_count_in_the_log(
+def test_flaw_is_dropped_or_clipped_and_counted_in_the_log(
     folder: Folder, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     change, flaw, kept = REPAIRS[name]
@@ -161,7 +163,7 @@ def test_what_can_be_repaired_is_dropped_or_clipped_with_a_count_in_the_log(
     assert (targets.boxes >= 0).all() and (targets.boxes <= torch.tensor([200, 150, 200, 150])).all()
 
 
-def test_whole_floats_are_taken_for_the_integers_they_are(folder: Folder) -> None:
+def test_floats_with_integer_values_are_read_as_integers(folder: Folder) -> None:
     expected = load_annotations(folder.file, folder.root)
     for table, keys in (("images", ("id", "height", "width")), ("annotations", ("id", "image_id", "category_id"))):
         for row in folder.content[table]:
@@ -187,27 +189,27 @@ def test_evaluation_reads_the_encodings_that_training_reads(
 ) -> None:
     folder.content["categories"][0]["name"] = "Flasche ß 瓶"
     folder.file.write_text(json.dumps(folder.content, ensure_ascii=False), encoding=encoding)
-    # As `open` chooses where the locale is not of UTF-8.
+    # `open` uses another default encoding if the locale is not UTF-8.
     monkeypatch.setattr("builtins.open", partial(open, encoding="latin-1"))
     metrics = coco_metrics(folder.file, [], [], [3, 7, 40])
     assert set(metrics.per_category["segm"]) == {"bicycle", "train", "Flasche ß 瓶"}
 
 
-def test_annotations_that_are_damaged_during_training_are_named(folder: Folder) -> None:
+def test_annotation_file_that_is_damaged_during_training_is_named(folder: Folder) -> None:
     folder.file.write_text("{")
     with pytest.raises(UserError, match=r"annotations\.json cannot be read .* Write it again"):
         coco_metrics(folder.file, [], [], [])
 
 
 @pytest.mark.parametrize("cut", [1, 20, 300, 1000])
-def test_a_file_that_breaks_off_is_refused_as_json(folder: Folder, cut: int) -> None:
+def test_truncated_annotation_file_is_refused_as_invalid_json(folder: Folder, cut: int) -> None:
     folder.file.write_text(folder.file.read_text()[:-cut])
     with pytest.raises(UserError, match=r"is not valid JSON .* at character"):
         load_annotations(folder.file, folder.root)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"images": ' + "[" * 100_000])
-def test_deep_nesting_is_refused(folder: Folder, text: str) -> None:
+def test_deeply_nested_json_is_refused(folder: Folder, text: str) -> None:
     folder.file.write_text(text)
     with pytest.raises(UserError, match="nested too deeply"):
         load_annotations(folder.file, folder.root)
@@ -223,7 +225,7 @@ def test_text_after_the_end_and_a_table_given_twice_are_refused(folder: Folder) 
         load_annotations(folder.file, folder.root)
 
 
-def test_values_longer_than_a_window_and_numbers_at_its_edge_are_read_whole(
+def test_values_longer_than_the_read_window_and_numbers_at_its_edge_are_read_completely(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = load_annotations(folder.file, folder.root)
@@ -234,7 +236,7 @@ def test_values_longer_than_a_window_and_numbers_at_its_edge_are_read_whole(
         np.testing.assert_array_equal(found.boxes, expected.boxes)
 
 
-def test_run_lengths_are_whole_exactly_where_they_cover_their_image() -> None:
+def test_run_lengths_are_valid_only_if_they_cover_their_image_exactly() -> None:
     random = np.random.default_rng(0)
     strings, pixels = [], []
     for _ in range(300):
@@ -243,20 +245,26 @@ def test_run_lengths_are_whole_exactly_where_they_cover_their_image() -> None:
         strings.append(mask_utils.encode(np.asfortranarray(mask))["counts"])
         pixels.append(height * width)
 
-    def whole(strings: list[bytes], pixels: list[int]) -> np.ndarray:
+    def valid(strings: list[bytes], pixels: list[int]) -> np.ndarray:
         ends = np.cumsum([len(string) for string in strings])
         ranges = np.stack([ends - [len(string) for string in strings], ends], axis=1)
-        return whole_run_lengths(np.frombuffer(b"".join(strings), np.uint8), ranges, np.array(pixels))
+        return valid_run_lengths(np.frombuffer(b"".join(strings), np.uint8), ranges, np.array(pixels))
 
-    assert whole(strings, pixels).all()
-    assert not whole(strings, [n + 1 for n in pixels]).any()
-    assert not whole([string[:-1] for string in strings], pixels).any()
-    assert not whole([string + b"1" for string in strings], pixels).any()
-    assert not whole([b"", b"0", b"o", b"oooooooooo0", b"\xff"], [4] * 5).any()
+    assert valid(strings, pixels).all()
+    assert not valid(strings, [n + 1 for n in pixels]).any()
+    assert not valid([string[:-1] for string in strings], pixels).any()
+    assert not valid([string + b"1" for string in strings], pixels).any()
+    assert not valid([b"", b"0", b"o", b"oooooooooo0", b"\xff"], [4] * 5).any()
 
 
 def splits(folder: Folder, change: Change, names: tuple[str, str] = ("images", "images")) -> list[CocoDataset]:
-    """A training split as the folder has it, and a validation split of another file, changed."""
+    """Return the folder's training split and a validation split with a changed copy of the annotations.
+
+    Args:
+        folder: The data set.
+        change: Changes the content of the validation split's annotations.
+        names: Image folders of the training and the validation split.
+    """
     content = json.loads(json.dumps(folder.content))
     change(content)
     (folder.root / "val.json").write_text(json.dumps(content))
@@ -266,6 +274,8 @@ def splits(folder: Folder, change: Change, names: tuple[str, str] = ("images", "
 
 
 def drop(*image_ids: int) -> Change:
+    """Remove images and their annotations."""
+
     def change(content: Content) -> None:
         content["images"] = [row for row in content["images"] if row["id"] not in image_ids]
         content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in image_ids]
@@ -291,12 +301,12 @@ def test_the_same_image_copied_into_the_other_folder_is_found_by_its_content(fol
     check_splits(*data)
 
 
-def test_one_annotation_file_for_both_splits_is_meant_and_said(
+def test_one_annotation_file_for_both_splits_is_accepted_with_a_warning(
     folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = [CocoDataset(folder.config, folder.config.train, train=train, semantic=False) for train in (True, False)]
     check_splits(*data)
-    assert "knows the images by heart" in caplog.text
+    assert "has memorised the images" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -334,7 +344,7 @@ def test_a_missing_folder_of_images_is_named(folder: Folder) -> None:
         first("annotations", segmentation=[[1, 1, 1e12, 1, 9, 9]]),
     ],
 )
-def test_what_training_repairs_does_not_stop_the_evaluation(folder: Folder, change: Change) -> None:
+def test_annotations_that_training_repairs_do_not_stop_the_evaluation(folder: Folder, change: Change) -> None:
     change(folder.content)
     folder.write()
     load_annotations(folder.file, folder.root)
@@ -352,7 +362,7 @@ def kinds(problems: list[Problem]) -> set[str]:
     return {problem.kind for problem in problems}
 
 
-def test_nothing_is_wrong_with_real_annotations(coco_tiny: Any) -> None:
+def test_real_annotations_have_no_faults(coco_tiny: Any) -> None:
     root = Path(coco_tiny.root)
     for split in (coco_tiny.train, coco_tiny.val):
         annotations, problems = read_annotations(root / split.annotations, root / split.images)

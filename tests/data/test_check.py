@@ -1,4 +1,4 @@
-"""`python -m htc.data.check`, as a user runs it."""
+"""The command `python -m htc.data.check`, run as a user runs it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def arguments(folder: Folder, val: str = "val.json") -> list[str]:
     ]  # fmt: skip
 
 
-def sound(folder: Folder) -> None:
-    """Give the folder stuff maps, and a validation split of images of its own."""
+def make_valid(folder: Folder) -> None:
+    """Remove the flawed annotations, and add stuff maps and a validation split with its own image."""
     folder.content["annotations"] = [row for row in folder.content["annotations"] if row["image_id"] != 12]
     (folder.root / "stuff").mkdir()
     for row in folder.content["images"]:
@@ -54,8 +54,8 @@ def sound(folder: Folder) -> None:
     (folder.root / "val.json").write_text(json.dumps(content))
 
 
-def test_sound_data_are_counted_drawn_and_left_with_exit_code_0(folder: Folder) -> None:
-    sound(folder)
+def test_valid_data_are_summarised_and_drawn_with_exit_code_0(folder: Folder) -> None:
+    make_valid(folder)
     done = check(*arguments(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     for text in (
@@ -70,7 +70,7 @@ def test_sound_data_are_counted_drawn_and_left_with_exit_code_0(folder: Folder) 
 
 
 def test_every_problem_is_listed_with_its_file_and_the_exit_code_is_1(folder: Folder) -> None:
-    sound(folder)
+    make_valid(folder)
     folder.content["annotations"][0] |= {"category_id": 5}
     folder.content["annotations"][1] |= {"area": 0}
     folder.content["images"].append({"id": 50, "file_name": "absent.png", "height": 5, "width": 5})
@@ -102,8 +102,8 @@ def test_every_problem_is_listed_with_its_file_and_the_exit_code_is_1(folder: Fo
     assert "Traceback" not in done.stderr
 
 
-def test_stuff_map_of_two_images_is_a_fault(folder: Folder) -> None:
-    sound(folder)
+def test_stuff_map_shared_by_two_images_is_a_fault(folder: Folder) -> None:
+    make_valid(folder)
     images = folder.root / "images"
     (images / "town").mkdir()
     (images / "town" / "3.png").write_bytes((images / "3.png").read_bytes())
@@ -118,16 +118,16 @@ def test_stuff_map_of_two_images_is_a_fault(folder: Folder) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_files_are_not_decoded_where_that_is_not_asked_for(folder: Folder) -> None:
-    sound(folder)
+def test_decode_false_does_not_decode_files(folder: Folder) -> None:
+    make_valid(folder)
     (folder.root / "images" / "3.png").write_bytes(b"no image")
     done = check(*arguments(folder), "decode=false", "samples=0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (folder.root / "out").exists()
 
 
-def test_a_missing_annotation_file_and_categories_that_differ_are_problems_not_ends(folder: Folder) -> None:
-    sound(folder)
+def test_check_reports_a_missing_annotation_file_and_differing_categories_and_goes_on(folder: Folder) -> None:
+    make_valid(folder)
     done = check(*arguments(folder, "absent.json"), "decode=false", "samples=0")
     assert done.returncode == 1
     assert f"fault: {folder.root}/absent.json does not exist" in done.stdout
@@ -157,7 +157,7 @@ def test_bad_arguments_end_in_one_sentence_and_exit_code_2(argument: str, senten
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_real_photographs_are_sound(coco_tiny: DataConfig, tmp_path: Path) -> None:
+def test_real_photographs_have_no_faults(coco_tiny: DataConfig, tmp_path: Path) -> None:
     done = check("data=coco", f"data.root={coco_tiny.root}", f"out={tmp_path}", "processes=2", "samples=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fault" not in done.stdout

@@ -1,4 +1,4 @@
-"""Reading a data set in COCO layout."""
+"""A data set in COCO layout is read as its annotations say."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pycocotools.coco import COCO
 
 from htc.config.schema import DataConfig, OnBadImage
 from htc.data.dataset import CocoDataset, SeededIndex, build_dataset
-from htc.data.transforms import UnreadableImageError, network_size, read_image
+from htc.data.image_reading import UnreadableImageError, read_image
+from htc.data.transforms import network_size
 from htc.errors import UserError
 from htc.structures import Sample, Targets
 
@@ -49,7 +50,7 @@ def test_training_leaves_out_images_without_a_usable_object_and_validation_keeps
     assert dataset(folder, train=False).image_ids == [3, 7, 12, 40]
 
 
-def test_degenerate_annotations_and_crowds_are_no_targets_but_an_empty_image_can_be_read(folder: Folder) -> None:
+def test_degenerate_annotations_and_crowds_are_not_targets_but_their_image_can_be_read(folder: Folder) -> None:
     data = dataset(folder, skip_empty=False)
     empty = targets_of(data[data.image_ids.index(12)])
     assert empty.boxes.shape == (0, 4) and empty.labels.shape == (0,) and empty.masks.shape == (0, 150, 150)
@@ -70,9 +71,9 @@ def test_masks_of_polygons_and_of_both_kinds_of_rle_equal_pycocotools(folder: Fo
         masks = targets_of(data[position]).masks.numpy()
         expected = [truth.annToMask(a) for a in truth.imgToAnns[image_id] if not a["iscrowd"]]
         assert len(masks) == len(expected) > 0
-        for mask, whole in zip(masks, expected, strict=True):
-            assert whole.any()
-            np.testing.assert_array_equal(mask, cv2.resize(whole, mask.shape[::-1], interpolation=cv2.INTER_NEAREST))
+        for mask, original in zip(masks, expected, strict=True):
+            assert original.any()
+            np.testing.assert_array_equal(mask, cv2.resize(original, mask.shape[::-1], interpolation=cv2.INTER_NEAREST))
 
 
 def test_boxes_follow_the_resized_image_and_stay_inside(folder: Folder) -> None:
@@ -104,8 +105,8 @@ def test_colors_are_rgb(tmp_path: Path) -> None:
     assert read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
 
 
-def test_annotations_decide_whether_a_photograph_is_turned_upright(tmp_path: Path) -> None:
-    """Orientation 6 in the EXIF data: stored 20 x 30 (height x width), to be shown 30 x 20."""
+def test_annotated_size_decides_whether_the_exif_rotation_is_applied(tmp_path: Path) -> None:
+    """The EXIF orientation is 6: the image is stored as 20 x 30 (height x width) and shown as 30 x 20."""
     encoded = cv2.imencode(".jpg", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
     entry = struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
     body = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + entry
@@ -135,7 +136,7 @@ def test_flip_moves_image_boxes_masks_and_semantic_map_alike(folder: Folder) -> 
             assert box[0] - 1.5 <= columns.min() and columns.max() <= box[2] + 1.5
 
 
-def test_a_draw_decides_the_flip_and_half_of_them_flip(folder: Folder) -> None:
+def test_the_seed_decides_the_flip_and_half_of_the_seeds_flip(folder: Folder) -> None:
     data = dataset(folder)
     plain = data[0].image
     flips = []
@@ -149,13 +150,13 @@ def test_a_draw_decides_the_flip_and_half_of_them_flip(folder: Folder) -> None:
 def test_crowded_limit_keeps_a_random_choice_of_objects_and_their_masks(folder: Folder) -> None:
     data = dataset(folder, crowded_limit=2, flip=0.0)
     position = data.image_ids.index(3)
-    whole = targets_of(data[position])
+    all_objects = targets_of(data[position])
     choices = set()
     for seed in range(30):
         part = targets_of(data[SeededIndex(position, seed)])
         assert len(part.labels) == 2
-        kept = [whole.labels.tolist().index(label) for label in part.labels.tolist()]
-        assert torch.equal(part.boxes, whole.boxes[kept]) and torch.equal(part.masks, whole.masks[kept])
+        kept = [all_objects.labels.tolist().index(label) for label in part.labels.tolist()]
+        assert torch.equal(part.boxes, all_objects.boxes[kept]) and torch.equal(part.masks, all_objects.masks[kept])
         choices.add(tuple(kept))
     assert choices == {(0, 1), (0, 2), (1, 2)}
 
@@ -202,7 +203,7 @@ def write_stuff_maps(folder: Folder, value: int = 9) -> None:
         cv2.imwrite(str(folder.root / "stuff" / f"{image['id']}.png"), labels)
 
 
-def test_stuff_maps_are_used_as_they_are_where_there_are_any(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+def test_stuff_maps_are_used_unchanged_if_they_exist(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     write_stuff_maps(folder)
     caplog.set_level(logging.INFO)
     semantic = targets_of(dataset(folder, semantic=True)[0]).semantic
@@ -225,7 +226,7 @@ def test_a_missing_stuff_map_is_named(folder: Folder) -> None:
 
 
 def in_subfolders(folder: Folder, names: dict[int, str]) -> None:
-    """Rename images; all are as large as image 3, so that their stuff maps fit each other."""
+    """Replace the images by copies of image 3 with new names, so that each stuff map fits each image."""
     size = {"height": 100, "width": 120}
     folder.content["images"] = [{"id": i, "file_name": name, **size} for i, name in names.items()]
     folder.content["annotations"] = [
@@ -244,7 +245,7 @@ def write_stuff_map(folder: Folder, name: str, value: int) -> None:
     cv2.imwrite(str(path), np.full((100, 120), value, np.uint8))
 
 
-def test_images_of_one_name_in_two_subfolders_have_stuff_maps_of_their_own(folder: Folder) -> None:
+def test_images_with_the_same_name_in_two_subfolders_have_separate_stuff_maps(folder: Folder) -> None:
     in_subfolders(folder, {1: "aachen/0001.png", 2: "berlin/0001.png", 3: "berlin/0002.png"})
     write_stuff_map(folder, "aachen/0001.png", 5)
     write_stuff_map(folder, "berlin/0001.png", 6)
@@ -271,12 +272,12 @@ def test_an_image_listed_twice_has_one_stuff_map(folder: Folder) -> None:
     assert len(dataset(folder, semantic=True)) == 2
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that is there and cannot be read")
-def test_a_stuff_map_that_cannot_be_read_is_an_image_that_cannot(folder: Folder) -> None:
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that exists and cannot be read")
+def test_unreadable_stuff_map_counts_as_an_unreadable_image(folder: Folder) -> None:
     write_stuff_maps(folder)
     data = dataset(folder, semantic=True, on_bad_image=OnBadImage.skip)
     (folder.root / "stuff" / "3.png").unlink()
-    # There, a file, and even root gets an input/output error from it.
+    # This file exists, but reading it fails with an input/output error, also for root.
     (folder.root / "stuff" / "3.png").symlink_to("/proc/self/mem")
     with pytest.raises(UnreadableImageError, match=r"image 3: .*stuff/3\.png cannot be read \(Input/output error\)"):
         data[0]
@@ -335,7 +336,7 @@ def test_an_image_of_another_size_than_annotated_is_refused(folder: Folder) -> N
         dataset(folder)[0]
 
 
-def test_a_data_set_survives_pickling_as_spawned_workers_need(folder: Folder) -> None:
+def test_a_data_set_can_be_pickled_for_spawned_workers(folder: Folder) -> None:
     data = dataset(folder, semantic=True)
     copy = pickle.loads(pickle.dumps(data))
     assert torch.equal(targets_of(copy[SeededIndex(0, 3)]).masks, targets_of(data[SeededIndex(0, 3)]).masks)
@@ -357,8 +358,8 @@ def test_every_real_training_image_has_pycocotools_masks_and_boxes_inside(coco_t
         ]  # fmt: skip
         assert [data.category_ids[label] for label in targets.labels] == [a["category_id"] for a in annotations]
         for mask, annotation in zip(targets.masks.numpy(), annotations, strict=True):
-            whole = truth.annToMask(annotation)
-            np.testing.assert_array_equal(mask, cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST))
+            original = truth.annToMask(annotation)
+            np.testing.assert_array_equal(mask, cv2.resize(original, (width, height), interpolation=cv2.INTER_NEAREST))
 
 
 def test_real_validation_images_are_all_read(coco_tiny: DataConfig) -> None:

@@ -1,4 +1,4 @@
-"""Annotation files of any content: a sentence is all that reaches the user; nothing outside of the folder is read."""
+"""Annotation files of any content are read or refused in one sentence; no file outside of their folder is opened."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from htc.config.schema import DataConfig, SplitConfig
 from htc.data.check.summary import summary
 from htc.data.coco.reader import read_annotations
-from htc.data.coco.rle import whole_run_lengths
+from htc.data.coco.rle import valid_run_lengths
 from htc.data.coco.truth import repair_ground_truth
 from htc.data.dataset import CocoDataset, SeededIndex
-from htc.data.transforms import read_image
+from htc.data.image_reading import read_image
 from htc.errors import UserError
 from tests.helpers.fuzzing import fuzz
 
@@ -49,7 +49,7 @@ KEYS: dict[str, st.SearchStrategy[Any]] = {
     "bbox": st.lists(NUMBERS, min_size=4, max_size=4) | ANYTHING,
     "file_name": st.sampled_from(NAMES) | ANYTHING,
 }
-SOUND: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "images": [{"id": k, "file_name": name, "height": 20, "width": 30} for k, name in ((1, "a.png"), (2, "b/c.png"))],
     "annotations": [
         {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0,
@@ -65,7 +65,7 @@ SOUND: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def root() -> Any:
-    """A folder of images with a file beside it that no annotation may reach."""
+    """Return a folder of images; next to it is a file that no annotation may reach."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         (base / "data" / "images" / "b").mkdir(parents=True)
@@ -75,14 +75,14 @@ def root() -> Any:
 
 
 def read_everything(root: Path) -> None:
-    """What a user can do with an annotation file; a UserError is the only way out."""
+    """Do everything that the suite does with an annotation file; the only exception may be a UserError in one line."""
     file, split = root / "annotations.json", SplitConfig("images", "annotations.json", None)
     config = DataConfig(name="mine", root=str(root), train=split, val=split, short_side=20, long_side=30, workers=0)
     try:
         annotations, problems = read_annotations(file, root / "images")
         assert all(b"\n" not in problem.sentence.encode() for problem in problems)
         summary(annotations, Counter()).encode()
-        # What a fault leaves over is sound: every mask can be drawn.
+        # The rows without a fault must be valid, so every mask can be decoded.
         for image in range(min(len(annotations), 20)):
             assert annotations.image_path(image).resolve().is_relative_to((root / "images").resolve())
             if annotations.heights[image] * annotations.widths[image] < 1 << 22:
@@ -102,8 +102,8 @@ def read_everything(root: Path) -> None:
 
 @SETTINGS
 @given(values=st.data())
-def test_changed_values_in_sound_annotations(root: Path, values: st.DataObject) -> None:
-    content = copy.deepcopy(SOUND)
+def test_changed_values_in_valid_annotations_are_read_or_refused(root: Path, values: st.DataObject) -> None:
+    content = copy.deepcopy(VALID)
     for _ in range(values.draw(st.integers(1, 3))):
         row = values.draw(st.sampled_from([row for table in content.values() for row in table]))
         key = values.draw(st.sampled_from(sorted(row)))
@@ -115,22 +115,22 @@ def test_changed_values_in_sound_annotations(root: Path, values: st.DataObject) 
             if not row:
                 break
         else:
-            row[key] = values.draw(st.sampled_from(SOUND["annotations"])).get(key, 0)
+            row[key] = values.draw(st.sampled_from(VALID["annotations"])).get(key, 0)
     (root / "annotations.json").write_text(json.dumps(content))
     read_everything(root)
 
 
 @SETTINGS
 @given(content=ANYTHING | st.dictionaries(st.sampled_from(["images", "annotations", "categories", "info"]), ANYTHING))
-def test_any_json(root: Path, content: Any) -> None:
+def test_any_json_is_read_or_refused(root: Path, content: Any) -> None:
     (root / "annotations.json").write_text(json.dumps(content))
     read_everything(root)
 
 
 @SETTINGS
 @given(seed=st.integers(0, 2**32), edits=st.integers(1, 8))
-def test_damaged_bytes(root: Path, seed: int, edits: int) -> None:
-    data, source = bytearray(json.dumps(SOUND).encode()), random.Random(seed)
+def test_damaged_bytes_are_read_or_refused(root: Path, seed: int, edits: int) -> None:
+    data, source = bytearray(json.dumps(VALID).encode()), random.Random(seed)
     for _ in range(edits):
         place = source.randrange(len(data) + 1)
         removed = source.choice([0, 1, source.randrange(1, 40)])
@@ -145,13 +145,13 @@ def test_damaged_bytes(root: Path, seed: int, edits: int) -> None:
     data=st.binary(max_size=60) | st.text("0123456789abcPQo`_^", max_size=40).map(str.encode),
     pixels=st.integers(1, 2000),
 )
-def test_run_lengths_that_are_called_whole_are_decoded_to_exactly_their_pixels(data: bytes, pixels: int) -> None:
-    whole = whole_run_lengths(np.frombuffer(data, np.uint8), np.array([[0, len(data)]]), np.array([pixels]))[0]
-    assert whole == (sum(counts(data)) == pixels if counts(data) is not None else False)
+def test_run_lengths_are_valid_only_if_they_decode_to_exactly_their_pixels(data: bytes, pixels: int) -> None:
+    valid = valid_run_lengths(np.frombuffer(data, np.uint8), np.array([[0, len(data)]]), np.array([pixels]))[0]
+    assert valid == (sum(counts(data)) == pixels if counts(data) is not None else False)
 
 
 def counts(data: bytes) -> Any:
-    """Runs of a compressed RLE, one character at a time; None where it is not one (pycocotools' rleFrString)."""
+    """Decode a compressed RLE character by character, as pycocotools' rleFrString does; None if it is invalid."""
     runs: list[int] = []
     place = 0
     while place < len(data):
@@ -172,7 +172,7 @@ def counts(data: bytes) -> Any:
 
 @SETTINGS
 @given(seed=st.integers(0, 2**32), form=st.sampled_from([".jpg", ".png", ".bmp", ".webp", ".tiff"]))
-def test_damaged_images(root: Path, seed: int, form: str) -> None:
+def test_damaged_images_are_read_or_refused_by_name(root: Path, seed: int, form: str) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     data, source = bytearray(cv2.imencode(form, picture)[1].tobytes()), random.Random(seed)
     for _ in range(source.randrange(1, 6)):
@@ -199,7 +199,7 @@ def test_no_file_outside_of_the_folder_is_opened(root: Path) -> None:
 
     sys.addaudithook(audit)
     for name in NAMES:
-        content = copy.deepcopy(SOUND)
+        content = copy.deepcopy(VALID)
         content["images"][0]["file_name"] = name
         (root / "annotations.json").write_text(json.dumps(content))
         read_everything(root)

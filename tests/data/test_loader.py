@@ -1,4 +1,4 @@
-"""Loading samples in worker processes."""
+"""Worker processes load the same samples as the main process, and their failures are reported."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_batches_do_not_depend_on_the_number_of_workers_and_resume_where_they_st
         loader = build_train_loader(dataset, config, batch_size=4, seed=1, rank=0, world_size=1, start=start)
         return list(islice(loader, count))
 
-    whole = batches(0, 0, 18)
+    uninterrupted = batches(0, 0, 18)
     for resumed in (batches(2, 13, 5), batches(0, 13, 5)):
-        for batch, expected in zip(resumed, whole[13:], strict=True):
+        for batch, expected in zip(resumed, uninterrupted[13:], strict=True):
             assert len(batch) == 4 and all(same(a, b) for a, b in zip(batch, expected, strict=True))
 
 
@@ -56,7 +56,7 @@ def test_validation_yields_each_image_once_in_order(shapes: DataConfig, workers:
     assert [sample.image_id for sample in chosen] == [dataset.image_ids[4], dataset.image_ids[1]]
 
 
-def end(process: int) -> None:
+def be_killed(process: int) -> None:
     os.kill(process, signal.SIGKILL)
 
 
@@ -64,35 +64,35 @@ def meet_bus_error(process: int) -> None:
     os.kill(process, signal.SIGBUS)
 
 
-def leave(process: int) -> None:
+def exit_early(process: int) -> None:
     os._exit(3)
 
 
-def have_no_shared_memory(process: int) -> None:
-    # As a full /dev/shm: no file there can have more bytes than this.
+def exhaust_shared_memory(process: int) -> None:
+    # A limit of one byte per file has the same effect as a full /dev/shm.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="shared memory is a folder on Linux alone")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="shared memory is a folder on Linux only")
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(
-    ("fate", "reason"),
+    ("fail", "reason"),
     [
-        (end, "worker (pid"), (meet_bus_error, "worker (pid"), (leave, "exited unexpectedly"),
-        (have_no_shared_memory, "unable to resize file"),
+        (be_killed, "worker (pid"), (meet_bus_error, "worker (pid"), (exit_early, "exited unexpectedly"),
+        (exhaust_shared_memory, "unable to resize file"),
     ],
 )  # fmt: skip
-def test_worker_without_memory_is_said_in_a_sentence(
-    shapes: DataConfig, train: bool, fate: Callable[[int], None], reason: str
+def test_worker_without_memory_is_reported_in_one_sentence(
+    shapes: DataConfig, train: bool, fail: Callable[[int], None], reason: str
 ) -> None:
-    class Doomed(CocoDataset):
+    class FailingDataset(CocoDataset):
         def __getitem__(self, key: int | SeededIndex) -> Sample:
-            fate(os.getpid())
+            fail(os.getpid())
             return super().__getitem__(key)
 
     config = dataclasses.replace(shapes, workers=1)
-    dataset = Doomed(config, config.train if train else config.val, train=train, semantic=train)
+    dataset = FailingDataset(config, config.train if train else config.val, train=train, semantic=train)
     loader = build_train_loader(dataset, config, batch_size=2, seed=0) if train else build_val_loader(dataset, config)
     with pytest.raises(RuntimeError) as caught:
         next(iter(loader))
@@ -102,7 +102,7 @@ def test_worker_without_memory_is_said_in_a_sentence(
     assert error.sentence.endswith("lower data.workers or enlarge /dev/shm.")
 
 
-def test_image_without_objects_comes_out_of_a_worker(shapes: DataConfig) -> None:
+def test_worker_returns_an_image_without_objects(shapes: DataConfig) -> None:
     config = dataclasses.replace(shapes, workers=1)
 
     class Empty(CocoDataset):

@@ -1,4 +1,4 @@
-"""The built-in data."""
+"""The built-in data are reproducible, and their annotations are correct."""
 
 from __future__ import annotations
 
@@ -60,31 +60,31 @@ def test_an_image_depends_on_seed_and_index_alone(tmp_path: Path) -> None:
     assert len({few[name] for name in images}) == 10, "training and validation images differ"
 
 
-def test_generated_data_are_used_again_and_not_generated_anew(tmp_path: Path) -> None:
+def test_existing_data_are_not_generated_again(tmp_path: Path) -> None:
     folder = generate(tmp_path)
     ready = ensure_shapes(small(tmp_path))
-    assert ensure_shapes(ready) == ready, "a config that points to them is left alone"
+    assert ensure_shapes(ready) == ready, "a configuration that points to the data is returned unchanged"
     stamps = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
     assert generate(tmp_path) == folder
     assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")} == stamps
 
 
-def test_processes_that_generate_at_once_do_no_harm(tmp_path: Path) -> None:
+def test_processes_can_generate_the_same_data_at_the_same_time(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         folders = pool.map(generate, [tmp_path] * 4, chunksize=1)
     assert len(set(folders)) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [Path(folders[0]).name], "no leftovers beside it"
+    assert [path.name for path in tmp_path.iterdir()] == [Path(folders[0]).name], "no other files remain next to it"
     assert contents(folders[0]) == contents(generate(tmp_path / "alone"))
 
 
-def test_a_generation_that_breaks_off_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_generation_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
     with pytest.raises(UserError, match=r"cannot be written to data\.root"):
         generate(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_settings_without_meaning_are_refused(tmp_path: Path) -> None:
+def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'train_images': 0"):
         ensure_shapes(small(tmp_path, train_images=0))
 
@@ -93,14 +93,14 @@ def test_settings_without_meaning_are_refused(tmp_path: Path) -> None:
 def test_more_images_than_there_are_ids_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
 ) -> None:
-    # Were they not refused, the first picture would fail.
+    # Without the refusal, writing the first image would fail.
     monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
     with pytest.raises(UserError, match="must be 1 to 1000000"):
         ensure_shapes(small(tmp_path, **{split: 1_000_001}))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_annotations_are_valid_to_pycocotools_with_tight_boxes_and_areas(truth: COCO) -> None:
+def test_annotations_are_valid_for_pycocotools_and_have_tight_boxes_and_areas(truth: COCO) -> None:
     kinds = set()
     for annotation in truth.dataset["annotations"]:
         mask = truth.annToMask(annotation)
@@ -119,7 +119,7 @@ def test_visible_masks_of_objects_never_overlap(truth: COCO) -> None:
             assert np.sum(objects, axis=0).max() == 1
 
 
-def test_stuff_maps_show_things_by_label_and_grounds_after_them(truth: COCO, shapes: DataConfig) -> None:
+def test_stuff_maps_contain_the_labels_of_things_and_then_those_of_backgrounds(truth: COCO, shapes: DataConfig) -> None:
     labels = {category: label for label, category in enumerate(truth.getCatIds())}
     seen: set[int] = set()
     for image_id, image in truth.imgs.items():
@@ -131,21 +131,21 @@ def test_stuff_maps_show_things_by_label_and_grounds_after_them(truth: COCO, sha
             shown[inside] = 1
             if not annotation["iscrowd"]:
                 assert (stuff[inside] == labels[annotation["category_id"]]).all()
-        ground = stuff[shown == 0]
-        assert (ground >= len(THINGS)).all()
-        seen.update(np.unique(ground).tolist())
+        background = stuff[shown == 0]
+        assert (background >= len(THINGS)).all()
+        seen.update(np.unique(background).tolist())
     assert seen == {*range(len(THINGS), len(THINGS) + len(STUFF)), 255}
     assert max(seen - {255}) < 16
 
 
-def test_discs_and_squares_are_things_off_their_own_texture_only(truth: COCO, shapes: DataConfig) -> None:
+def test_discs_and_squares_are_not_things_on_their_own_texture(truth: COCO, shapes: DataConfig) -> None:
     for image_id, image in truth.imgs.items():
         stuff = stuff_map(shapes, image)
-        grounds = set(np.unique(stuff[stuff >= len(THINGS)]).tolist()) - {255}
+        backgrounds = set(np.unique(stuff[stuff >= len(THINGS)]).tolist()) - {255}
         names = {truth.cats[a["category_id"]]["name"] for a in truth.imgToAnns[image_id]}
-        if grounds == {len(THINGS) + STUFF.index("dots")}:
+        if backgrounds == {len(THINGS) + STUFF.index("dots")}:
             assert "disc" not in names
-        if grounds == {len(THINGS) + STUFF.index("checker")}:
+        if backgrounds == {len(THINGS) + STUFF.index("checker")}:
             assert "square" not in names
 
 
@@ -159,7 +159,7 @@ def test_objects_come_in_all_classes_and_mostly_in_learnable_sizes(truth: COCO) 
     assert (areas < 32**2).any() and ((areas > 32**2) & (areas < 96**2)).any()
 
 
-def test_build_dataset_generates_and_reads_them(tmp_path: Path) -> None:
+def test_build_dataset_generates_and_reads_the_data(tmp_path: Path) -> None:
     config = dataclasses.replace(small(tmp_path), short_side=96, long_side=128)
     data = build_dataset(config, train=True, semantic=True)
     sample = data[0]

@@ -27,7 +27,8 @@ from htc.config.schema import BnMode, Config, DataConfig, EvalConfig, Norm
 from htc.data.dataset import build_dataset
 from htc.data.loader import build_train_loader
 from htc.distributed import processes as distributed
-from htc.distributed.processes import Processes, choose_device, start_processes
+from htc.distributed.devices import choose_device
+from htc.distributed.processes import Processes, start_processes
 from htc.errors import UserError
 from htc.evaluation.evaluator import Evaluator
 from htc.experiment import run_experiment
@@ -161,7 +162,7 @@ def test_two_processes_have_the_same_losses_as_one_process_with_the_complete_bat
             break
     assert agreeing == 20
     assert one[-1]["loss"] < one[0]["loss"]
-    states = [read_checkpoint(folder / name / "checkpoints" / "step_00000020.pt")["model"] for name in ("one", "two")]
+    states = [read_checkpoint(folder / name / "checkpoints" / "step_00000020.pt").model for name in ("one", "two")]
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, atol=1e-4, rtol=1e-4)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from htc.checkpoint.files import evaluated_weights, read_checkpoint
+from htc.checkpoint.files import read_checkpoint
 from htc.config.schema import DataConfig, Optimizer, Precision, ScheduleConfig
 from htc.engine.stopping import Stopped, StopRequest
 from htc.engine.trainer import Trainer
@@ -149,8 +149,8 @@ def test_average_is_evaluated_in_place_of_the_weights(tiny_shapes: DataConfig, t
     torch.testing.assert_close(trainer.evaluated_model.get_parameter(name).detach(), expected)
     assert torch.equal(expected, weights[-1]) == (decay == 0)
     saved = read_checkpoint(tmp_path / "checkpoints" / "step_00000003.pt")
-    assert_same(evaluated_weights(saved), trainer.evaluated_model.state_dict())
-    assert_same(saved["model"], trainer.raw_model.state_dict())
+    assert_same(saved.evaluated_weights, trainer.evaluated_model.state_dict())
+    assert_same(saved.model, trainer.raw_model.state_dict())
 
 
 def test_good_checkpoint_is_not_written_again(tiny_shapes: DataConfig, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_signal_ends_the_run_after_the_step_with_a_checkpoint(
     assert signal.getsignal(number) is handler
     assert checkpoints(tmp_path) == ["step_00000002.pt"]
     saved = read_checkpoint(tmp_path / "checkpoints" / "step_00000002.pt")
-    assert_same(saved["model"], trainer.raw_model.state_dict())
+    assert_same(saved.model, trainer.raw_model.state_dict())
     assert make_trainer(config, tmp_path).step == 2
 
 
@@ -339,7 +339,7 @@ def test_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
     config.save.every = 2
     make_trainer(config, tmp_path).train(Tracker(None))
     newest = tmp_path / "checkpoints" / "step_00000006.pt"
-    whole = read_checkpoint(newest)["model"]
+    whole = read_checkpoint(newest).model
     newest.write_bytes(newest.read_bytes()[:1000])
     again = make_trainer(config, tmp_path)
     assert again.step == 4
@@ -371,5 +371,5 @@ def test_run_whose_data_have_other_categories_by_now_does_not_go_on(
     known = {category["id"] for category in content["categories"]}
     content["annotations"] = [row for row in content["annotations"] if row["category_id"] in known]
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"instances_train2017\.json has other categories than .* start anew"):
+    with pytest.raises(UserError, match=r"instances_train2017\.json has other categories than .* start again"):
         make_trainer(config, tmp_path / "run")

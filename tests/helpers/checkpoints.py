@@ -13,7 +13,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from htc.config.finalize import check, derive
+from htc.config.checks import check
+from htc.config.finalize import derive
 from htc.config.schema import Config, Norm
 from htc.interop.mmdetection_names import their_name
 from htc.models.detector import Detector

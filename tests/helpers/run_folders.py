@@ -10,16 +10,8 @@ from typing import Any
 import yaml
 
 from htc.config.finalize import derive
-from htc.config.schema import (
-    BackboneConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    ScheduleConfig,
-    SplitConfig,
-    signature,
-    to_plain,
-)
+from htc.config.schema import BackboneConfig, Config, DataConfig, ModelConfig, ScheduleConfig, SplitConfig
+from htc.config.signature import signature, to_plain
 
 ON = {"interleaved": True, "mask_flow": True, "semantic": True}
 CONDITIONS = {"device": "Example GPU_1", "threads": 2, "batch_size": 1, "precision": "fp32", "input_size": [192, 192]}

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htc.config.finalize import check, derive
+from htc.config.checks import check
+from htc.config.finalize import derive
 from htc.config.schema import (
     BackboneConfig,
     Config,

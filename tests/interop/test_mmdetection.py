@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from htc.checkpoint.safe_loading import load_tensors
-from htc.cli import explain
+from htc.config.messages import explain
 from htc.config.schema import Config, Style
 from htc.convert import convert
 from htc.errors import UserError

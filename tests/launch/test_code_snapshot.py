@@ -1,4 +1,4 @@
-"""The copy of the code that jobs run: all that they need, and nothing that merely lies beside it."""
+"""The copy of the code that jobs run holds everything that they need, and no other files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(params=["with git", "without git"])
 def code(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A working copy with new files of all kinds."""
+    """A working copy with new files of all kinds, and with Hydra plugins of other distributions."""
     for name in (
         "htc/__init__.py", "htc/new.py", "htc/key.pem", "htc/.cache/a.py", "htc/__pycache__/new.cpython-311.pyc",
+        "hydra_plugins/htc_launch.py", "hydra_plugins/other_launcher.py", "hydra_plugins/other/htc_launch.py",
         "conf/data/mine.yaml", "conf/.env", "conf/.env.yaml", "conf/account.json", "README.md", "runs/a/config.yaml",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -26,8 +27,9 @@ def code(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return tmp_path
 
 
-def test_code_and_configuration_alone_are_copied(code: Path) -> None:
-    assert code_files(code) == ["conf/data/mine.yaml", "htc/__init__.py", "htc/new.py"]
+def test_only_code_and_configuration_of_the_project_are_copied(code: Path) -> None:
+    plugin = "hydra_plugins/htc_launch.py"
+    assert code_files(code) == ["conf/data/mine.yaml", "htc/__init__.py", "htc/new.py", plugin]
 
 
 def test_nothing_of_the_project_is_left_out() -> None:

@@ -1,4 +1,4 @@
-"""The local launcher, with real runs of seconds."""
+"""The local launcher, with real runs that take seconds."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run_folders(sweep: Path) -> list[Path]:
 
 @contextmanager
 def killing(run: Path) -> Iterator[list[int]]:
-    """While entered, `kill -9` of every process that trains in a folder -> their ids."""
+    """Kill every process that trains in a folder while the context is open, and yield the list of their ids."""
     killed: list[int] = []
     over = threading.Event()
 
@@ -85,7 +85,7 @@ def killing(run: Path) -> Iterator[list[int]]:
 
 
 @pytest.mark.slow
-def test_a_failure_is_shown_the_others_go_on_and_the_same_command_starts_what_is_missing(tmp_path: Path) -> None:
+def test_a_failure_is_shown_the_other_runs_continue_and_the_same_command_starts_missing_runs(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path), "launcher.jobs=2", "seed=0,1", "+hydra.sweeper.rows.good=''"]
     first = command("htc.run", *arguments, "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt seed=7'")
     assert first.returncode == 1
@@ -104,7 +104,7 @@ def test_a_failure_is_shown_the_others_go_on_and_the_same_command_starts_what_is
     assert after == before
 
 
-def test_a_run_that_dies_the_same_way_twice_is_given_up_and_goes_on_when_launched_again(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_twice_is_given_up_and_resumes_when_it_is_launched_again(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path, 12), "name=mortal"]
     dry = command("htc.run", *arguments, "--dry-run")
     name = next(line.split()[0] for line in dry.stdout.splitlines() if line.startswith("mortal"))
@@ -143,7 +143,7 @@ def test_a_stopped_launcher_saves_its_runs_and_the_same_command_ends_like_an_und
 
 
 @pytest.mark.slow
-def test_runs_in_the_background_share_out_the_gpus_and_can_be_cancelled_and_retried(tmp_path: Path) -> None:
+def test_runs_in_the_background_get_different_gpus_and_can_be_cancelled_and_retried(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path, 200_000), "seed=0,1,2", "launcher.wait=false"]
     launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="4,7")
     assert launched.returncode == 0, launched.stderr
@@ -168,7 +168,7 @@ def test_runs_in_the_background_share_out_the_gpus_and_can_be_cancelled_and_retr
 
 
 @pytest.mark.slow
-def test_a_queued_run_leaves_the_queue_when_it_is_cancelled_and_its_retry_has_it_alone(tmp_path: Path) -> None:
+def test_a_cancelled_run_leaves_the_queue_and_only_its_retry_starts_it(tmp_path: Path) -> None:
     folder = f"runs={tmp_path / 'runs'}"
     arguments = ["-m", *tiny(tmp_path, 200_000), "seed=0,1", "launcher.wait=false", "launcher.jobs=1"]
     launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="")
@@ -182,21 +182,21 @@ def test_a_queued_run_leaves_the_queue_when_it_is_cancelled_and_its_retry_has_it
     command("htc.status", "retry", f"single/{second.name}", folder, CUDA_VISIBLE_DEVICES="")
     process = wait_until(lambda: (second / ".lock").is_file() and (second / ".lock").read_text(), "the retried run")
     wait_until(lambda: checkpoint_steps(second), "a checkpoint")
-    # Now the first submission has a place for it.
+    # Now the first submission has a free slot, in which it must not start the run.
     command("htc.status", "cancel", f"single/{first.name}", folder)
-    wait_until(lambda: not is_held(manager), "the first submission at its end")
+    wait_until(lambda: not is_held(manager), "the end of the first submission")
     assert states(tmp_path, "single") == {first.name: "cancelled", second.name: "running"}
     assert (second / ".lock").read_text() == process
     command("htc.status", "cancel", "single", folder)
     wait_until(lambda: states(tmp_path, "single")[second.name] == "cancelled", "both cancelled")
-    # As when the run is cancelled while its process is on the way.
+    # The supervisor of a run that was cancelled while it started.
     submission = sweep / ".launch" / record(second)["launch"]["submission"]
     late = command("htc.launch.job.supervisor", str(submission), "0")
     assert late.returncode == 143
     assert not record(second)["resumes"]
 
 
-def test_half_deleted_folder_starts_anew_and_a_missing_result_is_made_again(tmp_path: Path) -> None:
+def test_a_half_deleted_folder_is_completed_with_the_same_results(tmp_path: Path) -> None:
     arguments = ["-m", *tiny(tmp_path)]
     assert command("htc.run", *arguments).returncode == 0
     (run,) = run_folders(tmp_path / "runs" / "single")
@@ -223,7 +223,7 @@ def retry(run: Path) -> subprocess.CompletedProcess[str]:
 
 
 def refused(run: Path, words: str) -> bool:
-    """Whether a retry ends in a sentence with these words and changes nothing."""
+    """Return whether a retry ends with a sentence that contains these words, and changes nothing."""
     before = record(run)
     result = retry(run)
     return (
@@ -235,7 +235,7 @@ def refused(run: Path, words: str) -> bool:
     )
 
 
-def test_settings_that_one_of_several_processes_refuses_fail_at_once(tmp_path: Path) -> None:
+def test_settings_that_one_of_several_processes_refuses_make_the_run_fail_at_once(tmp_path: Path) -> None:
     arguments = [*tiny(tmp_path), "checkpoint.file=nowhere.pt", "launcher.gpus_per_run=2"]
     result = command("htc.run", "-m", *arguments, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 1
@@ -244,7 +244,7 @@ def test_settings_that_one_of_several_processes_refuses_fail_at_once(tmp_path: P
     assert not record(run)["launch"].get("failures")
 
 
-def test_runs_at_once_on_the_cpu_share_its_processors_unless_the_user_says_otherwise(
+def test_concurrent_runs_on_the_cpu_share_its_cores_unless_the_user_sets_the_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -255,15 +255,15 @@ def test_runs_at_once_on_the_cpu_share_its_processors_unless_the_user_says_other
         submission = Submission("a", "local", {"jobs": jobs}, "", "", names, [None] * runs, path=tmp_path)
         return LocalManager(submission).environment.get("OMP_NUM_THREADS")
 
-    mine = len(os.sched_getaffinity(0))
-    assert threads(runs=4, jobs=2) == threads(runs=1, jobs=2) == str(max(1, mine // 2))
-    assert threads(runs=4, jobs=2 * mine) == "1"
+    cores = len(os.sched_getaffinity(0))
+    assert threads(runs=4, jobs=2) == threads(runs=1, jobs=2) == str(max(1, cores // 2))
+    assert threads(runs=4, jobs=2 * cores) == "1"
     assert threads(runs=4, jobs=1) is None
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads(runs=2, jobs=2) == "3"
 
 
-def test_retry_starts_nothing_outside_the_sweep_whatever_its_files_say(failed_run: Path, tmp_path: Path) -> None:
+def test_retry_starts_nothing_outside_the_sweep_even_if_its_files_say_so(failed_run: Path, tmp_path: Path) -> None:
     (rows,) = failed_run.parent.glob(".launch/*/rows.jsonl")
     good = json.loads(rows.read_text())
     outside = tmp_path / "outside"
@@ -282,7 +282,9 @@ def test_retry_starts_nothing_outside_the_sweep_whatever_its_files_say(failed_ru
 
 
 @pytest.mark.parametrize("change", [{"runs": ["../../outside"]}, {"jobs": ["--user=root"]}, {"runs": [7]}])
-def test_a_submission_that_names_no_folders_or_jobs_is_passed_over(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_submission_with_invalid_folder_names_or_job_ids_is_ignored(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
     record = {"id": "a", "launcher": "slurm", "options": {}, "code": "", "cwd": "", "runs": ["run"], "jobs": ["7_0"]}
     for name, content in (("good", record), ("bad", {**record, **change})):
         folder = tmp_path / ".launch" / name
@@ -292,7 +294,7 @@ def test_a_submission_that_names_no_folders_or_jobs_is_passed_over(tmp_path: Pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_retry_takes_no_options_that_another_user_wrote(failed_run: Path) -> None:
+def test_retry_refuses_options_that_another_user_wrote(failed_run: Path) -> None:
     for name in ("submission.json", "rows.jsonl"):
         (file,) = failed_run.parent.glob(f".launch/*/{name}")
         os.chown(file, 12345, -1)
@@ -301,7 +303,7 @@ def test_retry_takes_no_options_that_another_user_wrote(failed_run: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
-def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
@@ -316,7 +318,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     assert "No space left on device" in result.stderr
 
 
-def test_a_runs_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
+def test_a_runs_folder_that_is_a_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     result = command("htc.run", "-m", *tiny(tmp_path))
     assert result.returncode == 2
@@ -325,8 +327,8 @@ def test_a_runs_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
     assert str(tmp_path / "runs") in result.stderr
 
 
-def test_a_run_whose_every_process_is_told_to_stop_saves_its_state_and_leaves_no_process(tmp_path: Path) -> None:
-    """As Slurm does it at `scancel`: data loading workers get the signal, too."""
+def test_a_run_whose_processes_all_get_sigterm_saves_its_state_and_leaves_no_process(tmp_path: Path) -> None:
+    """At `scancel`, Slurm sends SIGTERM to all processes, including data loading workers."""
     arguments = [argument for argument in tiny(tmp_path, 100_000) if argument != "data.workers=0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "htc.run", *arguments, "data.workers=2"], cwd=ROOT, start_new_session=True,
@@ -356,7 +358,7 @@ atexit.register(lambda: sys.argv[0].endswith("child.py") and os.kill(os.getpid()
 """
 
 
-def test_a_forced_run_whose_process_crashes_after_it_is_done_is_done_and_not_begun_anew(tmp_path: Path) -> None:
+def test_a_forced_run_whose_process_crashes_after_it_is_done_is_not_started_again(tmp_path: Path) -> None:
     (tmp_path / "faulty").mkdir()
     (tmp_path / "faulty" / "sitecustomize.py").write_text(DIES_AT_EXIT)
     result = command("htc.run", "-m", *tiny(tmp_path), "force=true", PYTHONPATH=str(tmp_path / "faulty"))
@@ -364,7 +366,7 @@ def test_a_forced_run_whose_process_crashes_after_it_is_done_is_done_and_not_beg
     (run,) = run_folders(tmp_path / "runs" / "single")
     assert record(run)["status"] == "done"
     assert not record(run)["launch"].get("failures")
-    # As when Slurm starts the job once more.
+    # Slurm may start the job once more.
     (submission,) = (tmp_path / "runs" / "single" / ".launch").glob("*/submission.json")
     again = command("htc.launch.job.supervisor", str(submission.parent), "0")
     assert again.returncode == 0, again.stderr

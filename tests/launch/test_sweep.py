@@ -1,27 +1,25 @@
-"""What a sweep's rows, parameters and arguments become."""
+"""The runs that a sweep's rows, parameters and arguments describe, and their estimated cost."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.cli import CONFIG_FOLDER, composed_config
-from htc.config.schema import register, signature, to_plain
+from htc.config.compose import composed_config
+from htc.config.folders import CONFIG_FOLDER
+from htc.config.schema import register
+from htc.config.signature import signature, to_plain
 from htc.errors import UserError
 from htc.launch.estimate import Throughput
-from htc.launch.slurm import job_ids, minutes, sbatch_option
 from htc.launch.sweep import Composer, expand
 
 ROOT = Path(__file__).parents[2]
@@ -45,20 +43,20 @@ def test_command_line_wins_over_row_and_row_over_parameter() -> None:
     ]
 
 
-def test_every_row_meets_every_choice() -> None:
+def test_every_row_is_combined_with_every_choice() -> None:
     rows = expand({"seed": "0,1"}, {"a": "", "b": ""}, ["log_every=1,2"])
     assert len(rows) == len({tuple(row) for row in rows}) == 8
     assert expand({}, {}, ["seed=0,1"]) == [["seed=0"], ["seed=1"]]
 
 
-def test_row_that_is_no_override_is_refused_by_its_label() -> None:
+def test_a_row_that_is_no_override_is_refused_with_its_label() -> None:
     with pytest.raises(UserError, match="row 'broken' of the sweep"):
         expand({}, {"broken": "no_override"}, [])
     with pytest.raises(UserError, match="row 'deep' of the sweep has no entry for data=mine, only for coco"):
         expand({}, {"deep": {"coco": "seed=1"}}, ["data=mine"])
 
 
-def test_quick_composition_equals_hydras() -> None:
+def test_quick_composition_equals_that_of_hydra() -> None:
     rows = [
         ["data=coco", "data.root=/coco", f"seed={seed}", f"model.semantic={semantic}", f"precision={precision}",
          f"model.stage_loss_weights={weights}", f"model={model}", "schedule.clip_norm=null"]
@@ -72,13 +70,13 @@ def test_quick_composition_equals_hydras() -> None:
     assert quick == [composed_config(row) for row in rows]
 
 
-def test_experiment_whose_values_follow_each_other_is_composed_in_full() -> None:
+def test_an_experiment_whose_values_refer_to_each_other_is_composed_in_full() -> None:
     rows = [["experiment=overfit_coco", "data.root=x", f"data.train.limit={limit}"] for limit in (3, 5)]
     assert [config.data.val.limit for config in Composer(compose_fully).configs(rows)] == [3, 5]
 
 
 @pytest.mark.parametrize("bad", ["seed=many", "model.num_stages=9", "nonsense=1"])
-def test_bad_value_in_one_row_is_refused(bad: str) -> None:
+def test_a_bad_value_in_one_row_is_refused(bad: str) -> None:
     with pytest.raises((UserError, HydraException, OmegaConfBaseException), match=bad.split("=")[0].split(".")[-1]):
         Composer(compose_fully).configs([["seed=0"], ["seed=1", bad]])
 
@@ -110,7 +108,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
     assert "2 runs: 2 to start" in result.stdout
 
 
-def test_gpu_hours_are_those_of_all_devices_whatever_number_was_measured(tmp_path: Path) -> None:
+def test_gpu_hours_are_summed_over_all_devices_however_many_were_measured(tmp_path: Path) -> None:
     config = to_plain(
         composed_config(["schedule.iterations=100", "schedule.batch_size=8", "schedule.reference_batch=8"])
     )
@@ -118,7 +116,7 @@ def test_gpu_hours_are_those_of_all_devices_whatever_number_was_measured(tmp_pat
         run = tmp_path / folder / "runs" / "single" / "run"
         run.mkdir(parents=True)
         (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
-        # 800 images in an hour of one device, or in a quarter of it on four.
+        # 800 images take an hour on one device, or a quarter of an hour on four.
         results = {"iterations": 100, "training_seconds": 3600 / processes, "processes": processes}
         (run / "results.json").write_text(json.dumps(results))
         throughput = Throughput(tmp_path / folder / "runs")
@@ -145,7 +143,7 @@ for config in Composer(compose_fully).configs(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> None:
-    """Row after row in one process; that launchers give each its own is tested elsewhere."""
+    """Run the rows in one process, one after the other; other tests cover launchers, which use a process per run."""
     small = ["schedule.iterations=1", "data.shapes.train_images=16", "data.shapes.val_images=2", "eval.limit=1"]
     result = subprocess.run(
         [sys.executable, "-c", EVERY_ROW, sweep, "data=shapes", "schedule=short", *small, f"runs={tmp_path / 'runs'}",
@@ -155,35 +153,3 @@ def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr
     results = list((tmp_path / "runs" / sweep).glob("*/results.json"))
     assert len(results) == len(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows)
-
-
-@pytest.mark.parametrize(
-    ("time", "expected"), [("90", 90), (15, 15), ("10:30", 11), ("2:00:00", 120), ("1-00:00:00", 1440), ("1-12", 2160)]
-)
-def test_times_as_sbatch_takes_them(time: object, expected: int) -> None:
-    assert minutes(time) == expected
-
-
-def test_what_is_no_time_or_no_option_is_refused() -> None:
-    for time in ("soon", "0", "-3"):
-        with pytest.raises(UserError, match=f"launcher.time={time}"):
-            minutes(time)
-    with pytest.raises(UserError, match=r"launcher\.sbatch has 'exclude=n1'"):
-        sbatch_option("exclude=n1")
-    assert sbatch_option("--exclude=n1,n2") == ("exclude", "n1,n2")
-
-
-def test_options_of_sbatch_are_written_as_the_manual_and_the_sentence_say() -> None:
-    with pytest.raises(UserError) as caught:
-        sbatch_option("exclude=n1")
-    manual = (ROOT / "docs" / "cluster.md").read_text()
-    for text, names in ((caught.value.sentence, ["exclude"]), (manual, ["exclude", "mail-type"])):
-        (written,) = re.findall(r"'(launcher\.sbatch=\[.*?\])'", text)
-        options: Any = OverridesParser.create().parse_override(written).value()
-        assert [sbatch_option(option)[0] for option in options] == names
-
-
-def test_arrays_that_slurm_lists_together_are_told_apart() -> None:
-    assert job_ids("7_[0-2,5%4]") == ["7_0", "7_1", "7_2", "7_5"]
-    assert job_ids("7_3") == ["7_3"]
-    assert job_ids("12") == ["12"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from htc.ops.paste import RLE, encode_masks, encode_region
+from htc.ops.paste import encode_masks, encode_region
+from htc.structures import RLE
 
 
 def paste_over_full_image(probs: Tensor, box: Tensor, height: int, width: int, threshold: float) -> np.ndarray:

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from htc.data.transforms import read_image, resize_image
+from htc.data.image_reading import read_image
+from htc.data.transforms import resize_image
 from tests.helpers.coco_tiny import ANNOTATIONS, ROOT, needs_coco_tiny
 from tests.parity.reference import FOLDER, read_inputs, read_meta, variant_files
 

@@ -221,7 +221,7 @@ def split_faults() -> Iterator[Fault]:
     def boat(content: dict[str, list[dict[str, object]]]) -> None:
         content["categories"].append({"id": 9, "name": "boat"})
 
-    yield Fault("one file for both: meant, and said", nothing, FINE, "by heart")
+    yield Fault("one file for both: meant, and said", nothing, FINE, "memorised")
     yield Fault("validation shares images with training", partial(other, drop(7)), says="is in training")
     yield Fault("copies of them in another folder", copied, says="same image")
     yield Fault("a category of another name", partial(other, jar), says="'bottle'")
@@ -299,11 +299,11 @@ def checkpoint_faults() -> Iterator[Fault]:
         torch.save({"state_dict": {"conv.weight": torch.zeros(2)}}, place.root / "foreign.pth")
         return [f"checkpoint={place.root / 'foreign.pth'}"]
 
-    yield Fault("killed after the last save: goes on", crash, FINE, "going on after step 4", after_a_run=True)
-    yield Fault("the newest cut short: the one before it", partial(newest, half), FINE, "going on after step 2",
+    yield Fault("killed after the last save: goes on", crash, FINE, "continuing after step 4", after_a_run=True)
+    yield Fault("the newest cut short: the one before it", partial(newest, half), FINE, "continuing after step 2",
                 after_a_run=True)  # fmt: skip
-    yield Fault("a bit of the newest flipped: the one before it", partial(newest, flip), FINE, "going on after step 2",
-                after_a_run=True)  # fmt: skip
+    yield Fault("a bit of the newest flipped: the one before it", partial(newest, flip), FINE,
+                "continuing after step 2", after_a_run=True)  # fmt: skip
     yield Fault("all cut short: from the start", partial(every, half), FINE, "step 1/4", after_a_run=True)
     yield Fault("run.json damaged: done anew", record, FINE, "box AP", after_a_run=True)
     yield Fault("the run's own would run code", evil_own, says=WOULD_RUN, after_a_run=True)
@@ -353,7 +353,7 @@ def run_faults() -> Iterator[Fault]:
     yield Fault("done already: left alone", nothing, FINE, "is done already", after_a_run=True)
     for name, number in (("SIGTERM", signal.SIGTERM), ("Ctrl-C", signal.SIGINT)):
         yield Fault(f"{name}: saves, and says how to go on", arguments(*LONG), STOPPED,
-                    "the same command goes on from there", meanwhile=partial(send, number))  # fmt: skip
+                    "the same command continues", meanwhile=partial(send, number))  # fmt: skip
     yield Fault("a loss that is not finite", diverging, says="not finite at step")
     yield Fault("not logged in to wandb: goes on", online, FINE, "not logged in")
     yield Fault("wandb's server cannot be reached: goes on", online, FINE, "Tracking by wandb is off",

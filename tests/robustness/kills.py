@@ -206,7 +206,7 @@ def compare(whole: Path, killed: Path, seed: int) -> list[str]:
         newest = newest_checkpoint(folder / "checkpoints")
         if newest is None:
             return [f"{folder} has no checkpoint"]
-        states.append(read_checkpoint(newest))
+        states.append(read_checkpoint(newest).to_content())
     differences = [
         f"{key} differs"
         for key in ("model", "ema", "optimizer", "step", "ema_updates", "overflows")

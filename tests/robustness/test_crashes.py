@@ -84,7 +84,7 @@ def test_run_whose_record_is_lost_goes_on_with_its_whole_history(tmp_path: Path)
     for name in ("run.json", "results.json", "checkpoints/step_00000006.pt"):
         (run / name).unlink()
     again = command("htc.run", *arguments)
-    assert again.returncode == 0 and "going on after step 4" in again.stderr, again.stderr
+    assert again.returncode == 0 and "continuing after step 4" in again.stderr, again.stderr
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["step"]) for line in lines] == [
         ("train", 2), ("train", 4), ("train", 6), ("eval", 6),
@@ -108,7 +108,7 @@ def test_run_goes_on_without_the_files_that_it_began_with(tmp_path: Path) -> Non
     for file in (checkpoint, run / "results.json", run / "checkpoints" / "step_00000006.pt"):
         file.unlink()
     again = command("htc.run", *arguments)
-    assert again.returncode == 0 and "going on after step 4" in again.stderr, again.stderr
+    assert again.returncode == 0 and "continuing after step 4" in again.stderr, again.stderr
     resumed = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
@@ -135,7 +135,7 @@ def test_ctrl_c_before_training_says_how_to_go_on(tmp_path: Path) -> None:
     arguments = [*tiny(tmp_path), "data.shapes.train_images=400", "wandb.mode=disabled"]
     log = "runs/single/*/log.txt"
     status, output, errors = interrupted_at_its_start(arguments, log, tmp_path)
-    assert status == 130 and "the same command goes on from there" in output and "Traceback" not in errors, errors
+    assert status == 130 and "the same command continues" in output and "Traceback" not in errors, errors
     (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
     assert not (run / "run.json").exists()
     (run / "run.json").write_text('{"status": "queued"}')
@@ -163,6 +163,6 @@ def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_
         first.send_signal(signal.SIGTERM)
     output, _ = first.communicate(timeout=120)
     assert first.returncode == 128 + signal.SIGTERM
-    assert "Stopped after saving a checkpoint" in output and "the same command goes on from there" in output
+    assert "Stopped after saving a checkpoint" in output and "the same command continues" in output
     assert json.loads(record.read_text())["status"] == "preempted"
     assert list(tmp_path.glob("runs/*/*/checkpoints/*.pt"))

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from analysis.make_tables import main as make_tables
-from htc.cli import composed_config, explain, recorded_config, while_composing
-from htc.config.finalize import schema_keys
-from htc.config.schema import Config, to_plain
+from htc.config.compose import composed_config, recorded_config
+from htc.config.messages import explain, raised_by_hydra
+from htc.config.schema import Config, schema_keys
+from htc.config.signature import to_plain
 from htc.errors import UserError
 from htc.status import as_json, as_text
 from tests.helpers.fuzzing import fuzz
@@ -66,7 +67,7 @@ def refusal(make: Callable[[], Config], arguments: list[str]) -> str | None:
     except UserError as error:
         return error.sentence
     except Exception as error:
-        if not isinstance(error, HydraException | OmegaConfBaseException) and not while_composing(error):
+        if not isinstance(error, HydraException | OmegaConfBaseException) and not raised_by_hydra(error):
             raise
         return explain(error, arguments)
     return None

@@ -18,10 +18,12 @@ import pytest
 import yaml
 
 from htc.config.finalize import derive
-from htc.config.schema import Config, signature, to_plain
-from htc.runs import provenance as environment
-from htc.runs.folder import RunFolder, find_folder
+from htc.config.schema import Config
+from htc.config.signature import signature, to_plain
 from htc.errors import UserError
+from htc.runs import provenance, redaction
+from htc.runs.folder import RunFolder, find_folder
+from htc.runs.record import RunRecord
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
@@ -75,22 +77,23 @@ def test_started_run_says_what_it_is(tmp_path: Path) -> None:
         / "single"
         / f"htc-no_interleaved-no_mask_flow-no_semantic-resnet18-shapes-seed0-{signature(config)}"
     )
-    assert record["status"] == "running" and record["error"] is None and record["end"] is None
-    assert record["command"] == "python -m htc.run seed=0"
-    assert record["signature"] == signature(config) and record["sweep"] == "single" and record["name"] == config.name
-    assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3])) and record["versions"]["torch"]
-    assert record["host"] and len(record["devices"]) == 1 and record["slurm_job_ids"] == [] and record["resumes"] == []
-    assert datetime.fromisoformat(record["start"]).utcoffset() is not None
+    assert record.status == "running" and record.error is None and record.end is None
+    assert record.command == "python -m htc.run seed=0"
+    assert record.signature == signature(config) and record.sweep == "single" and record.name == config.name
+    assert record.versions["python"] == ".".join(map(str, sys.version_info[:3])) and record.versions["torch"]
+    assert record.host and len(record.devices) == 1 and record.slurm_job_ids == [] and record.resumes == []
+    assert datetime.fromisoformat(str(record.start)).utcoffset() is not None
     assert yaml.safe_load(folder.config_file.read_text()) == to_plain(config)
 
 
 def test_status_changes_keep_all_other_keys(tmp_path: Path) -> None:
     folder = started(tmp_path)
-    folder.update(added_by_another_tool={"a": [1, 2]})
+    content = json.loads(folder.run_file.read_text())
+    folder.run_file.write_text(json.dumps({**content, "added_by_another_tool": {"a": [1, 2]}}))
     folder.set_status("failed", "RuntimeError: out of memory")
     record = folder.read()
-    assert record["added_by_another_tool"] == {"a": [1, 2]}
-    assert record["status"] == "failed" and record["error"] == "RuntimeError: out of memory" and record["end"]
+    assert record.other["added_by_another_tool"] == {"a": [1, 2]}
+    assert record.status == "failed" and record.error == "RuntimeError: out of memory" and record.end
     with pytest.raises(ValueError, match="finished"):
         folder.set_status("finished")
 
@@ -104,10 +107,10 @@ def test_resumed_run_keeps_its_start_and_adds_a_resume(tmp_path: Path, monkeypat
     for step in (120, 240):
         folder.start(["python", "-m", "htc.run", "seed=0"], config_in(tmp_path), resume=True, step=step)
     record = folder.read()
-    assert record["start"] == first["start"] and record["status"] == "running" and record["end"] is None
-    assert [resume["step"] for resume in record["resumes"]] == [120, 240]
-    assert record["resumes"][0]["slurm_job_id"] == "1001" and record["resumes"][0]["host"] == first["host"]
-    assert record["slurm_job_ids"] == ["1000", "1001"]
+    assert record.start == first.start and record.status == "running" and record.end is None
+    assert [resume.step for resume in record.resumes] == [120, 240]
+    assert record.resumes[0].slurm_job_id == "1001" and record.resumes[0].host == first.host
+    assert record.slurm_job_ids == ["1000", "1001"]
 
 
 def test_queued_run_that_starts_has_a_start_and_no_resume(tmp_path: Path) -> None:
@@ -116,23 +119,23 @@ def test_queued_run_that_starts_has_a_start_and_no_resume(tmp_path: Path) -> Non
     folder.update(status="queued", slurm_job_ids=["77_3"])
     folder.start(["htc"], config, resume=False)
     record = folder.read()
-    assert record["status"] == "running" and record["start"] and record["resumes"] == []
-    assert record["slurm_job_ids"] == ["77_3"]
+    assert record.status == "running" and record.start and record.resumes == []
+    assert record.slurm_job_ids == ["77_3"]
 
 
 def test_job_of_an_array_is_named_as_squeue_names_it() -> None:
     array = {"SLURM_JOB_ID": "79", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3"}
-    assert environment.slurm_job_id(array) == "77_3"
-    assert environment.slurm_job_id({"SLURM_JOB_ID": "79"}) == "79"
-    assert environment.slurm_job_id({}) is None
+    assert provenance.slurm_job_id(array) == "77_3"
+    assert provenance.slurm_job_id({"SLURM_JOB_ID": "79"}) == "79"
+    assert provenance.slurm_job_id({}) is None
 
 
 def test_broken_run_file_does_not_stop_a_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.run_file.write_text('{"status": "runn')
-    assert folder.read() == {} and not folder.done
+    assert folder.read() == RunRecord() and not folder.done
     folder.set_status("failed")
-    assert folder.read()["status"] == "failed"
+    assert folder.read().status == "failed"
 
 
 @pytest.mark.parametrize("lost", ["deleted", "damaged", "without its start"])
@@ -149,8 +152,8 @@ def test_run_that_goes_on_without_its_record_keeps_its_metrics(tmp_path: Path, l
     folder.append_metrics({"kind": "train", "step": 20})
     assert [line["step"] for line in folder.read_metrics()] == [10, 20]
     record = folder.read()
-    assert record.keys() == whole.keys() and record["signature"] == whole["signature"] and record["start"]
-    assert [resume["step"] for resume in record["resumes"]] == [10]
+    assert record.signature == whole.signature and record.start
+    assert [resume.step for resume in record.resumes] == [10]
 
 
 def test_record_that_the_disk_does_not_give_is_not_taken_for_none(tmp_path: Path) -> None:
@@ -160,7 +163,7 @@ def test_record_that_the_disk_does_not_give_is_not_taken_for_none(tmp_path: Path
     finish(folder)
     folder.run_file.unlink()
     folder.run_file.symlink_to("/proc/self/mem")
-    assert folder.read() == {}
+    assert folder.read() == RunRecord()
     for action in (
         lambda: folder.start(["htc"], config_in(tmp_path), resume=False),
         lambda: folder.set_status("failed"),
@@ -181,7 +184,7 @@ def test_record_that_somebody_spoilt_does_not_stop_a_run(
     folder = RunFolder(tmp_path)
     folder.run_file.write_text(content)
     folder.start(["htc"], config_in(tmp_path), resume=True, step=10)
-    assert folder.read()["slurm_job_ids"] == ["1000"] and folder.read()["start"]
+    assert folder.read().slurm_job_ids == ["1000"] and folder.read().start
 
 
 def test_spoilt_lines_of_metrics_do_not_stop_a_run(tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_metrics_that_are_lost_are_missed(
 def test_reader_never_sees_half_a_run_file(tmp_path: Path) -> None:
     """Another process reads while this one writes: every read finds a whole record."""
     folder = RunFolder(tmp_path)
-    folder.update(counter=0, filling="x" * 200_000)
+    folder.update(other={"counter": 0, "filling": "x" * 200_000})
     script = (
         "import json, sys, time\n"
         "end = time.time() + 1.5\n"
@@ -217,7 +220,7 @@ def test_reader_never_sees_half_a_run_file(tmp_path: Path) -> None:
     counter = 0
     while reader.poll() is None:
         counter += 1
-        folder.update(counter=counter)
+        folder.update(other={"counter": counter, "filling": "x" * 200_000})
     assert reader.returncode == 0 and reader.stdout is not None and int(reader.stdout.read()) > 10
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
@@ -346,12 +349,12 @@ def test_no_secret_is_in_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for path, text in written.items():
         for secret in (SECRET, "hunter2hunter2", "swordfish"):
             assert secret not in text, path
-    assert "seed=0" in folder.read()["command"] and "+api_key=<redacted>" in folder.read()["command"]
+    assert "seed=0" in str(folder.read().command) and "+api_key=<redacted>" in str(folder.read().command)
 
 
 def test_options_that_only_sound_like_secrets_are_kept() -> None:
     command = ["htc", "model.num_tokens=5", "data.root=/data/secrets", "seed=0"]
-    assert environment.redact_command(command) == "htc model.num_tokens=5 data.root=/data/secrets seed=0"
+    assert redaction.redact_command(command) == "htc model.num_tokens=5 data.root=/data/secrets seed=0"
 
 
 @pytest.mark.parametrize(
@@ -367,7 +370,7 @@ def test_options_that_only_sound_like_secrets_are_kept() -> None:
     ],
 )  # fmt: skip
 def test_secret_is_taken_out_of_code_however_it_is_written(text: str) -> None:
-    safe = environment.redact(text)
+    safe = redaction.redact(text)
     assert "<redacted>" in safe and "hunter2" not in safe and SECRET not in safe
 
 
@@ -379,20 +382,20 @@ def test_secret_is_taken_out_of_code_however_it_is_written(text: str) -> None:
     ],
 )  # fmt: skip
 def test_ordinary_text_is_kept_as_it_is(text: str) -> None:
-    assert environment.redact(text) == text
+    assert redaction.redact(text) == text
 
 
 @pytest.mark.parametrize("text", ["key --a " * 10_000, "login(" * 10_000, "wandb" * 10_000, 'token="""' * 10_000])
 def test_taking_secrets_out_of_long_text_is_quick(text: str) -> None:
     started = time.monotonic()
-    environment.redact(text)
+    redaction.redact(text)
     assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "DEPLOY_PRIVATE_KEY", "WANDB_API_KEY"])
 def test_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "mackerel")
-    assert environment.redact("a mackerel b") == "a <redacted> b"
+    assert redaction.redact("a mackerel b") == "a <redacted> b"
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -407,22 +410,22 @@ def test_git_facts_name_commit_and_changes(tmp_path: Path) -> None:
     git(tmp_path, "init")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")
-    clean = environment.git_facts(package)
+    clean = provenance.git_facts(package)
     assert clean is not None and len(clean["commit"]) == 40 and clean["dirty"] is False and clean["diff"] == ""
     (package / "code.py").write_text("a = 2\napi_key = 'hunter2hunter2'\n")
-    dirty = environment.git_facts(package)
+    dirty = provenance.git_facts(package)
     assert dirty is not None and dirty["dirty"] and "+a = 2" in dirty["diff"] and "hunter2" not in dirty["diff"]
     assert dirty["commit"] == clean["commit"]
     # Installed below someone's repository without being part of it.
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "code.py").write_text("")
-    assert environment.git_facts(tmp_path / "site-packages") is None
+    assert provenance.git_facts(tmp_path / "site-packages") is None
 
 
 def test_git_facts_are_null_without_repository_or_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.git_facts(tmp_path) is None
+    assert provenance.git_facts(tmp_path) is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert environment.git_facts(Path(__file__).parent) is None
+    assert provenance.git_facts(Path(__file__).parent) is None
 
 
 def test_git_that_hangs_does_not_hold_up_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,8 +434,8 @@ def test_git_that_hangs_does_not_hold_up_a_run(tmp_path: Path, monkeypatch: pyte
     hanging.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(5)\nprint('{tmp_path}')\n")
     hanging.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(environment, "GIT_TIMEOUT", 0.2)
-    assert environment.git_facts(tmp_path) is None
+    monkeypatch.setattr(provenance, "GIT_TIMEOUT", 0.2)
+    assert provenance.git_facts(tmp_path) is None
 
 
 def test_reading_a_folder_does_not_load_pytorch() -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from htc.config.finalize import derive
-from htc.config.schema import Config, WandbMode, signature
+from htc.config.schema import Config, WandbMode
+from htc.config.signature import signature
 from htc.ops.paste import encode_region
 from htc.runs.tracking import Tracker, row_number, run_id
 from htc.runs.wandb_files import offline_files

@@ -1,1 +1,1 @@
-"""`python -m htc.data.check`: what a data set holds, and every problem in it."""
+"""The command `python -m htc.data.check`, which summarises a data set and lists its problems."""

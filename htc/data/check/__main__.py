@@ -1,4 +1,4 @@
-"""`python -m htc.data.check [data=NAME] [KEY=VALUE] ...`: what a data set holds, and all that is wrong with it."""
+"""`python -m htc.data.check [data=NAME] [KEY=VALUE] ...`: summarise a data set and list all its problems."""
 
 from __future__ import annotations
 
@@ -7,37 +7,52 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from htc.cli import composed_config, log_to_console, read_arguments, read_flag, run_command
+from htc.arguments import read_count, read_flag
+from htc.cli import log_to_console, read_arguments, run_command
+from htc.config.compose import composed_config
 from htc.config.schema import Config
 from htc.data.coco.problems import Problem, Severity
-from htc.errors import UserError
 
 USAGE = "python -m htc.data.check [data=NAME] [KEY=VALUE] ... [out=DIR]"
 KEYS = {
     "out": "folder of the contact sheets (default: checks/NAME)",
-    "decode": "false: leave out decoding every image and stuff map (default true)",
-    "processes": "how many processes decode (default: one a core)",
-    "samples": "images a split on the contact sheet; 0: none (default 12)",
+    "decode": "false: do not decode the images and stuff maps (default true)",
+    "processes": "number of processes that decode (default: one per core)",
+    "samples": "images per split on the contact sheet; 0: no contact sheet (default 12)",
 }
 
 
 def main() -> None:
-    arguments, overrides = read_arguments(sys.argv[1:], KEYS, USAGE)
+    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
+    values = arguments.values
     log_to_console()
-    config = composed_config(overrides)
-    decode = read_flag(arguments, "decode", True)
+    config = composed_config(arguments.overrides)
+    decode = read_flag(values, "decode", True)
     problems = check(
         config,
-        Path(arguments.get("out", f"checks/{config.data.name}")),
+        Path(values.get("out", f"checks/{config.data.name}")),
         decode=decode,
-        processes=_count(arguments, "processes", os.cpu_count() or 1, 1),
-        samples=_count(arguments, "samples", 12, 0),
+        processes=read_count(values, "processes", os.cpu_count() or 1, 1),
+        samples=read_count(values, "samples", 12, 0),
     )
     sys.exit(1 if any(problem.severity is Severity.fault for problem in problems) else 0)
 
 
 def check(config: Config, out: Path, *, decode: bool, processes: int, samples: int) -> list[Problem]:
-    """Check both splits in whole (whatever their limits), print what is found, write contact sheets into `out`."""
+    """Check both splits, print summaries and problems, and write contact sheets.
+
+    The `limit` of a split is ignored: all its images are checked.
+
+    Args:
+        config: The configuration whose data set is checked.
+        out: Folder of the contact sheets.
+        decode: Decode every image and stuff map.
+        processes: Number of processes that decode.
+        samples: Number of images per split on the contact sheet; 0 writes none.
+
+    Returns:
+        All problems of both splits.
+    """
     from htc.data.check.split import SplitCheck
     from htc.data.check.summary import summary
     from htc.data.shapes.generate import ensure_shapes
@@ -67,7 +82,7 @@ def check(config: Config, out: Path, *, decode: bool, processes: int, samples: i
 
 
 def print_problems(problems: list[Problem]) -> None:
-    """Every problem on a line, the worst last, where a terminal shows them; then how many there are of each kind."""
+    """Print one line per problem, the worst last, where a terminal shows them, and then the number of each kind."""
     order = [Severity.note, Severity.repair, Severity.fault]
     print()
     for problem in sorted(problems, key=lambda problem: order.index(problem.severity)):
@@ -85,12 +100,10 @@ def print_problems(problems: list[Problem]) -> None:
         print("The data are sound.")
 
 
-def _count(arguments: dict[str, str], key: str, default: int, lowest: int) -> int:
-    value = arguments.get(key, str(default))
-    if not value.isdecimal() or int(value) < lowest:
-        raise UserError(f"{key}={value} must be a whole number of {lowest} or more.")
-    return int(value)
+def start() -> None:
+    """Run the command from the command line."""
+    run_command(main)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    start()

@@ -1,4 +1,4 @@
-"""A contact sheet: sampled images with their objects and semantic maps drawn, for the eye."""
+"""Draw a contact sheet: sampled images with their objects and semantic maps, for visual inspection."""
 
 from __future__ import annotations
 
@@ -10,30 +10,40 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from htc.data.coco.annotations import Annotations
+from htc.data.image_reading import read_image
 from htc.data.semantic import SemanticTargets
-from htc.data.transforms import read_image, resize_image, resize_labels
+from htc.data.transforms import resize_image, resize_labels
 from htc.errors import UserError
 from htc.structures import IGNORE_LABEL
 from htc.visualize import draw_detections
 
 CELL_WIDTH, CELL_HEIGHT = 560, 420
-"""Pixels of one picture."""
+"""Size of one picture in pixels."""
 MARGIN, CAPTION = 12, 28
+"""Width of the margins and height of a caption in pixels."""
 COLUMNS = 2
 SMALLEST_NAMED = 0.02
-"""Share of a picture that a class must cover to be named in it."""
+"""Smallest share of a picture that a region must cover for its class to be named."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 CLASS_FONT = 0.65
-PAPER, INK = 255, (30, 30, 30)
+BACKGROUND, TEXT_COLOR = 255, (30, 30, 30)
 
 
 def contact_sheet(
     annotations: Annotations, semantic: SemanticTargets | None, count: int, seed: int = 0
 ) -> np.ndarray | None:
-    """Draw `count` images, sampled by `seed` among those with an object -> [height, width, 3] uint8 RGB.
+    """Draw a random sample of the images that have objects, with masks, boxes and class names.
 
-    Each image with its masks, boxes and names, and, where `semantic` is given, its semantic map beside it. Images that
-    cannot be read are left out; None where nothing is left.
+    Images that cannot be read are left out.
+
+    Args:
+        annotations: Annotations of the split.
+        semantic: If given, the semantic map of each image is drawn next to it.
+        count: Number of images.
+        seed: Seed for the choice of images.
+
+    Returns:
+        [height, width, 3] uint8 RGB; None if no image is left.
     """
     candidates = np.flatnonzero(annotations.usable_per_image() > 0)
     chosen = np.random.default_rng(seed).permutation(candidates)[:count]
@@ -41,15 +51,15 @@ def contact_sheet(
     if not cells:
         return None
     columns = min(COLUMNS if semantic is not None else 2 * COLUMNS, len(cells))
-    blank = np.full_like(cells[0], PAPER)
+    blank = np.full_like(cells[0], BACKGROUND)
     cells += [blank] * (-len(cells) % columns)
     rows = [np.concatenate(cells[start : start + columns], axis=1) for start in range(0, len(cells), columns)]
     sheet = np.concatenate(rows)
-    return np.pad(sheet, ((MARGIN, 0), (MARGIN, 0), (0, 0)), constant_values=PAPER)
+    return np.pad(sheet, ((MARGIN, 0), (MARGIN, 0), (0, 0)), constant_values=BACKGROUND)
 
 
 def write_sheet(path: Path, sheet: np.ndarray) -> None:
-    """Write a PNG. Raises UserError where that is not possible."""
+    """Write the sheet as a PNG file. Raises UserError if that fails."""
     encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +69,7 @@ def write_sheet(path: Path, sheet: np.ndarray) -> None:
 
 
 def _cell(annotations: Annotations, semantic: SemanticTargets | None, image: int) -> np.ndarray | None:
-    """One image, its semantic map and its caption."""
+    """Draw one image with its caption and its semantic map; return None if it cannot be read."""
     old = int(annotations.heights[image]), int(annotations.widths[image])
     scale = min(CELL_HEIGHT / old[0], CELL_WIDTH / old[1])
     size = max(1, round(old[0] * scale)), max(1, round(old[1] * scale))
@@ -70,7 +80,7 @@ def _cell(annotations: Annotations, semantic: SemanticTargets | None, image: int
         masks = np.stack([resize_labels(annotations.mask(image, index), size) for index in objects])
         labels = None if semantic is None else semantic.of_image(image, objects, masks, size)
     except UserError:
-        # Listed among the problems already.
+        # This is already in the list of problems.
         return None
     boxes = annotations.boxes[objects] * scale
     rles = [mask_utils.encode(np.asfortranarray(mask)) for mask in masks]
@@ -87,9 +97,15 @@ def _cell(annotations: Annotations, semantic: SemanticTargets | None, image: int
 
 
 def draw_classes(picture: np.ndarray, labels: np.ndarray, names: list[str]) -> np.ndarray:
-    """A semantic map [h, w] over its grey picture, each class in its color; large regions bear the class's number.
+    """Draw a semantic map over the grey picture and name the class of each large region.
 
-    names: of the classes, where they are known; an empty one is not written.
+    Args:
+        picture: [h, w, 3] uint8 RGB.
+        labels: [h, w] uint8 class indices.
+        names: Names of the classes. A class without a name is labelled by its index, one with an empty name not at all.
+
+    Returns:
+        [h, w, 3] uint8 RGB.
     """
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     colors = np.array([_class_color(value) for value in range(256)], np.float32)
@@ -102,7 +118,7 @@ def draw_classes(picture: np.ndarray, labels: np.ndarray, names: list[str]) -> n
         largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else 0
         if stats[largest, cv2.CC_STAT_AREA] < SMALLEST_NAMED * labels.size:
             continue
-        # The pixel furthest from the region's border: a centroid may lie outside of it.
+        # The text is at the pixel furthest from the region's border, because a centroid can be outside of the region.
         inside = np.pad((regions == largest).astype(np.uint8), 1)
         distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(int(distance.argmax()), distance.shape)
@@ -114,7 +130,7 @@ def draw_classes(picture: np.ndarray, labels: np.ndarray, names: list[str]) -> n
 
 
 def _class_color(value: int) -> tuple[float, float, float]:
-    """A color of a class's own, the same in all pictures; black for pixels without one, grey for class 0."""
+    """Return the RGB color of a class, the same in all pictures: black for ignored pixels, grey for class 0."""
     if value == IGNORE_LABEL:
         return 0.0, 0.0, 0.0
     if value == 0:
@@ -124,12 +140,12 @@ def _class_color(value: int) -> tuple[float, float, float]:
 
 
 def _framed(picture: np.ndarray, caption: str) -> np.ndarray:
-    """A picture on a cell of fixed size with its caption below."""
-    cell = np.full((CELL_HEIGHT + CAPTION + MARGIN, CELL_WIDTH + MARGIN, 3), PAPER, np.uint8)
+    """Return a cell of fixed size with the picture in its centre and the caption below."""
+    cell = np.full((CELL_HEIGHT + CAPTION + MARGIN, CELL_WIDTH + MARGIN, 3), BACKGROUND, np.uint8)
     top, left = (CELL_HEIGHT - picture.shape[0]) // 2, (CELL_WIDTH - picture.shape[1]) // 2
     cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     text = caption.encode("ascii", "replace").decode()
     while text and cv2.getTextSize(text, FONT, 0.5, 1)[0][0] > CELL_WIDTH:
         text = text[1:]
-    cv2.putText(cell, text, (left, CELL_HEIGHT + 20), FONT, 0.5, INK, 1, cv2.LINE_AA)
+    cv2.putText(cell, text, (left, CELL_HEIGHT + 20), FONT, 0.5, TEXT_COLOR, 1, cv2.LINE_AA)
     return cell

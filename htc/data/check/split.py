@@ -1,4 +1,4 @@
-"""One split of a data set under examination: annotations, files, images, stuff maps."""
+"""Check one split of a data set: annotations, files, images and stuff maps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SplitCheck:
-    """One split under examination."""
+    """The check of one split. Creating it checks annotations and file names; `decode` checks the images."""
 
     config: Config
     split: SplitConfig
@@ -35,8 +35,9 @@ class SplitCheck:
     problems: list[Problem] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     digests: dict[bytes, Path] = field(default_factory=dict)
-    """Content of each image that was decoded -> the file."""
+    """Content hash of each decoded image -> its file."""
     missing: set[str] = field(default_factory=set)
+    """Paths of images and stuff maps that do not exist."""
 
     def __post_init__(self) -> None:
         root = Path(self.config.data.root)
@@ -58,7 +59,7 @@ class SplitCheck:
         self._check_files(self.annotations)
 
     def _check_files(self, annotations: Annotations) -> None:
-        """What can be told without opening an image."""
+        """Find the problems that show without opening an image."""
         if len(annotations) == 0:
             self.problems.append(fault("empty split", f"{annotations.path} lists no image that can be used."))
         elif self.train and not annotations.usable.any():
@@ -68,12 +69,12 @@ class SplitCheck:
             if count > 1:
                 sentence = f"{annotations.path}: {count} images have the file_name {name}."
                 self.problems.append(Problem(Severity.note, "file listed twice", sentence))
-        places = [(annotations.images_dir, names)]
+        folders = [(annotations.images_dir, names)]
         if self.semantic is not None and self.semantic.folder is not None:
             maps = [self.semantic.map_name(image) for image in range(len(annotations))]
-            places.append((self.semantic.folder, maps))
+            folders.append((self.semantic.folder, maps))
             self.problems += shared_stuff_maps(self.semantic, range(len(annotations)))
-        for folder, wanted in places:
+        for folder, wanted in folders:
             try:
                 for name in missing_files(folder, wanted):
                     self.missing.add(str(folder / name))
@@ -83,13 +84,18 @@ class SplitCheck:
                 self.missing.update(str(folder / name) for name in wanted)
 
     def stuff_map(self, image: int) -> Path | None:
-        """Where the stuff map of an image must be; None where there need not be any."""
+        """Return the path of an image's stuff map; None if the split uses no stuff maps."""
         if self.semantic is None or self.semantic.folder is None:
             return None
         return self.semantic.folder / self.semantic.map_name(image)
 
     def decode(self, processes: int, name: str) -> None:
-        """Decode every image and stuff map that is there."""
+        """Decode every image and stuff map that exists and add their problems.
+
+        Args:
+            processes: Number of processes that decode.
+            name: Name of the split in the progress bar.
+        """
         annotations = self.annotations
         if annotations is None:
             return
@@ -100,19 +106,20 @@ class SplitCheck:
             if str(path) in self.missing:
                 continue
             size = int(annotations.heights[image]), int(annotations.widths[image])
-            known = stuff is None or str(stuff) in self.missing
-            jobs.append(DecodeJob(path, size, None if known else stuff, self.config.data.semantic_classes))
+            if str(stuff) in self.missing:
+                stuff = None
+            jobs.append(DecodeJob(path, size, stuff, self.config.data.semantic_classes))
         bar = tqdm(decode_all(jobs, processes), total=len(jobs), desc=f"decode {name}", unit="image", disable=None)
         for found in bar:
             self.formats[found.format] += 1
             self.problems += found.problems
-            twin = self.digests.setdefault(found.digest, found.job.path) if found.digest else found.job.path
-            if twin != found.job.path:
-                sentence = f"{found.job.path} holds the same as {twin}."
+            first = self.digests.setdefault(found.digest, found.job.path) if found.digest else found.job.path
+            if first != found.job.path:
+                sentence = f"{found.job.path} has the same content as {first}."
                 self.problems.append(Problem(Severity.note, "same image twice", sentence))
 
     def draw(self, path: Path, samples: int) -> Path | None:
-        """Write the contact sheet; None where there is nothing to be drawn."""
+        """Write a contact sheet of `samples` images and return `path`; return None if there is nothing to draw."""
         assert self.annotations is not None
         sheet = contact_sheet(self.annotations, self.semantic, samples, self.config.seed)
         if sheet is None:
@@ -121,7 +128,7 @@ class SplitCheck:
         return path
 
     def shared_with(self, other: SplitCheck) -> list[Problem]:
-        """Images in both splits: the same files, and, where they were decoded, files of the same content."""
+        """Return the images that both splits use: the same files or, if the images were decoded, the same content."""
         assert self.annotations is not None
         assert other.annotations is not None
         ours, theirs = self.annotations, other.annotations
@@ -135,7 +142,7 @@ class SplitCheck:
 
 
 def repairs(annotations: Annotations) -> Iterator[Problem]:
-    """Each annotation that training drops or clips."""
+    """Yield a problem for each annotation that training drops or clips."""
     for flaw in Flaw:
         for index in np.flatnonzero(annotations.flaws & flaw).tolist():
             sentence = f"{annotations.path}: annotation {annotations.ids[index]} {flaw.sentence}."

@@ -1,4 +1,4 @@
-"""What a split holds, in a screenful of text."""
+"""Summarise a split in a screenful of text."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import numpy as np
 
 from htc.data.coco.annotations import Annotations
 
-MOST_SIZES = 5
+MAX_SIZES = 5
+"""Number of image sizes that are listed."""
 BAR = 40
+"""Length of the longest bar of the histogram, in characters."""
 SMALL, MEDIUM = 32**2, 96**2
-"""COCO's limits of area, in pixels."""
+"""Upper limits of the areas of COCO's small and medium objects, in pixels."""
 
 
 def summary(annotations: Annotations, formats: Counter[str]) -> str:
-    """Counts, sizes and the histogram of categories; formats: of the image files, where they were decoded."""
+    """Return the counts, sizes and category histogram of a split as text.
+
+    Args:
+        annotations: Annotations of the split.
+        formats: How many image files have each format; empty if the files were not decoded.
+    """
     usable, crowd = annotations.usable, annotations.crowd
     per_image = annotations.usable_per_image()
     left_out = int((~usable & ~crowd).sum())
@@ -32,18 +39,18 @@ def summary(annotations: Annotations, formats: Counter[str]) -> str:
         areas = annotations.areas[usable]
         shares = [(areas < SMALL).mean(), ((areas >= SMALL) & (areas < MEDIUM)).mean(), (areas >= MEDIUM).mean()]
         lines.append(
-            f"objects an image: {per_image.min()} to {per_image.max()}, median {np.median(per_image):g}; "
+            f"objects per image: {per_image.min()} to {per_image.max()}, median {np.median(per_image):g}; "
             "small {:.0%}, medium {:.0%}, large {:.0%}".format(*shares)
         )
     return "\n  ".join([*lines, *_histogram(annotations)])
 
 
 def _sizes(annotations: Annotations) -> str:
-    """The most frequent sizes, and the range."""
+    """Return the most frequent image sizes and the range of all sizes."""
     heights, widths = annotations.heights, annotations.widths
     common = Counter(zip(widths.tolist(), heights.tolist(), strict=True))
-    shown = ", ".join(f"{width} x {height} ({count})" for (width, height), count in common.most_common(MOST_SIZES))
-    others = f", {len(common) - MOST_SIZES} others" if len(common) > MOST_SIZES else ""
+    shown = ", ".join(f"{width} x {height} ({count})" for (width, height), count in common.most_common(MAX_SIZES))
+    others = f", {len(common) - MAX_SIZES} others" if len(common) > MAX_SIZES else ""
     return (
         f"sizes, width x height: {shown}{others}; widths {widths.min()} to {widths.max()}, "
         f"heights {heights.min()} to {heights.max()}"
@@ -51,7 +58,7 @@ def _sizes(annotations: Annotations) -> str:
 
 
 def _histogram(annotations: Annotations) -> list[str]:
-    """A line a category: objects to learn from, the images that they are in, and a bar."""
+    """Return one line per category: its usable objects, the images that contain them, and a bar."""
     count = len(annotations.category_ids)
     labels, images = annotations.labels[annotations.usable], annotations.image_of()[annotations.usable]
     objects = np.bincount(labels, minlength=count)

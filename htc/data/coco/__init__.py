@@ -1,1 +1,1 @@
-"""Reading of annotation files in COCO format."""
+"""Read, check and repair annotation files in COCO format."""

@@ -1,8 +1,8 @@
-"""COCO instance annotations as a handful of NumPy arrays that worker processes share.
+"""COCO instance annotations as a few NumPy arrays that worker processes share.
 
-A forked worker that reads a Python object writes its reference count and so copies its page; over an epoch each worker
-ends up with its own copy of all annotations. Arrays have one reference count each and stay shared. Spawned workers get
-them in shared memory.
+When a forked worker reads a Python object, it writes the object's reference count and thus copies the memory page; over
+an epoch, each worker gets its own copy of all annotations. An array has a single reference count, so its memory stays
+shared. Spawned workers get the arrays in shared memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pycocotools import mask as mask_utils
 
 
 class Flaw(IntFlag):
-    """What is wrong with an annotation and can be repaired."""
+    """A flaw of an annotation that training repairs."""
 
     NO_AREA = 1
     OUTSIDE = 2
@@ -29,15 +29,16 @@ class Flaw(IntFlag):
 
     @property
     def sentence(self) -> str:
-        """What to say of one annotation, after its name."""
+        """Predicate of a sentence about one annotation with this flaw."""
         return f"has {FLAW_TEXTS[self][1]}: {FLAW_TEXTS[self][2]}"
 
     def counted(self, count: int) -> str:
-        """What to say of several annotations."""
+        """Return the message for `count` annotations with this flaw."""
         return f"annotations with {FLAW_TEXTS[self][1]}: {count}, {FLAW_TEXTS[self][2]}"
 
     @property
     def kind(self) -> str:
+        """A few words that name this flaw."""
         return FLAW_TEXTS[self][0]
 
 
@@ -53,22 +54,23 @@ FLAW_TEXTS = {
         "outline reaches out", "an outline that reaches out of the image by more than its size", "clipped",
     ),
 }  # fmt: skip
-"""Kind, what the annotation has, and what becomes of it."""
+"""Kind of the flaw, what the annotation has, and what training does with it."""
 UNUSABLE = Flaw.NO_AREA | Flaw.OUTSIDE | Flaw.NO_OUTLINE
+"""Flaws with which training does not use an annotation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """One annotation file: n images by ascending id, m annotations ordered by image and, within one, as in the file.
+    """The content of one annotation file, as `htc.data.coco.reader.load_annotations` returns it.
 
-    The annotations of image i are `first[i]:first[i + 1]`; boxes are xyxy in pixels of the original image, unclipped.
-    `htc.data.coco.reader.load_annotations` makes one.
+    There are n images by ascending id, and m annotations, ordered by image and then as in the file. The annotations of
+    image i are `first[i]:first[i + 1]`. Boxes are xyxy in pixels of the original image and are not clipped.
     """
 
     path: Path
     images_dir: Path
     category_ids: list[int]
-    """Ascending; the position is the contiguous label."""
+    """Ascending; the position of a category id is its contiguous label."""
     category_names: list[str]
     image_ids: np.ndarray
     """[n] int64."""
@@ -77,42 +79,45 @@ class Annotations:
     widths: np.ndarray
     """[n] int64."""
     name_bytes: np.ndarray
-    """[b] uint8: the images' file names in UTF-8, end to end."""
+    """[b] uint8: the file names of all images in UTF-8, concatenated."""
     name_first: np.ndarray
     """[n + 1] int64: where each file name starts in `name_bytes`."""
     first: np.ndarray
-    """[n + 1] int64."""
+    """[n + 1] int64: where the annotations of each image start."""
     ids: np.ndarray
-    """[m] int64, the file's own ids of annotations."""
+    """[m] int64: ids of the annotations in the file."""
     labels: np.ndarray
-    """[m] int64, contiguous."""
+    """[m] int64, contiguous class indices."""
     boxes: np.ndarray
     """[m, 4] float64."""
     areas: np.ndarray
-    """[m] float64, as annotated."""
+    """[m] float64: the annotated areas in pixels."""
     crowd: np.ndarray
-    """[m] bool: a region of many objects."""
+    """[m] bool: True for a crowd, a region of many objects."""
     flaws: np.ndarray
-    """[m] uint8, of Flaw."""
+    """[m] uint8: flags of `Flaw`."""
     usable: np.ndarray
-    """[m] bool: neither crowd nor degenerate, so an object to learn from."""
+    """[m] bool: True for objects to train on, which are neither crowds nor degenerate."""
     coordinates: np.ndarray
-    """[c] float64: x, y, x, y of all polygons. Single precision would move outlines: pycocotools rounds to 0.2 px."""
+    """[c] float64: x, y, x, y, ... of all polygons.
+
+    Single precision could change masks, because pycocotools rounds to 0.2 px.
+    """
     coordinate_first: np.ndarray
     """[p + 1] int64: where each polygon starts in `coordinates`."""
     polygons: np.ndarray
-    """[m, 2] int64: each annotation's first polygon, and the one after its last."""
+    """[m, 2] int64: indices of each annotation's first polygon and of the one after its last."""
     rle_bytes: np.ndarray
-    """[r] uint8: compressed run lengths of the annotations that are no polygons."""
+    """[r] uint8: compressed run lengths of the annotations that have an RLE, concatenated."""
     rle_ranges: np.ndarray
     """[m, 2] int64: where each annotation's run lengths begin and end in `rle_bytes`."""
 
     def __len__(self) -> int:
-        """Images, annotated or not."""
+        """Return the number of images, including those without annotations."""
         return len(self.image_ids)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Move the arrays into shared memory and hand on where they are, so that spawned workers have no copies."""
+        """Move the arrays into shared memory and pickle references to them, so that spawned workers have no copies."""
         import torch
 
         state: dict[str, Any] = {}
@@ -132,26 +137,26 @@ class Annotations:
             object.__setattr__(self, name, value.numpy() if hasattr(value, "numpy") else value)
 
     def file_name(self, image: int) -> str:
-        """An image's file name, relative to the folder of images."""
+        """Return an image's file name, relative to the folder of images."""
         return self.name_bytes[self.name_first[image] : self.name_first[image + 1]].tobytes().decode()
 
     def image_path(self, image: int) -> Path:
         return self.images_dir / self.file_name(image)
 
     def of_image(self, image: int) -> np.ndarray:
-        """Indices of an image's annotations, [k] int64."""
+        """Return the indices of an image's annotations, [k] int64."""
         return np.arange(self.first[image], self.first[image + 1])
 
     def image_of(self) -> np.ndarray:
-        """The image of each annotation, [m] int64."""
+        """Return the position of each annotation's image, [m] int64."""
         return np.repeat(np.arange(len(self)), np.diff(self.first))
 
     def usable_per_image(self) -> np.ndarray:
-        """How many objects to learn from each image has, [n] int64."""
+        """Return the number of usable objects of each image, [n] int64."""
         return np.diff(np.concatenate([[0], np.cumsum(self.usable)])[self.first])
 
     def run_lengths(self, image: int, annotation: int) -> dict[str, Any]:
-        """One annotation in pycocotools' run lengths, `size` and `counts`."""
+        """Return one annotation as pycocotools' RLE, a dict of `size` and `counts`."""
         height, width = int(self.heights[image]), int(self.widths[image])
         start, end = self.polygons[annotation]
         if end > start:
@@ -166,11 +171,11 @@ class Annotations:
         return empty
 
     def mask(self, image: int, annotation: int) -> np.ndarray:
-        """Rasterise one annotation as pycocotools' `annToMask` does: [h, w] uint8 of 0 and 1, in Fortran order."""
+        """Rasterise one annotation as pycocotools' `annToMask` does, to [h, w] uint8, 0 or 1, in Fortran order."""
         mask: np.ndarray = mask_utils.decode(self.run_lengths(image, annotation))
         return mask
 
     def flaw_counts(self) -> dict[Flaw, int]:
-        """How many annotations have each flaw, crowds included; flaws that none has are left out."""
+        """Return how many annotations, including crowds, have each flaw; flaws that do not occur are left out."""
         counts = {flaw: int(np.count_nonzero(self.flaws & flaw)) for flaw in Flaw}
         return {flaw: count for flaw, count in counts.items() if count}

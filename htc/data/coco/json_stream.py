@@ -1,7 +1,7 @@
-"""Reading a large JSON object table by table, one row at a time.
+"""Read a large JSON object table by table, one row at a time.
 
-`json.load` holds the whole of COCO's annotations as Python objects at once, several gigabytes of them; here only one
-row exists at a time. The rows themselves are parsed by the standard library's scanner.
+`json.load` would keep all of COCO's annotations in memory as Python objects, which takes several gigabytes; here only
+one row exists at a time. The rows are parsed by the standard library's scanner.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any, TextIO
 from htc.errors import UserError
 
 CHUNK = 1 << 22
-"""Characters read at a time; more where one value is longer."""
+"""Number of characters read at a time; more if a single value is longer."""
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_tables(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The rows of the arrays `names` of the JSON object in `path`, in the file's order, as (name, row).
+    """Yield (name, row) for each row of the arrays `names` of the JSON object in `path`, in the file's order.
 
-    Each named array must be there, once. Other keys are read over. Raises UserError where the file is missing, cannot
-    be read, is not valid JSON, is no object, or lacks one of the arrays.
+    Each of these arrays must occur exactly once; other keys are skipped. Raises UserError if the file is missing,
+    cannot be read, is not valid JSON, is not an object, or lacks one of the arrays.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: check data.root and the data's `annotations` path.")
@@ -45,18 +45,19 @@ def read_tables(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]
 
 
 class _Reader:
-    """A window of the file's text that grows until the next value fits, and forgets what was read."""
+    """A window of the file's text, which grows until it contains the next value and drops what has been read."""
 
     def __init__(self, file: TextIO, path: Path) -> None:
         self.file, self.path = file, path
         self.text, self.position = "", 0
-        self.forgotten = 0
-        """Characters of the file before the window."""
+        self.window_start = 0
+        """Number of characters of the file before the window."""
         self.ended = False
-        # The C scanner behind `raw_decode`, which wraps it only to raise another exception.
+        # `raw_decode` only wraps this C scanner to raise another exception.
         self.scan: Callable[[str, int], tuple[Any, int]] = JSONDecoder().scan_once  # type: ignore[attr-defined]
 
     def rows(self, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        """Yield the rows of the arrays `names` as (name, row)."""
         if self.peek() != "{":
             self.value()
             self.end()
@@ -83,7 +84,7 @@ class _Reader:
             raise UserError(f"{self.path} has no `{missing[0]}`: give a file in COCO's instances format.")
 
     def items(self, opening: str, closing: str) -> Iterator[None]:
-        """Stop before each item of an array or object; the caller reads it."""
+        """Yield before each item of an array or object; the caller then reads the item."""
         self.expect(opening)
         if self.peek() == closing:
             self.position += 1
@@ -98,25 +99,24 @@ class _Reader:
                 self.fail(f"',' or '{closing}' expected")
 
     def value(self) -> Any:
-        """The next value, whole."""
+        """Read the next value."""
         self.peek()
         while True:
             try:
                 value, end = self.scan(self.text, self.position)
             except (JSONDecodeError, StopIteration) as error:
-                # The value may go on beyond the window; it is wrong only if it does not with all of the file.
+                # The value may continue after the window, so it is invalid only if the file ends here.
                 if self.grow():
                     continue
-                where = error.pos if isinstance(error, JSONDecodeError) else int(error.value)
-                self.position = where
+                self.position = error.pos if isinstance(error, JSONDecodeError) else int(error.value)
                 self.fail(error.msg if isinstance(error, JSONDecodeError) else "a value expected")
-            # A number at the window's end may have more digits.
+            # A number at the end of the window may continue after it.
             if end < len(self.text) or not self.grow():
                 self.position = end
                 return value
 
     def peek(self) -> str:
-        """The next character that is not space; empty at the end of the file."""
+        """Skip white space and return the next character, which stays unread; empty at the end of the file."""
         while True:
             space = SPACE.match(self.text, self.position)
             assert space is not None
@@ -136,17 +136,17 @@ class _Reader:
             self.fail("more text after the end")
 
     def grow(self) -> bool:
-        """Forget what was read and read on, at least as much as is kept; False at the end of the file."""
+        """Drop what has been read and read more text; return False at the end of the file."""
         if self.ended:
             return False
         self.text = self.text[self.position :]
-        self.forgotten += self.position
+        self.window_start += self.position
         self.position = 0
-        # As much again as is there: a long value is scanned anew a few times, not once a chunk.
+        # The window at least doubles, so that a long value is scanned again a few times and not once per chunk.
         more = self.file.read(max(CHUNK, len(self.text)))
         self.ended = not more
         self.text += more
         return bool(more)
 
     def fail(self, reason: str) -> None:
-        raise ValueError(f"{reason} at character {self.forgotten + self.position}")
+        raise ValueError(f"{reason} at character {self.window_start + self.position}")

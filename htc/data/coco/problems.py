@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, as sentences with the file and the id."""
+"""Problems of a data set: sentences that name the file and the id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from htc.errors import UserError
 
 
 class Severity(Enum):
-    """What becomes of it: training refuses it, training repairs it, or it deserves a look."""
+    """Consequence of a problem: training refuses it (fault), repairs it, or ignores it (note)."""
 
     fault = "fault"
     repair = "repaired"
@@ -19,18 +19,21 @@ class Severity(Enum):
 
 @dataclass(frozen=True)
 class Problem:
+    """One problem of a data set."""
+
     severity: Severity
     kind: str
-    """A few words that problems of the same sort share, for counting."""
+    """A few words that name the kind of problem, by which problems are counted."""
     sentence: str
 
 
 def fault(kind: str, sentence: str) -> Problem:
+    """Return a problem that training refuses."""
     return Problem(Severity.fault, kind, sentence)
 
 
 def refuse(problems: list[Problem]) -> None:
-    """Raise UserError with the first fault, where there is one, and the number of the others."""
+    """Raise UserError with the first fault and the number of the others; do nothing if there is no fault."""
     faults = [problem for problem in problems if problem.severity is Severity.fault]
     if not faults:
         return
@@ -38,6 +41,6 @@ def refuse(problems: list[Problem]) -> None:
     raise UserError(f"{faults[0].sentence.rstrip('.')}{others}.")
 
 
-def shown(value: object) -> str:
-    """A value from a file, on one line and not too long."""
+def short_repr(value: object) -> str:
+    """Return the repr of a value from a file, shortened to one line."""
     return reprlib.repr(value)

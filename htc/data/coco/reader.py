@@ -1,4 +1,4 @@
-"""From an `instances_*.json` to `Annotations`, with all that is wrong with it."""
+"""Read an `instances_*.json` into `Annotations` and report every fault in it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from htc.data.coco.annotations import UNUSABLE, Annotations, Flaw
 from htc.data.coco.json_stream import read_tables
 from htc.data.coco.problems import Problem, fault, refuse
-from htc.data.coco.rle import whole_run_lengths
+from htc.data.coco.rle import valid_run_lengths
 from htc.data.coco.rows import Categories, Images, Objects
 
 TOLERANCE = 1.0
-"""Pixels that a box may reach out of its image before it is counted: COCO's own do, by rounding."""
+"""Pixels by which a box may exceed its image without being counted; boxes of COCO do, because of rounding."""
 
 
 def load_annotations(path: Path, images_dir: Path) -> Annotations:
-    """Read an annotation file. Raises UserError where it is missing, is not COCO, or holds what cannot be repaired."""
+    """Read an annotation file. Raises UserError if it is missing, is not in COCO format, or has a fault."""
     annotations, problems = read_annotations(path, images_dir)
     refuse(problems)
     return annotations
 
 
 def read_annotations(path: Path, images_dir: Path) -> tuple[Annotations, list[Problem]]:
-    """Read an annotation file -> what is sound of it, and every fault.
+    """Read an annotation file and return its valid rows and all faults.
 
-    What training repairs (`Annotations.flaws`) is no fault. Raises UserError where there are no tables to be read.
+    Flaws that training repairs (`Annotations.flaws`) are not faults. Raises UserError if the tables cannot be read.
     """
     problems: list[Problem] = []
     images, categories = Images(str(path), problems), Categories(str(path), problems)
@@ -36,11 +36,11 @@ def read_annotations(path: Path, images_dir: Path) -> tuple[Annotations, list[Pr
     add = {"images": images.add, "annotations": objects.add, "categories": categories.add}
     for name, row in read_tables(path, tuple(add)):
         add[name](row)
-    return _Packing(path, problems, images, categories, objects).packed(images_dir), problems
+    return _Packing(path, problems, images, categories, objects).pack(images_dir), problems
 
 
 class _Packing:
-    """Joins the three tables; rows with a fault are left out and listed."""
+    """Joins the three tables into `Annotations`; drops rows with a fault and lists the faults."""
 
     def __init__(
         self, path: Path, problems: list[Problem], images: Images, categories: Categories, objects: Objects
@@ -50,7 +50,7 @@ class _Packing:
         self.image_numbers = _table(images.numbers, 3)
         self.object_numbers = _table(objects.numbers, 3)
 
-    def packed(self, images_dir: Path) -> Annotations:
+    def pack(self, images_dir: Path) -> Annotations:
         image_ids, image_rows = self._unique("image", self.image_numbers[:, 0])
         names, name_first = self._names(image_rows)
         heights, widths = self.image_numbers[image_rows, 1], self.image_numbers[image_rows, 2]
@@ -58,18 +58,18 @@ class _Packing:
         category_ids, category_rows = self._unique("category", categories)
 
         ids, image_of, category_of = self.object_numbers.T
-        good = np.zeros(len(ids), bool)
-        good[self._unique("annotation", ids)[1]] = True
+        valid = np.zeros(len(ids), bool)
+        valid[self._unique("annotation", ids)[1]] = True
         positions, known = _find(image_ids, image_of)
-        good &= self._known("image", known, image_of, self.images.refused)
+        valid &= self._known("image", known, image_of, self.images.refused)
         labels, known = _find(category_ids, category_of)
-        good &= self._known("category", known, category_of, self.categories.refused)
-        positions = np.where(good, positions, 0)
+        valid &= self._known("category", known, category_of, self.categories.refused)
+        positions = np.where(valid, positions, 0)
         sizes = np.stack([heights, widths], axis=1)[positions] if len(image_ids) else np.zeros((len(ids), 2), np.int64)
-        good &= self._sound_numbers(good) & self._sound_run_lengths(good, sizes)
+        valid &= self._check_numbers(valid) & self._check_run_lengths(valid, sizes)
 
-        # Everything below is of the good rows, ordered by image.
-        order = np.flatnonzero(good)
+        # From here on, the rows are the valid annotations, ordered by image.
+        order = np.flatnonzero(valid)
         order = order[np.argsort(positions[order], kind="stable")]
         positions, sizes = positions[order], sizes[order]
         xywh = _table(self.objects.boxes, 4)[order]
@@ -110,14 +110,14 @@ class _Packing:
         )
 
     def _unique(self, table: str, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ascending ids without repetition, and the row of the first of each."""
+        """Return the ascending unique ids and the first row of each; add a fault for each duplicate."""
         unique, rows, counts = np.unique(ids, return_index=True, return_counts=True)
-        for twice, count in zip(unique[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
-            self._fault(f"duplicate {table} id", f"{count} entries have the {table} id {twice}: give each its own")
+        for duplicate, count in zip(unique[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
+            self._fault(f"duplicate {table} id", f"{count} entries have the {table} id {duplicate}: give each its own")
         return unique, rows
 
     def _names(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """File names of the images in `rows`, end to end, and where each begins and the last ends."""
+        """Return the concatenated file names of the images in `rows`, and where each begins and the last ends."""
         first = _flat(self.images.name_first)
         lengths = np.diff(first)[rows]
         ends = np.concatenate([[0], np.cumsum(lengths)])
@@ -125,7 +125,7 @@ class _Packing:
         return np.frombuffer(bytes(self.images.names), np.uint8)[source], ends
 
     def _known(self, table: str, known: np.ndarray, wanted: np.ndarray, refused: set[object]) -> np.ndarray:
-        """`known`, with a fault for each annotation that names what is not there (and not refused already)."""
+        """Return `known`; add a fault for each annotation whose image or category is neither known nor refused."""
         tables = {"image": "images", "category": "categories"}
         for row in np.flatnonzero(~known).tolist():
             if (value := int(wanted[row])) not in refused:
@@ -134,10 +134,10 @@ class _Packing:
                 )
         return known
 
-    def _sound_numbers(self, good: np.ndarray) -> np.ndarray:
-        """Whether the numbers of each annotation are finite and its sizes not negative, [m] bool."""
+    def _check_numbers(self, valid: np.ndarray) -> np.ndarray:
+        """Return whether the numbers of each annotation are finite and its sizes are not negative, [m] bool."""
         boxes, areas = _table(self.objects.boxes, 4), _flat(self.objects.areas)
-        # Finite corners as well: the sum of two large numbers need not be.
+        # The far corners are checked as well, because the sum of two large numbers can be infinite.
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(boxes).all(1) & np.isfinite(boxes[:, :2] + boxes[:, 2:]).all(1) & np.isfinite(areas)
         outline_finite = np.ones(len(areas), bool)
@@ -145,30 +145,47 @@ class _Packing:
         polygon = np.searchsorted(_flat(self.objects.coordinate_first), broken, side="right") - 1
         outline_finite[np.searchsorted(_flat(self.objects.polygon_first), polygon, side="right") - 1] = False
         positive = ~((boxes[:, 2:] < 0).any(1) | (areas < 0))
-        self._each(good & ~finite, "not finite", lambda row: f"has the bbox {_row(boxes, row)} and the area "
-                   f"{float(areas[row])!r}, which are not all finite numbers")  # fmt: skip
-        self._each(good & finite & ~positive, "negative size", lambda row: f"has the bbox {_row(boxes, row)} and the "
-                   f"area {float(areas[row])!r}: sizes must not be negative")  # fmt: skip
-        self._each(good & ~outline_finite, "not finite", lambda row: "has a polygon with a number that is not finite")
+
+        def numbers_of(row: int) -> str:
+            return f"has the bbox {_row_values(boxes, row)} and the area {float(areas[row])!r}"
+
+        self._add_faults(
+            valid & ~finite, "not finite", lambda row: f"{numbers_of(row)}, which are not all finite numbers"
+        )
+        self._add_faults(
+            valid & finite & ~positive, "negative size", lambda row: f"{numbers_of(row)}: sizes must not be negative"
+        )
+        self._add_faults(
+            valid & ~outline_finite, "not finite", lambda row: "has a polygon with a number that is not finite"
+        )
         return finite & positive & outline_finite
 
-    def _sound_run_lengths(self, good: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Whether each annotation's RLE, where it has one, has its image's size and covers it exactly, [m] bool."""
+    def _check_run_lengths(self, valid: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Return whether each annotation's RLE, if any, has its image's size and covers it exactly, [m] bool."""
         bounds = _flat(self.objects.rle_first)
         claimed = _table(self.objects.rle_sizes, 2)
         present = claimed[:, 0] > 0
         fitting = ~present | (claimed == sizes).all(1)
-        self._each(good & ~fitting, "RLE size", lambda row: f"has an RLE of size {_row(claimed, row)} in an image of "
-                   f"height {sizes[row, 0]} and width {sizes[row, 1]}: make them equal")  # fmt: skip
-        rows = np.flatnonzero(present & fitting & good)
+        self._add_faults(
+            valid & ~fitting,
+            "RLE size",
+            lambda row: (
+                f"has an RLE of size {_row_values(claimed, row)} in an image of height {sizes[row, 0]} and width "
+                f"{sizes[row, 1]}: make them equal"
+            ),
+        )
+        rows = np.flatnonzero(present & fitting & valid)
         ranges = np.stack([bounds[rows], bounds[rows + 1]], axis=1)
         data = np.frombuffer(self.objects.rle_bytes, np.uint8)
-        whole = np.ones(len(present), bool)
-        whole[rows] = whole_run_lengths(data, ranges, sizes[rows].prod(1))
-        self._each(~whole, "RLE", lambda row: "has an RLE whose runs do not cover its image exactly: encode it anew")
-        return fitting & whole
+        covering = np.ones(len(present), bool)
+        covering[rows] = valid_run_lengths(data, ranges, sizes[rows].prod(1))
+        self._add_faults(
+            ~covering, "RLE", lambda row: "has an RLE whose runs do not cover its image exactly: encode it again"
+        )
+        return fitting & covering
 
-    def _each(self, wrong: np.ndarray, kind: str, reason: Callable[[int], str]) -> None:
+    def _add_faults(self, wrong: np.ndarray, kind: str, reason: Callable[[int], str]) -> None:
+        """Add a fault for each annotation whose row is True in `wrong` [m]."""
         for row in np.flatnonzero(wrong).tolist():
             self._object_fault(kind, row, reason(row))
 
@@ -180,7 +197,7 @@ class _Packing:
 
 
 def _flaws(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Flaws of boxes [m, 4] in images of `sizes` [m, 2] (height, width): [m] uint8."""
+    """Return the flaws [m] uint8 of boxes [m, 4] in images of `sizes` [m, 2] (height, width)."""
     flaws = np.zeros(len(areas), np.uint8)
     low, high, limit = xywh[:, :2], xywh[:, :2] + xywh[:, 2:], sizes[:, ::-1]
     outside = (np.minimum(high, limit) <= np.maximum(low, 0)).any(1)
@@ -194,10 +211,19 @@ def _flaws(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray) -> np.ndarray
 def _clip_outlines(
     coordinates: np.ndarray, coordinate_first: np.ndarray, polygons: np.ndarray, sizes: np.ndarray
 ) -> np.ndarray:
-    """Bring what lies further outside than the image's size back to there, in place -> which annotations had any, [k].
+    """Clip polygons in place to at most one image size outside of their image, and return the clipped annotations.
 
-    pycocotools walks along outlines pixel by pixel and holds them in 32 bits: far points cost memory or worse. Within
-    the bounds it clips by itself, and nothing is changed.
+    pycocotools follows outlines pixel by pixel and stores them in 32 bits, so far points cost memory or overflow.
+    Points within these bounds stay as they are, because pycocotools clips them itself.
+
+    Args:
+        coordinates: [c] float64, as in `Annotations`; changed in place.
+        coordinate_first: [p + 1] int64, as in `Annotations`.
+        polygons: [m, 2] int64, as in `Annotations`.
+        sizes: [m, 2] int64, height and width of each annotation's image.
+
+    Returns:
+        [k] int64, indices of the annotations whose outline was clipped.
     """
     if len(coordinates) == 0:
         return np.zeros(0, np.int64)
@@ -206,22 +232,22 @@ def _clip_outlines(
     counts = polygons[:, 1] - polygons[:, 0]
     owners = np.repeat(np.arange(len(polygons)), counts)
     members = np.repeat(polygons[:, 0] - (np.cumsum(counts) - counts), counts) + np.arange(len(owners))
-    # Against the shorter side for all at once; the few that are left are looked at one by one.
+    # All polygons are compared with the shorter side at once; only the few that exceed it are checked exactly.
     shorter = sizes.min(1)[owners]
     far = (lowest[members] < -shorter) | (highest[members] > 2 * shorter)
     clipped = []
     for owner, polygon in zip(owners[far].tolist(), members[far].tolist(), strict=True):
         points = coordinates[coordinate_first[polygon] : coordinate_first[polygon + 1]].reshape(-1, 2)
         limit = sizes[owner, ::-1]
-        near = np.clip(points, -limit, 2 * limit)
-        if not np.array_equal(near, points):
-            points[:] = near
+        inside = np.clip(points, -limit, 2 * limit)
+        if not np.array_equal(inside, points):
+            points[:] = inside
             clipped.append(owner)
     return np.unique(np.array(clipped, np.int64))
 
 
 def _find(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of `wanted` [m] in ascending `ids`, and whether each is there."""
+    """Return the positions of `wanted` [m] in the ascending `ids`, and whether each of them is in `ids`."""
     if len(ids) == 0:
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
     positions = np.searchsorted(ids, wanted).clip(max=len(ids) - 1)
@@ -229,7 +255,7 @@ def _find(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _flat(values: array[int] | array[float]) -> np.ndarray:
-    """A growing array as it lies in memory, without a copy."""
+    """Return a growing array as a NumPy array, without a copy."""
     return np.frombuffer(values, values.typecode) if len(values) else np.zeros(0, values.typecode)
 
 
@@ -237,6 +263,6 @@ def _table(values: array[int] | array[float], columns: int) -> np.ndarray:
     return _flat(values).reshape(-1, columns)
 
 
-def _row(table: np.ndarray, row: int) -> list[float]:
+def _row_values(table: np.ndarray, row: int) -> list[float]:
     values: list[float] = table[row].tolist()
     return values

@@ -1,4 +1,4 @@
-"""The rows of a COCO annotation file, checked one by one and packed into flat arrays."""
+"""Check the rows of a COCO annotation file one by one and pack them into flat arrays."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 
 from pycocotools import mask as mask_utils
 
-from htc.data.coco.problems import Problem, fault, shown
+from htc.data.coco.problems import Problem, fault, short_repr
 
 SHORTEST_POLYGON = 6
-"""Numbers of a polygon with an inside; pycocotools would take four numbers for a box."""
+"""Fewest coordinates of a polygon with an area; pycocotools would read four numbers as a box."""
 LARGEST_SIDE = 65_535
-"""Pixels; what JPEG can hold, and run lengths of 32 bits."""
-WORST_NAMES = re.compile(r"^[\\/]|(?:^|[\\/])\.\.(?:$|[\\/])")
-"""Paths that lead out of the folder of images."""
-CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-# What reading a row that is not as expected can raise.
+"""Longest side of an image in pixels: the limit of JPEG, for which run lengths fit 32 bits."""
+PATHS_OUT_OF_FOLDER = re.compile(r"^[\\/]|(?:^|[\\/])\.\.(?:$|[\\/])")
+"""Absolute paths, and paths with `..`."""
+FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters and surrogates, which are not allowed in names."""
 MALFORMED = (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError)
+"""Exceptions that reading a malformed row can raise."""
 
 
 class RowError(ValueError):
-    """A row that cannot be used: the kind of fault, and the rest of a sentence that starts with the row's name."""
+    """A row cannot be used; the message is the predicate of a sentence about the row."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -30,12 +31,13 @@ class RowError(ValueError):
 
 
 class Rows:
-    """Grows flat arrays by a row at a time; a row with a fault leaves nothing but a problem.
+    """One table of the file: flat arrays to which rows are added one at a time.
 
-    Raises nothing for rows of any content.
+    A row with a fault adds a problem instead. `add` never raises, whatever a row contains.
     """
 
     table = ""
+    """Name of a row of this table in messages."""
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
         self.source, self.problems = source, problems
@@ -55,41 +57,41 @@ class Rows:
 
     def name_of(self, row: Any) -> str:
         if isinstance(row, dict) and "id" in row:
-            return f"{self.table} {shown(row['id'])}"
+            return f"{self.table} {short_repr(row['id'])}"
         return f"{self.table} number {self.number} of the list"
 
     def append(self, row: Any) -> None:
-        """Append a row; raises one of MALFORMED where it is not as COCO has it."""
+        """Append a row in COCO's format; raise one of `MALFORMED` for other rows, which may leave the arrays uneven."""
         raise NotImplementedError
 
     def checked(self, row: Any) -> dict[str, Any]:
-        """The row in COCO's types; raises RowError where it cannot be."""
+        """Return the row in COCO's types; raise RowError if that is impossible."""
         raise NotImplementedError
 
     def undo(self) -> None:
-        """Drop what an append left half done."""
+        """Remove what a failed `append` has added."""
         raise NotImplementedError
 
 
 class Images(Rows):
-    """Ids, sizes and file names of images."""
+    """The table of images: ids, sizes and file names."""
 
     table = "image"
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
         super().__init__(source, problems)
         self.numbers = array("q")
-        """id, height, width of each."""
+        """Id, height and width of each image."""
         self.names = bytearray()
         self.name_first = array("q", [0])
         self.refused: set[object] = set()
-        """Ids of images with a fault, so that their annotations are not counted as faults of their own."""
+        """Ids of images with a fault, so that their annotations are not reported as faults too."""
 
     def append(self, row: Any) -> None:
         name, height, width = row["file_name"], row["height"], row["width"]
         if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
             raise ValueError
-        if not name or WORST_NAMES.search(name) or CONTROL.search(name):
+        if not name or PATHS_OUT_OF_FOLDER.search(name) or FORBIDDEN_CHARACTERS.search(name):
             raise ValueError
         self.numbers.append(row["id"])
         self.numbers.append(height)
@@ -108,13 +110,15 @@ class Images(Rows):
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
             raise RowError("file name", "has no `file_name`")
-        if WORST_NAMES.search(name):
+        if PATHS_OUT_OF_FOLDER.search(name):
             raise RowError(
-                "file name", f"has the file_name {shown(name)}, which leads out of the folder of images: "
+                "file name", f"has the file_name {short_repr(name)}, which leads out of the folder of images: "
                 "give paths relative to it, without '..'",
             )  # fmt: skip
-        if CONTROL.search(name):
-            raise RowError("file name", f"has the file_name {shown(name)}, which holds characters no file name should")
+        if FORBIDDEN_CHARACTERS.search(name):
+            raise RowError(
+                "file name", f"has the file_name {short_repr(name)}, which contains characters that are not allowed"
+            )
         self.refused.discard(row["id"])
         return {**values, "file_name": name}
 
@@ -124,7 +128,7 @@ class Images(Rows):
 
 
 class Categories(Rows):
-    """Ids and names of categories."""
+    """The table of categories: ids and names."""
 
     table = "category"
 
@@ -145,37 +149,40 @@ class Categories(Rows):
         category_id = whole_number(row, "id")
         if not isinstance(row.get("name"), str):
             raise RowError("category name", "has no `name`")
-        if CONTROL.search(row["name"]):
-            raise RowError("category name", f"has the name {shown(row['name'])}, which holds characters no text should")
+        if FORBIDDEN_CHARACTERS.search(row["name"]):
+            raise RowError(
+                "category name",
+                f"has the name {short_repr(row['name'])}, which contains characters that are not allowed",
+            )
         self.refused.discard(row["id"])
         return {"id": category_id, "name": row["name"]}
 
     def undo(self) -> None:
-        """Nothing is left half done."""
+        """Do nothing, because `append` checks a row before it adds anything."""
 
 
 class Objects(Rows):
-    """Annotations and their outlines."""
+    """The table of annotations, with their outlines."""
 
     table = "annotation"
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
         super().__init__(source, problems)
         self.numbers = array("q")
-        """id, image id, category id of each."""
+        """Id, image id and category id of each annotation."""
         self.boxes = array("d")
-        """x, y, width, height of each."""
+        """x, y, width and height of each annotation's box."""
         self.areas = array("d")
         self.crowd = array("b")
         self.coordinates = array("d")
         self.coordinate_first = array("q", [0])
         self.polygon_first = array("q", [0])
         self.shortened = array("b")
-        """Whether a degenerate polygon was left out."""
+        """1 for annotations of which a degenerate polygon was left out."""
         self.rle_bytes = bytearray()
         self.rle_first = array("q", [0])
         self.rle_sizes = array("q")
-        """Height and width that each RLE claims; 0, 0 where there is none."""
+        """Height and width of each annotation's RLE as given in the file; 0, 0 if it has none."""
 
     def append(self, row: Any) -> None:
         x, y, width, height = row["bbox"]
@@ -196,7 +203,7 @@ class Objects(Rows):
             for polygon in segmentation:
                 if type(polygon) is not list:
                     raise TypeError
-                if len(polygon) >= SHORTEST_POLYGON and len(polygon) % 2 == 0:
+                if is_polygon(polygon):
                     self.coordinates.extend(polygon)
                     self.coordinate_first.append(len(self.coordinates))
                 else:
@@ -207,7 +214,7 @@ class Objects(Rows):
         self.rle_first.append(len(self.rle_bytes))
         self.rle_sizes.extend(size)
         self.shortened.append(shortened)
-        # The last one: it tells how many rows are whole.
+        # This array is appended to last, because `undo` takes its length as the number of complete rows.
         self.crowd.append(bool(crowd))
 
     def _append_run_lengths(self, segmentation: dict[str, Any]) -> tuple[int, int]:
@@ -216,7 +223,7 @@ class Objects(Rows):
             raise ValueError
         counts = segmentation["counts"]
         if isinstance(counts, list):
-            # pycocotools takes other numbers, too, and cuts them to 32 bits.
+            # pycocotools would also accept other numbers and truncate them to 32 bits.
             if not all(type(count) is int and 0 <= count < 1 << 32 for count in counts):
                 raise ValueError
             counts = mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
@@ -230,19 +237,19 @@ class Objects(Rows):
         values: dict[str, Any] = {key: whole_number(row, key) for key in ("id", "image_id", "category_id")}
         box = row.get("bbox")
         if not isinstance(box, list) or len(box) != 4:
-            raise RowError("box", f"has the bbox {shown(box)} instead of four numbers [x, y, width, height]")
+            raise RowError("box", f"has the bbox {short_repr(box)} instead of four numbers [x, y, width, height]")
         values["bbox"] = [number(value, "bbox") for value in box]
         if "area" not in row:
             raise RowError("area", "has no `area`")
         values["area"] = number(row["area"], "area")
         values["iscrowd"] = row.get("iscrowd", 0)
         if values["iscrowd"] not in (0, 1):
-            raise RowError("iscrowd", f"has the iscrowd {shown(row['iscrowd'])} instead of 0 or 1")
+            raise RowError("iscrowd", f"has the iscrowd {short_repr(row['iscrowd'])} instead of 0 or 1")
         segmentation = row.get("segmentation")
         if isinstance(segmentation, list):
             for polygon in segmentation:
                 if not isinstance(polygon, list):
-                    raise RowError("polygon", f"has {shown(polygon)} where a polygon [x, y, x, y, ...] belongs")
+                    raise RowError("polygon", f"has {short_repr(polygon)} where a polygon [x, y, x, y, ...] belongs")
             segmentation = [[number(value, "polygon") for value in polygon] for polygon in segmentation]
         elif segmentation is not None:
             segmentation = _run_lengths(segmentation)
@@ -261,46 +268,53 @@ class Objects(Rows):
         del self.rle_bytes[self.rle_first[-1] :]
 
 
+def is_polygon(coordinates: list[Any]) -> bool:
+    """Return whether a list of coordinates has the length of a polygon: pairs, and at least three of them."""
+    return len(coordinates) >= SHORTEST_POLYGON and len(coordinates) % 2 == 0
+
+
 def record(row: Any) -> dict[str, Any]:
+    """Return the row if it is a JSON object; raise RowError otherwise."""
     if not isinstance(row, dict):
-        raise RowError("row", f"is {shown(row)} and not an object with an id")
+        raise RowError("row", f"is {short_repr(row)} and not an object with an id")
     return row
 
 
 def whole_number(row: dict[str, Any], key: str) -> int:
-    """A whole number of 64 bits; 7.0 counts as one."""
+    """Return a value of the row as an integer of 64 bits, also if it is given as 7.0; raise RowError otherwise."""
     if key not in row:
         raise RowError(key, f"has no `{key}`")
     value = row[key]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or abs(value) >= 1 << 63:
-        raise RowError(key, f"has the {key} {shown(value)}, which is not a whole number of 64 bits")
+        raise RowError(key, f"has the {key} {short_repr(value)}, which is not a whole number of 64 bits")
     return value
 
 
 def number(value: Any, key: str) -> float:
+    """Return the value as a float; raise RowError if it is not a number."""
     if not isinstance(value, int | float):
-        raise RowError(key, f"has {shown(value)} in its {key}, which is not a number")
+        raise RowError(key, f"has {short_repr(value)} in its {key}, which is not a number")
     try:
         return float(value)
     except OverflowError as error:
-        raise RowError(key, f"has {shown(value)} in its {key}, which is too large") from error
+        raise RowError(key, f"has {short_repr(value)} in its {key}, which is too large") from error
 
 
 def _run_lengths(segmentation: Any) -> dict[str, Any]:
-    """Run lengths in COCO's types; raises RowError."""
+    """Return run lengths in COCO's types; raise RowError if that is impossible."""
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         raise RowError("outline", "has a segmentation that is neither a list of polygons nor an RLE of size and counts")
     size, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(x, int | float) for x in size):
-        raise RowError("RLE", f"has an RLE of size {shown(size)} instead of [height, width]")
+        raise RowError("RLE", f"has an RLE of size {short_repr(size)} instead of [height, width]")
     if not all(0 < x <= LARGEST_SIDE and x == int(x) for x in size):
-        raise RowError("RLE size", f"has an RLE of size {shown(size)}, which no image has")
+        raise RowError("RLE size", f"has an RLE of size {short_repr(size)}, which is not the size of an image")
     if isinstance(counts, list):
         if not all(isinstance(x, int) and 0 <= x < 1 << 32 for x in counts):
             raise RowError("RLE", "has an RLE with counts that are not whole numbers of 0 or more")
         counts = [int(x) for x in counts]
     elif not isinstance(counts, str) or not counts.isascii():
-        raise RowError("RLE", f"has an RLE with the counts {shown(counts)}, which are neither a list nor a string")
+        raise RowError("RLE", f"has an RLE with the counts {short_repr(counts)}, which are neither a list nor a string")
     return {"size": [int(x) for x in size], "counts": counts}

@@ -1,4 +1,4 @@
-"""Ground truth as pycocotools can evaluate it: the same repairs as training's, and nothing else changed."""
+"""Ground truth that pycocotools can evaluate: it gets the same repairs as in training and is otherwise unchanged."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from htc.data.coco.rows import SHORTEST_POLYGON
+from htc.data.coco.rows import is_polygon
 
 logger = logging.getLogger(__name__)
 
 
 def repair_ground_truth(content: dict[str, Any], source: str) -> None:
-    """Repair in place what makes pycocotools fail or count wrong; what is left out is said in the log.
+    """Repair in place what makes pycocotools fail or count wrong, and log how many annotations are dropped.
 
-    content: of an annotation file that `htc.data.coco.reader` has accepted. An annotation without an outline is left
-    out, a polygon of fewer than three points and far points outside of the image are treated as in training, `iscrowd`
-    is 0 where it is missing, and annotations are numbered anew where one has the id 0, which pycocotools takes for
-    "no match". What COCO's own files hold stays as it is.
+    Annotations without an outline are dropped. Polygons of fewer than three points and points far outside of the image
+    are treated as in training. A missing `iscrowd` becomes 0. If an annotation has the id 0, which means "no match" to
+    pycocotools, all annotations are renumbered. The annotations of COCO itself do not change.
+
+    Args:
+        content: The parsed annotation file, which `htc.data.coco.reader` has accepted.
+        source: Name of the file in the log.
     """
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     kept = []
     for annotation in content["annotations"]:
         segmentation = annotation.get("segmentation")
         if isinstance(segmentation, list):
-            mended = [polygon for polygon in segmentation if len(polygon) >= SHORTEST_POLYGON and len(polygon) % 2 == 0]
-            mended = [_within(polygon, sizes[annotation["image_id"]]) for polygon in mended]
-            annotation["segmentation"] = segmentation = mended
+            polygons = [polygon for polygon in segmentation if is_polygon(polygon)]
+            polygons = [_clip(polygon, sizes[annotation["image_id"]]) for polygon in polygons]
+            annotation["segmentation"] = segmentation = polygons
         if segmentation:
             kept.append(annotation)
         annotation.setdefault("iscrowd", 0)
@@ -40,10 +43,10 @@ def repair_ground_truth(content: dict[str, Any], source: str) -> None:
         logger.warning("%s: annotations without an outline: %d, not used in the evaluation.", source, dropped)
 
 
-def _within(polygon: list[float], size: tuple[int, int]) -> list[float]:
-    """Clip points to at most one image size outside the image of `size` (width, height), as the reader does."""
+def _clip(polygon: list[float], size: tuple[int, int]) -> list[float]:
+    """Clip points to at most one image size outside of the image of `size` (width, height), as the reader does."""
     if -min(size) <= min(polygon) and max(polygon) <= 2 * min(size):
         return polygon
     limit = np.array(size)
-    near: list[float] = np.clip(np.reshape(polygon, (-1, 2)), -limit, 2 * limit).ravel().tolist()
-    return near
+    clipped: list[float] = np.clip(np.reshape(polygon, (-1, 2)), -limit, 2 * limit).ravel().tolist()
+    return clipped

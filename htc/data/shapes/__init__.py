@@ -1,1 +1,1 @@
-"""The built-in data set: images of shapes, generated into COCO layout."""
+"""The built-in data set: generated images of shapes in COCO layout."""

@@ -1,4 +1,4 @@
-"""The stuff of the built-in data: textured grounds that divide an image between them."""
+"""Backgrounds of the built-in data, its stuff classes: an image is divided into textured regions."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from htc.data.shapes.colors import ground_color
+from htc.data.shapes.colors import background_color
 
 Random = np.random.Generator
 
 
-def draw_grounds(random: Random, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_backgrounds(random: Random, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Divide an image into one to three textured regions.
 
-    Returns the picture [3, h, w] float32 RGB 0..255, the ground of each pixel [h, w] uint8 (index into `GROUNDS`), and
-    the number of each pixel's region [h, w] uint8.
+    Returns:
+        The picture [3, h, w] float32 RGB, 0..255; the background of each pixel, [h, w] uint8 index into `BACKGROUNDS`;
+        and the region of each pixel, [h, w] uint8, numbered from 0.
     """
     x = np.arange(width, dtype=np.float32)[None, :]
     y = np.arange(height, dtype=np.float32)[:, None]
     count = int(random.choice([1, 2, 3], p=[0.15, 0.5, 0.35]))
-    kinds = random.choice(len(GROUNDS), count, replace=False).astype(np.uint8)
+    kinds = random.choice(len(BACKGROUNDS), count, replace=False).astype(np.uint8)
     extent = max(height, width)
     regions = np.zeros((height, width), np.uint8)
     nearest = np.full((height, width), np.inf, np.float32)
@@ -33,8 +34,8 @@ def draw_grounds(random: Random, height: int, width: int) -> tuple[np.ndarray, n
         np.minimum(nearest, distance, out=nearest)
     texture = np.empty((height, width), np.float32)
     for region, kind in enumerate(kinds):
-        np.copyto(texture, list(GROUNDS.values())[kind](random, x, y), where=regions == region)
-    dark = np.array([ground_color(random, int(kind), len(GROUNDS)) for kind in kinds], np.float32)
+        np.copyto(texture, list(BACKGROUNDS.values())[kind](random, x, y), where=regions == region)
+    dark = np.array([background_color(random, int(kind), len(BACKGROUNDS)) for kind in kinds], np.float32)
     difference = random.uniform(30, 70, (count, 1)) * random.choice([-1, 1], (count, 1))
     difference = (difference + random.uniform(-20, 20, (count, 3))).astype(np.float32)
     picture = np.empty((3, height, width), np.float32)
@@ -45,13 +46,14 @@ def draw_grounds(random: Random, height: int, width: int) -> tuple[np.ndarray, n
 
 
 def _smooth_noise(random: Random, height: int, width: int, grain: float) -> np.ndarray:
-    """[h, w] float32 around 0, within about -1..1, with lumps of `grain` pixels."""
+    """Return smooth noise [h, w] float32 of about -1..1 with structures of `grain` pixels."""
     coarse = random.uniform(-1, 1, (int(height / grain) + 2, int(width / grain) + 2)).astype(np.float32)
     noise: np.ndarray = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return noise
 
 
-def _turned(random: Random, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rotate(random: Random, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotate the coordinates by a random angle."""
     angle = random.uniform(0, np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return x * cos + y * sin, y * cos - x * sin
@@ -62,18 +64,18 @@ def _noise(random: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _stripes(random: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    along, _ = _turned(random, x, y)
+    along, _ = _rotate(random, x, y)
     return 0.5 + 0.5 * np.sin(along * np.float32(2 * np.pi / random.uniform(6, 16)))
 
 
 def _checker(random: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    along, across = _turned(random, x, y)
+    along, across = _rotate(random, x, y)
     side = np.float32(random.uniform(6, 13))
     return (np.floor(along / side) + np.floor(across / side)) % 2
 
 
 def _gradient(random: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    along, _ = _turned(random, x, y)
+    along, _ = _rotate(random, x, y)
     ramp: np.ndarray = (along - along.min()) / np.ptp(along)
     return ramp
 
@@ -83,7 +85,7 @@ def _blobs(random: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _dots(random: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    along, across = _turned(random, x, y)
+    along, across = _rotate(random, x, y)
     pitch = np.float32(random.uniform(9, 16))
     radius = np.float32(random.uniform(0.22, 0.34)) * pitch
     from_center = np.hypot(along % pitch - pitch / 2, across % pitch - pitch / 2)
@@ -91,7 +93,7 @@ def _dots(random: Random, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return inside
 
 
-GROUNDS: dict[str, Callable[[Random, np.ndarray, np.ndarray], np.ndarray]] = {
+BACKGROUNDS: dict[str, Callable[[Random, np.ndarray, np.ndarray], np.ndarray]] = {
     "noise": _noise,
     "stripes": _stripes,
     "checker": _checker,
@@ -99,4 +101,4 @@ GROUNDS: dict[str, Callable[[Random, np.ndarray, np.ndarray], np.ndarray]] = {
     "blobs": _blobs,
     "dots": _dots,
 }
-"""Name -> texture [h, w] of 0..1 from the pixels' x [1, w] and y [h, 1]; the order is that of the stuff labels."""
+"""Name -> function from the pixels' x [1, w] and y [h, 1] to a texture [h, w], 0..1; in the order of stuff labels."""

@@ -1,7 +1,7 @@
-"""The built-in data `shapes`, generated into COCO layout.
+"""Generate the built-in data set `shapes` in COCO layout.
 
-Hard in the ways that Hybrid Task Cascade's ideas speak to: neighbours of one class overlap (boxes), outlines are thin
-and concave (masks), and discs and squares are things on most grounds but texture on one (context).
+The data are difficult where Hybrid Task Cascade should help: neighbours of one class overlap (boxes), outlines are thin
+and concave (masks), and discs and squares are things on most backgrounds but texture on one (context).
 """
 
 from __future__ import annotations
@@ -27,29 +27,31 @@ from htc.errors import UserError
 logger = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 3
-"""Raised whenever the same ShapesConfig gives other data, so that a cached folder of the old is not taken for it."""
+"""Increased whenever the same ShapesConfig gives different data, so that folders of an old version are not used."""
 CATEGORY_IDS = [1, 2, 3, 5, 7, 8, 11, 13]
-"""With gaps, as COCO's."""
+"""Category ids with gaps, as in COCO."""
 SPLITS = {"train2017": 1, "val2017": 1_000_001}
-"""Name -> id of the first image; it also seeds the split's images."""
-MOST_IMAGES = 1_000_000
-"""Of a split: more would take the ids of the next, and a file of somebody else's must not fill the disk."""
+"""Name of each split -> id of its first image; image ids are also seeds."""
+MAX_IMAGES = 1_000_000
+"""Most images of a split: more would use the ids of the next split, and a wrong number must not fill the disk."""
 CONTOUR_SCALE = 2
+"""Factor by which masks are enlarged before their contours are traced."""
 
 
 def ensure_shapes(config: DataConfig) -> DataConfig:
-    """Generate the data below `config.root`, unless they are there, and return a config that points to them.
+    """Generate the data below `config.root`, unless they exist, and return a configuration that points to them.
 
-    A config that points to them already is returned as it is.
+    A configuration that already points to them is returned unchanged.
 
-    The folder's name holds a hash of `config.shapes`; it appears only when complete, so a run that is killed or a
-    second one at the same time does no harm. Raises UserError for settings without meaning or an unwritable root.
+    The folder's name contains a hash of `config.shapes`. The folder gets this name only when it is complete, so neither
+    a killed run nor two runs at the same time can damage it. Raises UserError if a setting is out of range or the root
+    is not writable.
     """
     shapes = config.shapes or ShapesConfig()
     counts = shapes.train_images, shapes.val_images
-    if min(counts) < 1 or max(counts) > MOST_IMAGES or shapes.image_size < 64 or shapes.seed < 0:
+    if min(counts) < 1 or max(counts) > MAX_IMAGES or shapes.image_size < 64 or shapes.seed < 0:
         raise UserError(
-            f"data.shapes={dataclasses.asdict(shapes)}: train_images and val_images must be 1 to {MOST_IMAGES}, "
+            f"data.shapes={dataclasses.asdict(shapes)}: train_images and val_images must be 1 to {MAX_IMAGES}, "
             "image_size 64 or more and seed 0 or more."
         )
     settings = json.dumps([GENERATOR_VERSION, dataclasses.asdict(shapes)], sort_keys=True)
@@ -78,7 +80,7 @@ def _split(split: SplitConfig, name: str) -> SplitConfig:
 
 
 def _generate_once(shapes: ShapesConfig, folder: Path) -> None:
-    """Generate beside `folder` and rename; where another process was quicker, its data (the same) are kept."""
+    """Generate the data next to `folder` and rename them; if another process was faster, keep its identical data."""
     started = time.monotonic()
     logger.info("Generating the built-in data into %s.", folder)
     partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
@@ -92,11 +94,20 @@ def _generate_once(shapes: ShapesConfig, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    logger.info("The built-in data took %.0f s.", time.monotonic() - started)
+    logger.info("Generated the built-in data in %.0f s.", time.monotonic() - started)
 
 
 def _write_split(root: Path, name: str, count: int, shapes: ShapesConfig) -> None:
-    """Write images, stuff maps and annotations of one split. Image i depends on seed, split, size and i alone."""
+    """Write images, stuff maps and annotations of one split.
+
+    Each image depends only on the seed, the image size and its id, so a larger split contains a smaller one.
+
+    Args:
+        root: Folder of the data set.
+        name: Key of `SPLITS`.
+        count: Number of images.
+        shapes: Seed and image size.
+    """
     for folder in (root / name, root / "stuffthingmaps" / name, root / "annotations"):
         folder.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
@@ -133,7 +144,7 @@ def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
 
 
 def _annotate(thing: Thing) -> dict[str, Any]:
-    """COCO's annotation of a thing: box tight around what is visible, area in pixels."""
+    """Return a thing's annotation without ids: a tight box around the visible pixels, and their number as the area."""
     return {
         "category_id": CATEGORY_IDS[thing.label],
         "bbox": list(cv2.boundingRect(thing.visible)),
@@ -144,10 +155,10 @@ def _annotate(thing: Thing) -> dict[str, Any]:
 
 
 def _outline(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
-    """Polygons where they give back every pixel of the mask [h, w], else run lengths (holes, for instance)."""
+    """Return polygons if they reproduce the mask [h, w] exactly; otherwise, for example for holes, run lengths."""
     left, top, width, height = cv2.boundingRect(mask)
     part = mask[top : top + height, left : left + width]
-    # Contours run through the centres of border pixels; enlarged, these lie close to the true border.
+    # Contours pass through the centres of border pixels, which are closer to the true border in an enlarged mask.
     large = cv2.resize(part, None, fx=CONTOUR_SCALE, fy=CONTOUR_SCALE, interpolation=cv2.INTER_NEAREST)
     contours, hierarchy = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if (hierarchy[0, :, 3] >= 0).any():

@@ -1,4 +1,4 @@
-"""The forms of the built-in data: compact ones, concave ones, and thin ones of a few pixels' width."""
+"""Outlines of the built-in data's shapes: compact ones, concave ones, and thin ones a few pixels wide."""
 
 from __future__ import annotations
 
@@ -10,29 +10,40 @@ import numpy as np
 Random = np.random.Generator
 
 SUBPIXEL_BITS = 4
-"""OpenCV takes outlines in fixed point with this many fractional bits."""
+"""Number of fractional bits of the fixed-point coordinates that OpenCV draws."""
 
 
-def draw_form(
+def draw_shape(
     name: str, random: Random, center: tuple[float, float], size: float, image_size: tuple[int, int]
 ) -> np.ndarray:
-    """Draw one form, turned at random, about `size` px across, at `center` (x, y): [h, w] uint8 of 0 and 1."""
+    """Draw one shape at a random angle.
+
+    Args:
+        name: Key of `OUTLINES` or `STROKES`.
+        random: Source of all draws.
+        center: (x, y) in pixels.
+        size: Approximate diameter in pixels.
+        image_size: (h, w) in pixels.
+
+    Returns:
+        The mask [h, w] uint8, 0 or 1.
+    """
     angle = random.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     mask = np.zeros(image_size, np.uint8)
 
     def fixed_point(points: np.ndarray) -> list[np.ndarray]:
-        return [np.rint((points * (size / 2) @ turn + center) * 2**SUBPIXEL_BITS).astype(np.int32)]
+        return [np.rint((points * (size / 2) @ rotation + center) * 2**SUBPIXEL_BITS).astype(np.int32)]
 
     if name in STROKES:
         thickness = int(np.clip(round(size * random.uniform(0.06, 0.13)), 2, 12))
         line = fixed_point(STROKES[name](random))
         cv2.polylines(mask, line, False, 1, thickness, cv2.LINE_8, SUBPIXEL_BITS)
         return mask
-    outline, cut = OUTLINES[name](random)
+    outline, hole = OUTLINES[name](random)
     cv2.fillPoly(mask, fixed_point(outline), 1, cv2.LINE_8, SUBPIXEL_BITS)
-    if cut is not None:
-        cv2.fillPoly(mask, fixed_point(cut), 0, cv2.LINE_8, SUBPIXEL_BITS)
+    if hole is not None:
+        cv2.fillPoly(mask, fixed_point(hole), 0, cv2.LINE_8, SUBPIXEL_BITS)
     return mask
 
 
@@ -91,7 +102,7 @@ OUTLINES: dict[str, Callable[[Random], tuple[np.ndarray, np.ndarray | None]]] = 
     "ring": _ring,
     "crescent": _crescent,
 }
-"""Name -> outline and what is cut out of it, both [k, 2] within the unit circle."""
+"""Name -> function that returns an outline and a region that is cut out of it, both [k, 2] within the unit circle."""
 
 STROKES: dict[str, Callable[[Random], np.ndarray]] = {"zigzag": _zigzag, "hook": _hook}
-"""Name -> line [k, 2] within the unit circle, drawn with a width of 2 to 12 px."""
+"""Name -> function that returns a line [k, 2] within the unit circle, which is drawn 2 to 12 px wide."""

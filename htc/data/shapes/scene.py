@@ -1,4 +1,4 @@
-"""One picture of the built-in data: grounds, things in front of them and of each other, and what hides among them."""
+"""Draw one image of the built-in data: backgrounds, things that occlude each other, and distracting textures."""
 
 from __future__ import annotations
 
@@ -7,61 +7,65 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from htc.data.shapes.backgrounds import GROUNDS, draw_grounds
+from htc.data.shapes.backgrounds import BACKGROUNDS, draw_backgrounds
 from htc.data.shapes.colors import thing_color
-from htc.data.shapes.outlines import OUTLINES, STROKES, draw_form
+from htc.data.shapes.outlines import OUTLINES, STROKES, draw_shape
 from htc.structures import IGNORE_LABEL
 
 Random = np.random.Generator
 
 THINGS = [*OUTLINES, *STROKES]
 """Names of the things; the position is the label."""
-STUFF = list(GROUNDS)
-"""Names of the grounds; the position plus the number of things is the label in stuff maps."""
+STUFF = list(BACKGROUNDS)
+"""Names of the backgrounds; the position plus the number of things is the label in stuff maps."""
 TEXTURE_ON = {"disc": "dots", "square": "checker"}
-"""A form that is a thing, but mere texture of this ground: only the surroundings tell one from the other."""
+"""Shape -> background on which the shape is only texture. Elsewhere it is a thing, so only the context decides."""
 
 FEWEST_PIXELS = 24
+"""Smallest visible area of a thing or a crowd."""
 SMALLEST_VISIBLE_SHARE = 0.25
+"""Smallest share of a thing that is not occluded."""
 REFERENCE_SIZE = 128
-"""Image size (pixels) for which sizes of things are given; they grow in proportion."""
+"""Image size in pixels to which the sizes of things below refer; they scale with the image."""
 
 
 @dataclass
 class Thing:
-    """One object, or a crowd of them, of a picture."""
+    """One object of an image, or a crowd of objects."""
 
     label: int
     visible: np.ndarray
-    """[h, w] uint8 of 0 and 1: what nothing in front hides."""
+    """[h, w] uint8, 0 or 1: the pixels that are not occluded."""
     crowd: bool = False
 
 
 @dataclass
 class Scene:
+    """One image with its labels."""
+
     image: np.ndarray
     """[h, w, 3] uint8 RGB."""
     stuff: np.ndarray
-    """[h, w] uint8: labels of things, then of grounds; 255 unlabelled."""
+    """[h, w] uint8: labels of things, then of backgrounds; 255 unlabelled."""
     things: list[Thing] = field(default_factory=list)
 
 
 def draw_scene(random: Random, image_size: int) -> Scene:
-    """Draw one picture, its sides up to a quarter longer than `image_size` pixels."""
+    """Draw one image whose sides are `image_size` pixels or up to a quarter longer."""
     stretch = random.uniform(1, 1.25, 2) if random.random() < 0.5 else np.ones(2)
     height, width = (np.rint(image_size * stretch)).astype(int).tolist()
     scale = image_size / REFERENCE_SIZE
-    picture, grounds, regions = draw_grounds(random, height, width)
-    _draw_texture_forms(random, picture, grounds, scale)
-    things, fronts = _place_things(random, picture, grounds, scale)
+    picture, backgrounds, regions = draw_backgrounds(random, height, width)
+    _draw_texture_shapes(random, picture, backgrounds, scale)
+    things, layers = _place_things(random, picture, backgrounds, scale)
     occupied = np.zeros((height, width), np.uint8)
-    for front in fronts:
-        np.maximum(occupied, front[0], out=occupied)
+    for mask, _ in layers:
+        np.maximum(occupied, mask, out=occupied)
     crowd = _draw_crowd(random, picture, occupied, scale) if random.random() < 0.06 else None
-    for mask, color in reversed(fronts):
+    for mask, color in reversed(layers):
         _paint(random, picture, mask, color)
 
-    stuff = grounds + np.uint8(len(THINGS))
+    stuff = backgrounds + np.uint8(len(THINGS))
     if random.random() < 0.5:
         border = cv2.morphologyEx(regions, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         stuff[border > 0] = IGNORE_LABEL
@@ -71,78 +75,95 @@ def draw_scene(random: Random, image_size: int) -> Scene:
     for thing in things:
         if not thing.crowd:
             stuff[thing.visible > 0] = thing.label
-    return Scene(_develop(random, picture), stuff, things)
+    return Scene(_simulate_camera(random, picture), stuff, things)
 
 
-def _draw_texture_forms(random: Random, picture: np.ndarray, grounds: np.ndarray, scale: float) -> None:
-    """Strew forms that look like things over the ground that they are texture of."""
-    height, width = grounds.shape
-    for form, ground in TEXTURE_ON.items():
-        inside = grounds == STUFF.index(ground)
+def _draw_texture_shapes(random: Random, picture: np.ndarray, backgrounds: np.ndarray, scale: float) -> None:
+    """Draw shapes that look like things onto the background on which they are texture."""
+    height, width = backgrounds.shape
+    for shape, background in TEXTURE_ON.items():
+        inside = backgrounds == STUFF.index(background)
         if not inside.any():
             continue
         pixels = np.flatnonzero(inside)
         for _ in range(int(random.integers(2, 6))):
             y, x = divmod(int(random.choice(pixels)), width)
-            mask = draw_form(form, random, (x, y), _size(random, scale), (height, width))
+            mask = draw_shape(shape, random, (x, y), _size(random, scale), (height, width))
             if np.count_nonzero(mask[inside]) >= 0.85 * np.count_nonzero(mask):
-                _paint(random, picture, mask, _color_on(random, THINGS.index(form), picture[:, y, x]))
+                _paint(random, picture, mask, _color_on(random, THINGS.index(shape), picture[:, y, x]))
 
 
 def _place_things(
-    random: Random, picture: np.ndarray, grounds: np.ndarray, scale: float
+    random: Random, picture: np.ndarray, backgrounds: np.ndarray, scale: float
 ) -> tuple[list[Thing], list[tuple[np.ndarray, np.ndarray]]]:
-    """Choose things from front to back; one that is mostly hidden is not placed at all.
+    """Place things from front to back; a thing that would be mostly occluded is left out.
 
-    Returns the things and, in the same order, their whole masks with their colors.
+    Args:
+        random: Source of all draws.
+        picture: [3, h, w] float32 RGB, from which the colors behind the things are read.
+        backgrounds: [h, w] uint8, background of each pixel.
+        scale: Image size relative to `REFERENCE_SIZE`.
+
+    Returns:
+        The things and, in the same order, their unoccluded masks with their colors.
     """
-    height, width = grounds.shape
+    height, width = backgrounds.shape
     wanted = int(random.integers(2, 7))
     free = np.ones((height, width), np.uint8)
     things: list[Thing] = []
-    fronts: list[tuple[np.ndarray, np.ndarray]] = []
+    layers: list[tuple[np.ndarray, np.ndarray]] = []
     for _ in range(3 * wanted):
         if len(things) >= wanted:
             break
         label = int(random.integers(len(THINGS)))
         size = _size(random, scale)
         center = random.uniform(0.08, 0.92, 2) * (width, height)
-        together = int(random.integers(2, 4)) if random.random() < 0.2 else 1
-        alike = random.random() < 0.5
+        group = int(random.integers(2, 4)) if random.random() < 0.2 else 1
+        same_color = random.random() < 0.5
         color = None
-        for _ in range(together):
+        for _ in range(group):
             x, y = np.clip(center, 0, (width - 1, height - 1)).astype(int)
-            mask = draw_form(THINGS[label], random, (center[0], center[1]), size, (height, width))
-            whole = int(np.count_nonzero(mask))
+            mask = draw_shape(THINGS[label], random, (center[0], center[1]), size, (height, width))
+            area = int(np.count_nonzero(mask))
             visible = mask & free
             if (
-                np.count_nonzero(visible) >= max(FEWEST_PIXELS, SMALLEST_VISIBLE_SHARE * whole)
-                and not _is_texture(label, mask, grounds, whole)
+                np.count_nonzero(visible) >= max(FEWEST_PIXELS, SMALLEST_VISIBLE_SHARE * area)
+                and not _is_texture(label, mask, backgrounds, area)
                 and len(things) < wanted
             ):
-                if color is None or not alike:
+                if color is None or not same_color:
                     color = _color_on(random, label, picture[:, y, x])
                 things.append(Thing(label, visible))
-                fronts.append((mask, color + random.uniform(-12, 12, 3)))
+                layers.append((mask, color + random.uniform(-12, 12, 3)))
                 free &= 1 - mask
             direction = random.uniform(0, 2 * np.pi)
             center = center + size * random.uniform(0.45, 0.85) * np.array([np.cos(direction), np.sin(direction)])
             size = size * random.uniform(0.8, 1.25)
-    return things, fronts
+    return things, layers
 
 
-def _is_texture(label: int, mask: np.ndarray, grounds: np.ndarray, whole: int) -> bool:
-    """Whether a form lies so much on the ground of its texture that it could not be told to be a thing."""
-    ground = TEXTURE_ON.get(THINGS[label])
-    if ground is None:
+def _is_texture(label: int, mask: np.ndarray, backgrounds: np.ndarray, area: int) -> bool:
+    """Return whether so much of a shape is on the background where it is texture that it does not look like a thing."""
+    background = TEXTURE_ON.get(THINGS[label])
+    if background is None:
         return False
-    return int(np.count_nonzero(mask[grounds == STUFF.index(ground)])) > 0.2 * whole
+    return int(np.count_nonzero(mask[backgrounds == STUFF.index(background)])) > 0.2 * area
 
 
 def _draw_crowd(
     random: Random, picture: np.ndarray, occupied: np.ndarray, scale: float
 ) -> tuple[Thing, np.ndarray] | None:
-    """Draw many tiny things of one class: the region as a crowd, and the pixels of its visible members [h, w]."""
+    """Draw many tiny things of one class.
+
+    Args:
+        random: Source of all draws.
+        picture: [3, h, w] float32 RGB, into which the crowd is drawn.
+        occupied: [h, w] uint8, pixels of the things in front of the crowd.
+        scale: Image size relative to `REFERENCE_SIZE`.
+
+    Returns:
+        The region as a crowd, and the visible pixels of its members [h, w]; None if the region is too small.
+    """
     height, width = occupied.shape
     label = THINGS.index(str(random.choice([name for name in THINGS if name not in TEXTURE_ON])))
     center = random.uniform(0.25, 0.75, 2) * (width, height)
@@ -151,7 +172,7 @@ def _draw_crowd(
     for _ in range(int(random.integers(25, 45))):
         offset = np.clip(random.normal(0, 0.5, 2), -1, 1) * radius
         x, y = center + offset
-        members |= draw_form(THINGS[label], random, (x, y), random.uniform(6, 10) * scale, (height, width))
+        members |= draw_shape(THINGS[label], random, (x, y), random.uniform(6, 10) * scale, (height, width))
     reach = int(9 * scale) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     region = cv2.morphologyEx(members, cv2.MORPH_CLOSE, kernel) & (1 - occupied)
@@ -162,17 +183,17 @@ def _draw_crowd(
 
 
 def _size(random: Random, scale: float) -> float:
-    """Pixels across: mostly 26 to 72, one in eight 70 to 120."""
+    """Return a diameter in pixels: 26 to 72, and in one case of eight 70 to 120, times `scale`."""
     low, high = (70, 120) if random.random() < 0.125 else (26, 72)
     return scale * float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 
-def _color_on(random: Random, label: int, ground: np.ndarray) -> np.ndarray:
-    return thing_color(random, label, len(THINGS), ground)
+def _color_on(random: Random, label: int, background: np.ndarray) -> np.ndarray:
+    return thing_color(random, label, len(THINGS), background)
 
 
 def _paint(random: Random, picture: np.ndarray, mask: np.ndarray, color: np.ndarray) -> None:
-    """Lay a form on the picture, shaded from one side and with a soft shadow beneath."""
+    """Paint a shape onto the picture, shaded from one side, with a soft shadow below it."""
     left, top, width, height = cv2.boundingRect(mask)
     if width == 0:
         return
@@ -196,8 +217,8 @@ def _paint(random: Random, picture: np.ndarray, mask: np.ndarray, color: np.ndar
         np.copyto(plane, shade * np.float32(value), where=inside > 0)
 
 
-def _develop(random: Random, picture: np.ndarray) -> np.ndarray:
-    """Light, lens and sensor: uneven brightness, mild blur, noise; uint8."""
+def _simulate_camera(random: Random, picture: np.ndarray) -> np.ndarray:
+    """Simulate light, lens and sensor by uneven brightness, mild blur and noise; return [h, w, 3] uint8."""
     _, height, width = picture.shape
     light = cv2.resize(random.uniform(0.8, 1.15, (3, 3)).astype(np.float32), (width, height))
     sigma = random.uniform(0.4, 0.9)

@@ -1,1 +1,1 @@
-"""What runs inside a job: the supervisor, the worker and the ranks."""
+"""Modules that run inside a job: the supervisor, the worker and the ranks."""

@@ -1,4 +1,4 @@
-"""The processes of a distributed run under Slurm: who is who, and where the first one listens."""
+"""Processes of a distributed run under Slurm: their ranks, and the address at which the main process listens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from htc.launch.submission import Submission
 from htc.runs.files import write_json
 
-PATIENCE = 900.0
-"""Seconds that a process waits for the first one to come up."""
+ADDRESS_TIMEOUT = 900.0
+"""Seconds that a process waits for the address of the main process."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of its job."""
+    """Ranks of this process among the processes of its job."""
 
     rank: int = 0
     world_size: int = 1
@@ -31,7 +31,7 @@ class Ranks:
 
     @classmethod
     def of_this_job(cls, submission: Submission) -> Ranks:
-        """From the environment of a job's step; a run of its own elsewhere."""
+        """Read the ranks from the environment of a Slurm job; without Slurm, the process is the only one."""
         if submission.launcher != "slurm":
             return cls()
         read = {key: int(os.environ.get(f"SLURM_{key}", "0")) for key in ("PROCID", "NTASKS", "LOCALID")}
@@ -40,22 +40,22 @@ class Ranks:
         return cls(read["PROCID"], world_size, read["LOCALID"], max(1, world_size // nodes))
 
     def environment(self, submission: Submission) -> dict[str, str]:
-        """What PyTorch's distributed package reads; empty for a single process.
+        """Return the environment variables that torch.distributed reads; empty for a single process.
 
-        The first process chooses a free port and tells the others through the shared file system, as a port that is
-        computed from the job's number may be taken.
+        The main process chooses a free port and writes it to a file on the shared file system, from which the others
+        read it: a port computed from the job id could be in use. Raises TimeoutError if the file does not appear.
         """
         if self.world_size == 1:
             return {}
-        path = submission.path / f"address-{this_start()}.json"
+        path = submission.path / f"address-{start_id()}.json"
         if self.is_main:
             address = {"MASTER_ADDR": own_address(), "MASTER_PORT": str(free_port())}
             write_json(path, address)
         else:
-            end = time.monotonic() + PATIENCE
+            end = time.monotonic() + ADDRESS_TIMEOUT
             while not path.is_file():
                 if time.monotonic() > end:
-                    raise TimeoutError(f"{path} did not appear: the first process of the job did not come up")
+                    raise TimeoutError(f"{path} did not appear: the main process of the job did not start")
                 time.sleep(0.2)
             address = json.loads(path.read_text(encoding="utf-8"))
         ranks = {
@@ -67,31 +67,31 @@ class Ranks:
         return {**address, **{key: str(value) for key, value in ranks.items()}}
 
     def report_failure(self, submission: Submission, cause: str) -> None:
-        """Tell the first process that the one on this rank has failed: it may wait for it for ever."""
-        path = submission.path / f"failure-{this_start()}-{self.rank}.json"
+        """Report to the main process that the process of this rank failed: it could wait for it forever."""
+        path = submission.path / f"failure-{start_id()}-{self.rank}.json"
         with suppress(OSError):
             write_json(path, {"rank": self.rank, "host": socket.gethostname(), "cause": cause})
 
     def reported_failure(self, submission: Submission) -> str | None:
-        """What another process of this start of the job failed of; None where none has."""
+        """Return the failure of another process since this start of the job; None if there is none."""
         if self.world_size == 1:
             return None
-        for path in sorted(submission.path.glob(f"failure-{this_start()}-*.json")):
+        for path in sorted(submission.path.glob(f"failure-{start_id()}-*.json")):
             with suppress(OSError, ValueError, KeyError):
                 failure = json.loads(path.read_text(encoding="utf-8"))
                 return f"process {failure['rank']} on {failure['host']}: {failure['cause']}"
         return None
 
 
-def this_start() -> str:
-    """Names this start of this job of Slurm: a job that is queued again keeps its number."""
+def start_id() -> str:
+    """Return an id of this start of the Slurm job: a requeued job keeps its job id."""
     return f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
 
 
 def own_address() -> str:
-    """A name of this node that can be resolved: Slurm's, else the host's own.
+    """Return a name of this node that can be resolved: Slurm's, else the host's own.
 
-    The name, not its address: a host often knows itself by an address that means another host elsewhere.
+    The address is not resolved here: a host often resolves its own name to a loopback address, such as 127.0.1.1.
     """
     for name in (os.environ.get("SLURMD_NODENAME"), socket.gethostname(), socket.getfqdn()):
         if name:

@@ -1,9 +1,13 @@
-"""What a job does: start the run as a process of its own, watch over it, and start it again where that makes sense.
+"""Supervise one run in a job: start it, watch it, and start it again after a failure.
 
-The run is a child, so that `kill -9`, a crash or the memory's end of it leave somebody who knows. submitit calls
-`RunJob.checkpoint` on the signal that Slurm sends before the time limit and, where the cluster is set so, at a
-preemption, and puts the job back into the queue; at other clusters' preemptions the supervisor does; a node's failure
-and `scontrol requeue` are Slurm's own affair. In each case the next start goes on from the newest checkpoint.
+The run is a child process, so a supervisor survives SIGKILL, crashes and out-of-memory kills of the run. After each
+interruption the next start resumes from the newest checkpoint. Who puts the job back into Slurm's queue depends on the
+interruption:
+
+- Before the time limit, and at a preemption if the cluster sets `preempt_send_user_signal`, Slurm sends SIGUSR2:
+  submitit calls `RunJob.checkpoint` and requeues the job.
+- At a preemption on other clusters, Slurm sends SIGTERM: the supervisor requeues the job.
+- After a node failure or `scontrol requeue`, Slurm requeues the job itself.
 """
 
 from __future__ import annotations
@@ -16,41 +20,45 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from htc.errors import UserError
+from htc.launch.job.failures import describe_exit, failure_cause, failures_since_checkpoint, should_retry
 from htc.launch.job.ranks import Ranks
 from htc.launch.locks import FileLock
 from htc.launch.slurm import is_preempted, requeue_job
 from htc.launch.submission import Submission, supervisor_lock
 from htc.runs.folder import RunFolder, now
-from htc.runs.json_values import items, mapping
 from htc.runs.provenance import slurm_job_id
+from htc.runs.record import Failure
 
-POLL = 0.25
-"""Seconds between looks at the child."""
-TAKEOVER_CHECK = 2.0
-"""Seconds between looks at whether another job has taken the run over."""
-TAKEOVER_PATIENCE = 600.0
-"""Seconds that a job waits for the one before it to let go of the run."""
-PEER_PATIENCE = 60.0
-"""Seconds that the first process of a run may go on after another one has failed: it may be about to end, or stuck."""
-GRACE_PATIENCE = 600.0
-"""Seconds that a job that was told to stop waits for Slurm to end it, where Slurm does not say why it is to stop."""
+POLL_SECONDS = 0.25
+"""Interval at which the child process is polled."""
+TAKEOVER_CHECK_SECONDS = 2.0
+"""Interval at which the supervisor checks whether another job has taken over the run."""
+TAKEOVER_TIMEOUT = 600.0
+"""Seconds that a job waits for an earlier job to release the run."""
+PEER_TIMEOUT = 60.0
+"""Seconds that the main process may continue after another process of the run failed: it may be ending, or hang."""
+GRACE_TIMEOUT = 600.0
+"""Seconds that a job waits for Slurm to end it, if Slurm does not answer whether the job is preempted."""
+LIMIT_MARGIN = 120.0
+"""Seconds by which Slurm may send the signal for the time limit earlier than `signal_before` says."""
 USER_ERROR, STOPPED = 2, 128 + signal.SIGTERM
+"""Exit statuses of a run that refused its settings, and of a run that was told to stop."""
 
 
 @dataclass
 class RunJob:
-    """The row of a submission as a job; submitit pickles it, calls it, and calls `checkpoint` before the end."""
+    """One row of a submission as a job: submitit pickles it, calls it, and calls `checkpoint` before the time limit."""
 
     submission: Path
     index: int
     gpus: str | None = None
-    """CUDA_VISIBLE_DEVICES of the run; null leaves it as it is."""
+    """CUDA_VISIBLE_DEVICES of the run; None leaves the variable unchanged."""
     _supervisor: Supervisor | None = field(default=None, repr=False, compare=False)
 
     def __call__(self) -> str:
@@ -59,9 +67,9 @@ class RunJob:
         return "done"
 
     def checkpoint(self) -> Any:
-        """Stop the run with its state saved -> what submitit queues again; None where that would lead nowhere.
+        """Let the run save its state and stop. Return the job that submitit requeues, or None if it would not help.
 
-        Exits where the run is done by then.
+        Exit if the run is done by then.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -73,7 +81,7 @@ class RunJob:
 
 
 class Supervisor:
-    """Watches over one process of a run, on this node."""
+    """Supervises one process of a run on this node."""
 
     def __init__(self, submission: Submission, index: int, gpus: str | None = None) -> None:
         self.submission, self.index, self.gpus = submission, index, gpus
@@ -87,41 +95,42 @@ class Supervisor:
         self.child: subprocess.Popen[bytes] | None = None
         self.terminated = False
         self.peer_failure: str | None = None
-        """Of another process of the run, which this one's was waiting for in vain."""
+        """Failure of another process of the run, for which the child waited in vain."""
         self.started = time.time()
         self.first_step = self.newest_step()
 
     def run(self) -> None:
-        """Return when the run is done; else exit: 143 where it was told to stop, 1 where it failed for good."""
-        signal.signal(signal.SIGTERM, self._note_termination)
-        self._exit_unless_wanted()
+        """Return when the run is done. Exit with 143 if it was told to stop, and with 1 if it failed for good."""
+        signal.signal(signal.SIGTERM, self._handle_termination)
+        self._exit_unless_current()
         if self.ranks.is_main:
             self._take_over()
         try:
-            # However its process ended, a run that is done is not started again: forced, it would be another run.
+            # A run that is done is not started again, even if its process crashed: with force=true, another start would
+            # be another run.
             while not self.folder.done:
-                self._exit_unless_wanted()
+                self._exit_unless_current()
                 code = self._run_once()
                 if code == 0 or self.folder.done:
                     return
                 if self.terminated or code == STOPPED:
-                    self._exit_when_told_to()
+                    self._exit_after_termination()
                 if not self.ranks.is_main:
-                    # The first process decides what becomes of the run, and ends this one.
-                    self.ranks.report_failure(self.submission, ending(code))
-                    time.sleep(3 * PEER_PATIENCE)
+                    # The main process decides whether to start the run again, and requeueing the job ends this one.
+                    self.ranks.report_failure(self.submission, describe_exit(code))
+                    time.sleep(3 * PEER_TIMEOUT)
                     sys.exit(1)
-                if not self._should_go_on(code):
+                if not self._should_start_again(code):
                     sys.exit(1)
                 if self.ranks.world_size > 1:
-                    # All processes must start anew, also those on other nodes.
+                    # All processes must start again, also those on other nodes.
                     requeue_job(str(slurm_job_id()))
                     sys.exit(1)
         finally:
             self.lock.release()
 
     def save_and_stop(self) -> bool:
-        """Let the run save its state and end -> whether another start would get any further than this one did."""
+        """Let the run save its state and stop. Return whether another start would make progress."""
         timed_out = self._is_time_limit_near()
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
@@ -129,23 +138,23 @@ class Supervisor:
         if self.folder.done:
             return False
         if timed_out and self.newest_step() == self.first_step:
-            reason = "the time limit is over and the run is not one checkpoint further: raise launcher.time"
+            reason = "the time limit was reached without a new checkpoint: raise launcher.time"
             self.folder.set_status("failed", reason)
             return False
         return True
 
     def newest_step(self) -> int | None:
-        """Of the newest checkpoint; None where there is none."""
+        """Return the step of the newest checkpoint; None if there is none."""
         names = (path.stem.rpartition("_")[2] for path in self.folder.checkpoints.glob("step_*.pt"))
         return max((int(name) for name in names if name.isdigit()), default=None)
 
     def _run_once(self) -> int:
-        """Start the run and wait for it -> its exit status, negative for a signal's number."""
+        """Start the run, wait for it, and return its exit status: negative for the number of a signal."""
         if self.ranks.is_main:
             with suppress(OSError):
                 self.submission.error_file(self.index).unlink(missing_ok=True)
-        environment = {**os.environ, **self.ranks.environment(self.submission)}
-        environment |= {"PYTHONPATH": python_path(self.submission.code), "PYTHONSAFEPATH": "1"}
+        ranks = self.ranks.environment(self.submission)
+        environment = {**os.environ, **ranks, **self.submission.code_environment}
         if self.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus
         program = [sys.executable]
@@ -156,7 +165,7 @@ class Supervisor:
         descriptors = () if self.lock.descriptor is None else (self.lock.descriptor,)
         if self.terminated:
             return STOPPED
-        # The lock goes along: as long as the run lives, even without this process, nobody else starts it.
+        # The child inherits the lock, so no other job starts the run while it lives, even if this process is killed.
         self.child = subprocess.Popen(
             [*program, *arguments], cwd=self.submission.cwd, env=environment, pass_fds=descriptors,
             stdin=subprocess.DEVNULL, preexec_fn=_ignore_user_signal,
@@ -164,11 +173,11 @@ class Supervisor:
         return self._watch(self.child)
 
     def _watch(self, child: subprocess.Popen[bytes]) -> int:
-        """Wait for the run, and stop it where it is another job's by now, or waits in vain for another process."""
-        checked = complete = time.monotonic()
+        """Wait for the run. Stop it if another job took it over, or if it waits for a process that failed."""
+        checked = last_complete = time.monotonic()
         while (code := child.poll()) is None:
-            time.sleep(POLL)
-            if not self.ranks.is_main or time.monotonic() - checked < TAKEOVER_CHECK:
+            time.sleep(POLL_SECONDS)
+            if not self.ranks.is_main or time.monotonic() - checked < TAKEOVER_CHECK_SECONDS:
                 continue
             checked = time.monotonic()
             if self._owner() != self.token:
@@ -178,8 +187,8 @@ class Supervisor:
                 return self._wait_or_kill(30)
             failure = self.ranks.reported_failure(self.submission)
             if failure is None:
-                complete = checked
-            elif checked - complete > PEER_PATIENCE:
+                last_complete = checked
+            elif checked - last_complete > PEER_TIMEOUT:
                 self.peer_failure = failure
                 child.kill()
         return code
@@ -192,107 +201,96 @@ class Supervisor:
             self.child.kill()
             return self.child.wait()
 
-    def _should_go_on(self, code: int) -> bool:
-        """Whether to start again after a failure: not after the same one without a new checkpoint in between."""
+    def _should_start_again(self, code: int) -> bool:
+        """Record a failure, and return whether the run is started again; see `should_retry`."""
         record = self.folder.read()
-        recorded = str(record["error"]) if record.get("status") == "failed" and record.get("error") else None
+        recorded = record.error if record.status == "failed" else None
         if (refusal := self._refusal()) is not None or code == USER_ERROR:
-            # The disk may be full.
+            # Writing fails if the disk is full.
             with suppress(OSError):
                 self.folder.set_status("failed", refusal or recorded or "the run was refused: see its job's log")
             return False
-        cause = self.peer_failure or (recorded if code > 0 else None) or ending(code)
-        launch = mapping(record.get("launch"))
+        cause = failure_cause(code, recorded, self.peer_failure)
         step = self.newest_step()
-        before = [f for f in map(mapping, items(launch.get("failures"))) if f.get("submission") == self.submission.id]
-        stuck = [failure for failure in before if failure.get("step") == step]
-        failure = {"time": now(), "cause": cause, "step": step, "submission": self.submission.id, "job": slurm_job_id()}
-        self.folder.update(launch={**launch, "failures": [*items(launch.get("failures")), failure]})
-        retries = int(self.submission.options.get("retries", 3))
-        if len(stuck) >= retries or any(failure.get("cause") == cause for failure in stuck):
+        launch = record.launch or self.submission.launch_record(self.submission.row(self.index))
+        earlier = failures_since_checkpoint(launch.failures, self.submission.id, step)
+        failure = Failure(now(), cause, step, self.submission.id, slurm_job_id())
+        self.folder.update(launch=replace(launch, failures=[*launch.failures, failure]))
+        if not should_retry(earlier, cause, int(self.submission.options.get("retries", 3))):
             where = f"at step {step}" if step is not None else "before the first checkpoint"
-            self.folder.set_status("failed", f"{cause} ({len(stuck) + 1} times {where})")
+            self.folder.set_status("failed", f"{cause} ({len(earlier) + 1} times {where})")
             return False
         print(f"the run failed ({cause}): starting it again", file=sys.stderr, flush=True)
         return True
 
     def _refusal(self) -> str | None:
-        """What the user has to mend, by any process of the run since it was started last."""
+        """Return the sentence with which a process of the run refused to go on since the last start, if any."""
         try:
             return self.submission.error_file(self.index).read_text(encoding="utf-8").strip() or None
         except OSError:
             return None
 
-    def _exit_when_told_to(self) -> NoReturn:
-        """End the job; in a preemption put it back into the queue first.
+    def _exit_after_termination(self) -> NoReturn:
+        """End the job, and requeue it first if it is preempted.
 
-        Slurm sends SIGTERM at a preemption unless the cluster sets `preempt_send_user_signal`, and takes a job that
-        ends by itself in the time of grace for a failed one.
+        At a preemption Slurm sends SIGTERM unless the cluster sets `preempt_send_user_signal`. A job that ends within
+        the grace time counts as failed and is not requeued by Slurm.
         """
         in_slurm = self.submission.launcher == "slurm" and self.ranks.is_main
-        if in_slurm and self._owner() == self.token and self.submission.wants(self.folder.read()):
+        if in_slurm and self._owner() == self.token and self.submission.may_start(self.folder.read()):
             try:
                 if is_preempted(job := str(slurm_job_id())):
                     requeue_job(job)
             except UserError as error:
                 print(f"{error.sentence} Waiting for Slurm to end the job.", file=sys.stderr, flush=True)
-                time.sleep(GRACE_PATIENCE)
+                time.sleep(GRACE_TIMEOUT)
         sys.exit(STOPPED)
 
-    def _exit_unless_wanted(self) -> None:
-        """End where the run was cancelled, or submitted anew, before this process was the run's."""
-        if not self.submission.wants(self.folder.read()):
-            print(f"{self.folder.path} was cancelled or submitted anew: not started", file=sys.stderr)
+    def _exit_unless_current(self) -> None:
+        """Exit if the run was cancelled, or if a later submission contains it."""
+        if not self.submission.may_start(self.folder.read()):
+            print(f"{self.folder.path} was cancelled or submitted again: not started", file=sys.stderr)
             sys.exit(STOPPED)
 
     def _take_over(self) -> None:
-        """Make this process the run's only one: an earlier job that still lives sees that it is replaced, and ends."""
+        """Take the run over: an earlier job that is still alive reads the new owner, stops and releases the lock."""
         self.lock.path.parent.mkdir(parents=True, exist_ok=True)
         self.owner_file.write_text(self.token)
-        end = time.monotonic() + TAKEOVER_PATIENCE
+        end = time.monotonic() + TAKEOVER_TIMEOUT
         while not self.lock.acquire():
             if self.terminated:
-                self._exit_when_told_to()
+                self._exit_after_termination()
             if time.monotonic() > end:
                 print(f"{self.folder.path} is still in use by an earlier job", file=sys.stderr)
                 sys.exit(1)
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
     def _owner(self) -> str:
         try:
             return self.owner_file.read_text()
         except OSError:
-            # The file system is away for a moment; nobody has taken anything over.
+            # The file system may fail for a moment, which does not mean that another job took the run over.
             return self.token
 
     def _is_time_limit_near(self) -> bool:
-        limit = self.submission.options.get("minutes")
-        margin = float(self.submission.options.get("signal_before") or 0) + 60
-        return limit is not None and time.time() - self.started > limit * 60 - margin - 60
+        """Return whether the time limit, and not a preemption, explains that the job is told to stop."""
+        minutes = self.submission.options.get("minutes")
+        signal_before = float(self.submission.options.get("signal_before") or 0)
+        return minutes is not None and time.time() - self.started > minutes * 60 - signal_before - LIMIT_MARGIN
 
-    def _note_termination(self, number: int, frame: FrameType | None) -> None:
+    def _handle_termination(self, number: int, frame: FrameType | None) -> None:
         self.terminated = True
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
 
 
-def ending(code: int) -> str:
-    """How a process ended, by its exit status."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"the process ended with status {code}"
-
-
-def python_path(code: str) -> str:
-    """PYTHONPATH with the frozen code first."""
-    return os.pathsep.join([code, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
 def _ignore_user_signal() -> None:
-    # Slurm sends it to every process of the job; it is meant for the supervisor.
+    # Slurm sends SIGUSR2 to every process of the job, but only the supervisor handles it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def main() -> None:
-    """`python -m htc.launch.job.supervisor SUBMISSION ROW [GPUS]`: the local launcher's job."""
+    """Run the command `python -m htc.launch.job.supervisor SUBMISSION ROW [GPUS]`: a job of the local launcher."""
     arguments = sys.argv[1:]
     gpus = json.loads(arguments[2]) if len(arguments) > 2 else None
     RunJob(Path(arguments[0]), int(arguments[1]), gpus)()

@@ -20,11 +20,13 @@ def main() -> None:
     row = submission.row(index)
     try:
         config = finalize(OmegaConf.create(row.config))
+        # PyTorch takes seconds to import, which a refused configuration does not need.
         from htc.experiment import run_experiment
 
         run_experiment(config, shlex.split(f"python -m htc.run {shlex.join(row.overrides)}"))
     except UserError as error:
-        # The run's own record may be what could not be written, or another process's; torchrun hides our status.
+        # The supervisor reads the reason from this file: torchrun hides the exit status, and run.json may be the file
+        # that cannot be written, or the one of another process.
         if error.status == UserError.status:
             with suppress(OSError):
                 submission.error_file(index).write_text(error.sentence + "\n", encoding="utf-8")

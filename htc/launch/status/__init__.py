@@ -1,1 +1,1 @@
-"""The states and progress of launched runs, as reported to the user."""
+"""States and progress of runs, as reported to the user."""

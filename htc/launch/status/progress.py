@@ -1,4 +1,4 @@
-"""How far a run is: its step, the time that is left, its last figures, from the end of metrics.jsonl."""
+"""Progress of a run: its step, the time left and its last metric, read from the end of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -9,71 +9,78 @@ from typing import Any
 
 import yaml
 
-from htc.launch.status.reports import last_lines, results_text
+from htc.launch.status.outcome import last_lines
 from htc.launch.status.states import RunState
 from htc.runs.folder import RunFolder
 from htc.runs.json_values import mapping, number
+from htc.runs.record import Length
+from htc.runs.results import ap_summary
 
-LOOKED_AT = 40
-"""Lines at the end of metrics.jsonl among which the newest training line is looked for."""
+UNKNOWN_LENGTH = Length(None, None, None)
+TAIL_LINES = 40
+"""Number of lines at the end of metrics.jsonl among which the newest training line is looked for."""
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """What is not known is None."""
+    """Progress of one run; values that are not known are None."""
 
     step: int | None
     total: int | None
+    """Steps of the complete run."""
     seconds_left: float | None
     metric: str
+    """Last loss or AP, or the results of a finished run, as text."""
     age: float | None
-    """Seconds since the run last wrote a line."""
+    """Seconds since the run last wrote a line to metrics.jsonl."""
 
 
-def progress_of(state: RunState) -> RunProgress:
+def read_progress(state: RunState) -> RunProgress:
+    """Read the progress of a run from the files in its folder."""
     folder = RunFolder(state.folder)
-    lines = [line for text in last_lines(folder.metrics_file, LOOKED_AT) if (line := _read(text))]
+    lines = [line for text in last_lines(folder.metrics_file, TAIL_LINES) if (line := _parse_line(text))]
     train: dict[str, Any] = next((line for line in reversed(lines) if line.get("kind") == "train"), {})
     step = max((line["step"] for line in lines if isinstance(line.get("step"), int)), default=None)
-    length = mapping(mapping(state.record.get("launch")).get("length")) or (_length(folder) if lines else {})
+    launch = state.record.launch
+    length = launch.length if launch is not None else _configured_length(folder) if lines else UNKNOWN_LENGTH
     total = _total_steps(length, train)
-    rate, batch, left = number(train.get("images_per_second")), number(length.get("batch_size")), None
+    rate, batch, left = number(train.get("images_per_second")), length.batch_size, None
     if state.state == "running" and total is not None and step is not None and rate and batch:
         left = number(float(max(0, total - step)) * batch / rate)
-    return RunProgress(step, total, left, _metric(state, lines), _age(folder))
+    return RunProgress(step, total, left, _last_metric(state, lines), _age(folder))
 
 
-def _metric(state: RunState, lines: list[dict[str, Any]]) -> str:
+def _last_metric(state: RunState, lines: list[dict[str, Any]]) -> str:
     if state.state == "done":
-        return results_text(state.folder)
+        return ap_summary(RunFolder(state.folder).read_results())
     if not lines:
         return ""
     last = lines[-1]
     if last.get("kind") == "eval":
-        mask = number(mapping(last.get("segm")).get("AP"))
-        return f"mask AP {100 * mask:.1f}" if mask is not None else ""
+        return ap_summary(last)
     return f"loss {last['loss']:.3f}" if isinstance(last.get("loss"), float) else ""
 
 
-def _total_steps(length: dict[str, Any], train: dict[str, Any]) -> int | None:
-    if (iterations := number(length.get("iterations"))) is not None:
-        return int(iterations)
-    epochs, step, epoch = number(length.get("epochs")), number(train.get("step")), number(train.get("epoch"))
+def _total_steps(length: Length, train: dict[str, Any]) -> int | None:
+    """Return the steps of the complete run, by its configured length and its newest training line."""
+    if length.iterations is not None:
+        return length.iterations
+    epochs, step, epoch = length.epochs, number(train.get("step")), number(train.get("epoch"))
     if epochs is None or step is None or not epoch:
         return None
-    # How many steps an epoch has is known to whoever has read the annotations; the lines tell it.
+    # The steps of one epoch depend on the annotations, which are not read here. The training line gives their ratio.
     total = number(float(epochs) * step / epoch)
     return None if total is None else round(total)
 
 
-def _length(folder: RunFolder) -> dict[str, Any]:
-    """The schedule of a run that no launcher started."""
+def _configured_length(folder: RunFolder) -> Length:
+    """Read the length of a run that no launcher started from its configuration."""
     try:
         text = folder.config_file.read_text(encoding="utf-8")
         config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return {key: config["schedule"][key] for key in ("epochs", "iterations", "batch_size")}
-    except (OSError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return UNKNOWN_LENGTH
+    return Length.from_json(mapping(config).get("schedule"))
 
 
 def _age(folder: RunFolder) -> float | None:
@@ -83,7 +90,8 @@ def _age(folder: RunFolder) -> float | None:
         return None
 
 
-def _read(text: str) -> dict[str, Any] | None:
+def _parse_line(text: str) -> dict[str, Any] | None:
+    """Return the JSON object of a line; None for a line that holds none, such as an incomplete one."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError):

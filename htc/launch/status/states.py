@@ -1,70 +1,127 @@
-"""How the runs of a sweep stand, from what they recorded, what Slurm says, and who holds the locks."""
+"""States of a sweep's runs, decided from what the runs recorded, from Slurm's answer and from the locks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from htc.errors import UserError
-from htc.launch.locks import is_held, is_in_use
-from htc.launch.slurm import Job, query_jobs
+from htc.launch.locks import is_held
+from htc.launch.slurm import PENDING_STATES, RUNNING_STATES, Job, query_jobs
 from htc.launch.submission import Submission, launch_lock, read_submissions, supervisor_lock
 from htc.runs.folder import RunFolder
-from htc.runs.json_values import mapping
+from htc.runs.lock import is_in_use
+from htc.runs.record import RunRecord
 
 STATES = ("running", "queued", "done", "failed", "cancelled", "preempted", "lost", "unknown")
 LIVE = ("running", "queued")
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """Facts that decide the state of one run."""
+
+    status: str | None = None
+    """Status in run.json."""
+    has_results: bool = False
+    """True if results.json exists; only looked up for the status `done`."""
+    cancelled: bool = False
+    """True if run.json records that a user cancelled the run."""
+    is_locked: bool = False
+    """True if the run or its supervisor is alive and holds a lock; not looked up for a run with results."""
+    launcher: str | None = None
+    """Launcher of the run's newest submission: `slurm` or `local`; None for a run that was started by hand."""
+    managed: bool = False
+    """True if a launcher is alive that is about to submit or start the run."""
+    job_state: str | None = None
+    """Slurm's state of the run's job; None if Slurm knows of no such job."""
+    slurm_known: bool = True
+    """False if Slurm could not be asked."""
+
+
+def decide_state(facts: RunFacts) -> str:
+    """Return the state of a run: that of the first row which applies.
+
+    Signs of life (locks, jobs, launchers) take precedence over the status that the run recorded last.
+    """
+    rows = (
+        ("done", facts.status == "done" and facts.has_results),
+        ("running", facts.is_locked),
+        ("queued", facts.job_state in PENDING_STATES),
+        ("running", facts.job_state in RUNNING_STATES),
+        ("queued", facts.managed and facts.status == "queued" and not facts.cancelled),
+        ("unknown", facts.launcher == "slurm" and not facts.slurm_known and facts.status != "failed"),
+        ("failed", facts.status == "failed"),
+        ("cancelled", facts.cancelled or facts.job_state == "CANCELLED"),
+        ("preempted", facts.status == "preempted"),
+        ("lost", True),
+    )
+    return next(state for state, applies in rows if applies)
+
+
 @dataclass
 class RunState:
-    """One run of a sweep."""
+    """State of one run of a sweep, with the files and the job that belong to it."""
 
     name: str
-    """Of its folder."""
+    """Name of the run's folder."""
     folder: Path
     state: str
-    """One of STATES; `unknown` where it is on a Slurm that cannot be asked from here."""
-    record: dict[str, Any] = field(default_factory=dict)
-    """run.json."""
+    """One of STATES; `unknown` if the run is on a Slurm that cannot be asked from this machine."""
+    record: RunRecord = field(default_factory=RunRecord)
+    """Content of run.json."""
     job: Job | None = None
     submission: Submission | None = None
-    """The newest one that holds it."""
+    """Newest submission that contains the run; None for a run that was started by hand."""
 
     @property
     def index(self) -> int | None:
-        """Its row in the submission."""
+        """Row of the run in its submission."""
         return self.submission.positions[self.name] if self.submission else None
 
     @property
     def job_id(self) -> str | None:
-        if self.submission is not None and (noted := self.submission.jobs[self.index or 0]) is not None:
-            return noted
+        if self.submission is not None and (recorded := self.submission.jobs[self.index or 0]) is not None:
+            return recorded
         return self.job.id if self.job else None
 
     @property
+    def restarts(self) -> int:
+        """Number of times that the run was resumed."""
+        return len(self.record.resumes)
+
+    @property
+    def node(self) -> str:
+        """Node on which the run is or was last; for a queued job, Slurm's reason in brackets."""
+        if self.job is not None and self.job.is_pending:
+            # The reason shows whether a job waits for its turn or will never start.
+            return f"({self.job.reason})"
+        if self.job is not None and self.job.node:
+            return self.job.node
+        resumed_on = self.record.resumes[-1].host if self.record.resumes else None
+        return resumed_on or self.record.host or ""
+
+    @property
     def is_live(self) -> bool:
+        """True if the run may be under way: it is not started again."""
         return self.state in LIVE or self.state == "unknown"
 
 
 def sweep_states(sweep_folder: Path, *, need_slurm: bool = False) -> tuple[list[RunState], str | None]:
-    """Every run of a sweep, by name, and a remark where Slurm could not be asked.
+    """Return the state of every run of a sweep, sorted by name, and a remark if Slurm could not be asked.
 
-    `need_slurm`: raise UserError in that case, as whoever launches must know.
+    With `need_slurm`, raise UserError in that case: a launch must know which jobs exist.
     """
-    newest: dict[str, Submission] = {}
-    for submission in read_submissions(sweep_folder):
-        newest.update(dict.fromkeys(submission.runs, submission))
+    newest = _newest_submissions(sweep_folder)
     names = sorted({*newest, *_folders(sweep_folder)})
     records = {name: RunFolder(sweep_folder / name).read() for name in names}
-    # Of what is done, Slurm need not be asked.
+    # Slurm is asked only about submissions with a run that is not done.
     open_in_slurm = {
         newest[name].id: newest[name]
         for name in names
-        if name in newest and newest[name].launcher == "slurm" and records[name].get("status") != "done"
+        if name in newest and newest[name].launcher == "slurm" and records[name].status != "done"
     }
     jobs: Mapping[str, Job] | None = {}
     remark = None
@@ -75,60 +132,76 @@ def sweep_states(sweep_folder: Path, *, need_slurm: bool = False) -> tuple[list[
             if need_slurm:
                 raise
             jobs, remark = None, error.sentence
-    by_place = {(job.name, _task(job.id)): job for job in (jobs or {}).values()}
-    # An array that was cancelled before any of it began is listed as one.
-    whole = {job.name: job for job in (jobs or {}).values() if "_" not in job.id}
-    # Somebody is about to submit what is not submitted yet; unless it is this process, which knows that it is not.
+    job_of = _jobs_by_run(newest, (jobs or {}).values())
+    # A launch in another process may be about to submit these runs. A launch in this process (`need_slurm`) is not.
     launching = not need_slurm and is_held(launch_lock(sweep_folder))
     managed = {each.id: launching or is_held(each.manager_lock) for each in newest.values()}
     states = []
     for name in names:
-        submission_of = newest.get(name)
-        # By name and place: so they are found even if whoever submitted them died before noting their ids.
-        job = None
-        if submission_of is not None:
-            place = submission_of.job_name, submission_of.positions[name]
-            job = by_place.get(place) or whole.get(submission_of.job_name)
-        managed_here = submission_of is not None and managed[submission_of.id]
-        state = decide(sweep_folder, name, records[name], submission_of, job, jobs is not None, managed_here)
-        states.append(RunState(name, sweep_folder / name, state, records[name], job, submission_of))
+        submission = newest.get(name)
+        job = job_of.get(name)
+        facts = _facts(
+            sweep_folder / name, records[name], submission, job,
+            managed=submission is not None and managed[submission.id], slurm_known=jobs is not None,
+        )  # fmt: skip
+        states.append(RunState(name, sweep_folder / name, decide_state(facts), records[name], job, submission))
     return states, remark
 
 
-def decide(
-    sweep_folder: Path,
-    name: str,
-    record: Mapping[str, Any],
+def _newest_submissions(sweep_folder: Path) -> dict[str, Submission]:
+    """Newest submission of each launched run, by the run's name."""
+    newest: dict[str, Submission] = {}
+    for submission in read_submissions(sweep_folder):
+        newest.update(dict.fromkeys(submission.runs, submission))
+    return newest
+
+
+def _jobs_by_run(newest: Mapping[str, Submission], jobs: Iterable[Job]) -> dict[str, Job]:
+    """Jobs by the name of their run.
+
+    A job is found by its name and its index in the array, so that it is found even if the launch died before it
+    recorded the job ids.
+    """
+    listed = list(jobs)
+    by_index = {(job.name, _array_index(job.id)): job for job in listed}
+    # Slurm lists an array that was cancelled before any of its jobs began as one job.
+    arrays = {job.name: job for job in listed if "_" not in job.id}
+    found = {}
+    for run, submission in newest.items():
+        name = submission.job_name
+        if (job := by_index.get((name, submission.positions[run])) or arrays.get(name)) is not None:
+            found[run] = job
+    return found
+
+
+def _facts(
+    folder: Path,
+    record: RunRecord,
     submission: Submission | None,
     job: Job | None,
-    slurm_known: bool,
+    *,
     managed: bool,
-) -> str:
-    """The state of one run; what it recorded last counts only where nothing that is alive says otherwise."""
-    status = record.get("status")
-    cancelled = bool(mapping(record.get("launch")).get("cancelled"))
-    folder = sweep_folder / name
-    if status == "done" and (folder / "results.json").is_file():
-        return "done"
-    if is_held(supervisor_lock(sweep_folder, name)) or is_in_use(folder):
-        return "running"
-    if job is not None and job.is_live:
-        return "queued" if job.is_pending else "running"
-    if managed and status == "queued" and not cancelled:
-        return "queued"
-    if submission is not None and submission.launcher == "slurm" and status != "failed" and not slurm_known:
-        return "unknown"
-    if status == "failed":
-        return "failed"
-    if (job is not None and job.state == "CANCELLED") or cancelled:
-        return "cancelled"
-    if status == "preempted":
-        return "preempted"
-    return "lost"
+    slurm_known: bool,
+) -> RunFacts:
+    """Collect the facts of the run in `folder`, with this record."""
+    status = record.status
+    # Opening the files of thousands of runs takes time, so only those that can matter are opened.
+    has_results = status == "done" and (folder / "results.json").is_file()
+    is_locked = not has_results and (is_held(supervisor_lock(folder.parent, folder.name)) or is_in_use(folder))
+    return RunFacts(
+        status=status,
+        has_results=has_results,
+        cancelled=record.cancelled,
+        is_locked=is_locked,
+        launcher=submission.launcher if submission else None,
+        managed=managed,
+        job_state=job.state if job else None,
+        slurm_known=slurm_known,
+    )
 
 
 def _folders(sweep_folder: Path) -> Iterator[str]:
-    """Names of run folders: those with a record, or with a part of one."""
+    """Yield the names of the run folders: those that hold a run.json."""
     try:
         entries = list(os.scandir(sweep_folder))
     except OSError:
@@ -138,7 +211,7 @@ def _folders(sweep_folder: Path) -> Iterator[str]:
             yield entry.name
 
 
-def _task(job_id: str) -> int:
-    """Its number in the array; 0 for a job that is none."""
-    task = job_id.partition("_")[2]
-    return int(task) if task.isdigit() else 0
+def _array_index(job_id: str) -> int:
+    """Index of a job in its array; 0 for a job that is in no array."""
+    index = job_id.partition("_")[2]
+    return int(index) if index.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Image files: odd ones are read right, broken ones refused or, in training, replaced where the user says so."""
+"""Unusual image files are read correctly; broken ones are refused or, if the user asks for it, replaced in training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from htc.cli import composed_config
-from htc.config.schema import OnBadImage, signature
-from htc.data.check.decoding import DecodeJob, decode_file
-from htc.data.check.readable import refuse_unreadable
+from htc.config.compose import composed_config
+from htc.config.schema import OnBadImage
+from htc.config.signature import signature
+from htc.data.check.decoding import DecodeJob, decode_file, refuse_unreadable_images
 from htc.data.dataset import CocoDataset, SeededIndex
+from htc.data.image_reading import UnreadableImageError, read_image
 from htc.data.loader import build_train_loader
-from htc.data.transforms import UnreadableImageError, read_image
 from htc.errors import UserError
 from htc.structures import Sample
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def picture() -> np.ndarray:
-    """Smooth, so that JPEG keeps it: [80, 100, 3] uint8 RGB."""
+    """Return an image [80, 100, 3] uint8 RGB that is so smooth that JPEG compression hardly changes it."""
     random = np.random.default_rng(0)
     smooth: np.ndarray = cv2.resize(random.integers(0, 256, (4, 5, 3), np.uint8), (100, 80))
     return smooth
@@ -43,7 +43,7 @@ def encoded(picture: np.ndarray, form: str, mode: str = "RGB", **options: object
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP", "TIFF"])
-def test_a_wrong_suffix_does_not_matter(tmp_path: Path, picture: np.ndarray, form: str) -> None:
+def test_a_wrong_suffix_is_ignored(tmp_path: Path, picture: np.ndarray, form: str) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(encoded(picture, form))
     assert np.abs(read_image(path, (80, 100)).astype(int) - picture).mean() < 4
@@ -74,21 +74,21 @@ def test_a_truncated_image_is_refused_by_name(tmp_path: Path, picture: np.ndarra
     path.write_bytes(data)
     read_image(path)
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(UnreadableImageError, match=f"{path}.*copy the file anew"):
+    with pytest.raises(UnreadableImageError, match=f"{path}.*copy the file again"):
         read_image(path)
 
 
 def test_the_thumbnail_in_a_truncated_jpeg_is_not_taken_for_its_end(tmp_path: Path, picture: np.ndarray) -> None:
     thumbnail = encoded(picture[:8, :8], "JPEG")
     data = encoded(picture, "JPEG", comment=thumbnail, progressive=True)
-    (tmp_path / "whole.jpg").write_bytes(data)
-    read_image(tmp_path / "whole.jpg")
+    (tmp_path / "complete.jpg").write_bytes(data)
+    read_image(tmp_path / "complete.jpg")
     (tmp_path / "cut.jpg").write_bytes(data[:-60])
     with pytest.raises(UnreadableImageError, match="cut off"):
         read_image(tmp_path / "cut.jpg")
 
 
-def test_whole_jpegs_with_other_data_behind_them_are_read(tmp_path: Path, picture: np.ndarray) -> None:
+def test_complete_jpegs_with_other_data_after_them_are_read(tmp_path: Path, picture: np.ndarray) -> None:
     data = encoded(picture, "JPEG")
     for content in (data + bytes(5000), data + data, data + b"\xff\xda video"):
         (tmp_path / "image.jpg").write_bytes(content)
@@ -96,13 +96,13 @@ def test_whole_jpegs_with_other_data_behind_them_are_read(tmp_path: Path, pictur
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", bytes(1000)])
-def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "image.jpg").write_bytes(data)
-    with pytest.raises(UnreadableImageError, match=r"image\.jpg is .*: copy the file anew"):
+    with pytest.raises(UnreadableImageError, match=r"image\.jpg is .*: copy the file again"):
         read_image(tmp_path / "image.jpg")
 
 
-def test_folders_and_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
+def test_folders_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError, match="does not exist"):
         read_image(tmp_path / "absent.jpg")
     with pytest.raises(UnreadableImageError, match="cannot be read"):
@@ -110,7 +110,7 @@ def test_folders_and_files_that_are_not_there_are_refused(tmp_path: Path) -> Non
 
 
 def broken(folder: Folder, on_bad_image: OnBadImage, *names: str, workers: int = 0) -> CocoDataset:
-    """A training set of three images, some of which are cut off after the checks at the start."""
+    """Return a training set of three images, of which those in `names` are truncated after its checks."""
     config = dataclasses.replace(folder.config, on_bad_image=on_bad_image, workers=workers)
     data = CocoDataset(config, config.train, train=True, semantic=False)
     for name in names:
@@ -120,7 +120,7 @@ def broken(folder: Folder, on_bad_image: OnBadImage, *names: str, workers: int =
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_turns_out_unreadable_stops_training_by_name(folder: Folder, workers: int) -> None:
+def test_an_unreadable_image_stops_training_and_is_named(folder: Folder, workers: int) -> None:
     data = broken(folder, OnBadImage.error, "7.png", workers=workers)
     loader = build_train_loader(data, data.config, batch_size=2, seed=0)
     with pytest.raises(UserError) as caught:
@@ -128,7 +128,7 @@ def test_an_image_that_turns_out_unreadable_stops_training_by_name(folder: Folde
     assert caught.value.sentence.startswith(f"image 7: {folder.root}/images/7.png is cut off")
 
 
-def test_a_skipped_image_is_replaced_alike_with_any_workers_and_after_resuming_and_counted(
+def test_the_replacement_of_a_skipped_image_is_the_same_with_any_workers_and_after_resuming_and_is_counted(
     folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = []
@@ -139,9 +139,9 @@ def test_a_skipped_image_is_replaced_alike_with_any_workers_and_after_resuming_a
         assert f"{folder.root}/images/7.png" in caplog.text
         assert "1 times so far, 1 files" in caplog.text
         assert "2 times so far, 1 files" in caplog.text
-    whole = [sample for batch in runs[0] for sample in batch]
-    assert {sample.image_id for sample in whole} == {3, 40}
-    assert sum(bool(sample.replaces) for sample in whole) >= 4
+    uninterrupted = [sample for batch in runs[0] for sample in batch]
+    assert {sample.image_id for sample in uninterrupted} == {3, 40}
+    assert sum(bool(sample.replaces) for sample in uninterrupted) >= 4
     for other, expected in ((runs[1], runs[0]), (runs[2], runs[0][5:])):
         for batch, wanted in zip(other, expected, strict=True):
             assert all(same(a, b) for a, b in zip(batch, wanted, strict=True))
@@ -159,13 +159,13 @@ def test_readable_images_are_the_same_with_skip_and_with_error(folder: Folder) -
         assert b[SeededIndex(0, seed)].replaces == ()
 
 
-def test_skip_does_not_hide_that_hardly_any_image_can_be_read(folder: Folder) -> None:
+def test_skip_stops_if_hardly_any_image_can_be_read(folder: Folder) -> None:
     data = broken(folder, OnBadImage.skip, "3.png", "7.png", "40.png")
     with pytest.raises(UserError, match="11 images in a row cannot be used"):
         data[SeededIndex(0, 1)]
 
 
-def test_skip_is_the_same_run_so_that_one_that_stopped_at_a_bad_image_can_go_on_with_it() -> None:
+def test_on_bad_image_is_not_in_the_signature_so_that_a_stopped_run_can_continue_with_skip() -> None:
     assert signature(composed_config([])) == signature(composed_config(["data.on_bad_image=skip"]))
 
 
@@ -178,17 +178,17 @@ def test_validation_never_skips(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_image_that_cannot_be_evaluated_on_is_refused_before_training(folder: Folder, processes: int) -> None:
+def test_an_unreadable_validation_image_is_refused_before_training(folder: Folder, processes: int) -> None:
     data = CocoDataset(folder.config, folder.config.val, train=False, semantic=False)
-    refuse_unreadable(data, None, processes)
+    refuse_unreadable_images(data, None, processes)
     last = data.image_ids[-1]
     path = folder.root / "images" / f"{last}.png"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(
         UserError, match=rf"image {last} of .*annotations\.json: .*{last}\.png is (cut off|not an image)"
     ):
-        refuse_unreadable(data, None, processes)
-    refuse_unreadable(data, len(data) - 1, processes)
+        refuse_unreadable_images(data, None, processes)
+    refuse_unreadable_images(data, len(data) - 1, processes)
 
 
 def test_a_flipped_sample_keeps_the_seed_of_its_sampling(folder: Folder) -> None:
@@ -199,7 +199,7 @@ def test_a_flipped_sample_keeps_the_seed_of_its_sampling(folder: Folder) -> None
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 @pytest.mark.parametrize("exif", [b"II*\0", b"MM\0*\0\0", b"Exif\0\0II*\0\x08"])
-def test_image_with_damaged_exif_data_is_read_and_examined(tmp_path: Path, suffix: str, exif: bytes) -> None:
+def test_image_with_damaged_exif_data_is_read_and_passes_the_check(tmp_path: Path, suffix: str, exif: bytes) -> None:
     path = tmp_path / f"image.{suffix}"
     Image.new("RGB", (20, 10), (9, 9, 9)).save(path, exif=exif)
     assert read_image(path, (10, 20)).shape == (10, 20, 3)

@@ -1,0 +1,75 @@
+"""One sentence for whatever Hydra or OmegaConf refuses, with the nearest valid name."""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+from omegaconf.errors import OmegaConfBaseException
+
+from htc.config.folders import SWEEPS_GROUP, config_groups, group_options
+from htc.config.schema import schema_keys
+from htc.errors import nearest
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """Return one sentence that explains an error of Hydra or OmegaConf about these command-line arguments."""
+    return " ".join(_explanation(error, arguments).split())
+
+
+def raised_by_hydra(error: Exception) -> bool:
+    """Return whether Hydra raised the error over the command line or a configuration.
+
+    Some of these errors have no type of Hydra's: `backbone=null`, and `-m` together with `--cfg`, end in a plain
+    ValueError.
+    """
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(file.endswith("config_loader_impl.py") for file in files) or files[-1].endswith(
+        ("hydra/_internal/utils.py", "hydra/main.py")
+    )
+
+
+def _explanation(error: Exception, arguments: list[str]) -> str:
+    message = " ".join(str(error).split())
+    if bare := re.search(r"parsing override '([^']+)' missing EQUAL", message):
+        return f"{bare[1]} is not of the form KEY=VALUE, as in {bare[1]}=VALUE."
+    if group := re.search(r"Could not find '([\w./]+)/([^/']+)'", message):
+        options = group_options(group[1])
+        name = "+sweep" if group[1] == SWEEPS_GROUP else group[1]
+        return f"{name}={group[2]} is not one of {', '.join(options)}{nearest(group[2], options)}."
+    groups = config_groups()
+    valid = {*schema_keys(), *groups}
+    for key in _override_keys(arguments):
+        if key not in valid and not key.startswith("hydra"):
+            return f"{key} is not a key of the configuration{nearest(key, valid)}; --cfg job shows all of them."
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        options = group_options(key) if key in groups else []
+        if options and value not in options:
+            return f"{argument} is not one of {', '.join(options)}{nearest(value, options)}."
+    return _named_key(error) or message.removesuffix(".") + "."
+
+
+def _named_key(error: Exception) -> str | None:
+    """Return the key and the reason of the innermost error that names a key; None where no error does.
+
+    Under a debugger or OC_CAUSE=1, OmegaConf adds causes of its own below it, and makes errors causes of each other in
+    a circle.
+    """
+    causes = [error]
+    while isinstance(cause := causes[-1].__cause__, Exception) and all(cause is not known for known in causes):
+        causes.append(cause)
+    for cause in reversed(causes):
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            reason = str(cause.msg or cause).split("\n")[0].rstrip(".")
+            # OmegaConf converts whole numbers to floats, but not in lists of lists.
+            if integer := re.match(r"Value (-?\d+) \(int\) is incompatible with type hint 'float'", reason):
+                reason += f": write {integer[1]}.0"
+            return f"{cause.full_key}: {reason}."
+    return None
+
+
+def _override_keys(arguments: list[str]) -> list[str]:
+    """Return the keys of KEY=VALUE arguments, without Hydra's prefixes."""
+    keys = [argument.split("=", 1)[0] for argument in arguments if "=" in argument and not argument.startswith("-")]
+    return [key.lstrip("+~").split("@")[0] for key in keys]

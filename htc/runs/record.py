@@ -1,0 +1,153 @@
+"""run.json: the record of a run, with one reader and one writer.
+
+Anybody may have changed or damaged the file, so the reader takes what has the expected type and leaves out the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from htc.runs.json_values import items, mapping, text, whole_number
+
+STATUSES = ("queued", "running", "preempted", "failed", "done")
+
+
+@dataclass
+class Resume:
+    """One continuation of a run after it had stopped."""
+
+    time: str | None
+    step: int | None
+    host: str | None
+    slurm_job_id: str | None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Resume:
+        found = mapping(value)
+        return cls(
+            text(found.get("time")), whole_number(found.get("step")), text(found.get("host")),
+            text(found.get("slurm_job_id")),
+        )  # fmt: skip
+
+
+@dataclass
+class Failure:
+    """One failure of a launched run."""
+
+    time: str | None
+    cause: str | None
+    step: int | None
+    """Step of the newest checkpoint; None if there was none."""
+    submission: str | None
+    job: str | None
+    """Slurm's job id."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> Failure:
+        found = mapping(value)
+        return cls(
+            text(found.get("time")), text(found.get("cause")), whole_number(found.get("step")),
+            text(found.get("submission")), text(found.get("job")),
+        )  # fmt: skip
+
+
+@dataclass
+class Length:
+    """The configured length of a run."""
+
+    epochs: int | None
+    iterations: int | None
+    batch_size: int | None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Length:
+        """Read the length from run.json, or from the section `schedule` of config.yaml."""
+        found = mapping(value)
+        return cls(*(whole_number(found.get(item.name)) for item in fields(cls)))
+
+
+@dataclass
+class Launch:
+    """How a run was launched; None in RunRecord for a run that was started by hand."""
+
+    submission: str | None
+    """Id of the newest submission that contains the run."""
+    launcher: str | None
+    submitted: str | None
+    """Time of the submission."""
+    code: str | None
+    """Root of the copy of the code that the run's jobs use."""
+    length: Length
+    failures: list[Failure] = field(default_factory=list)
+    cancelled: str | None = None
+    """Time at which a user cancelled the run; None if nobody did since the submission."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> Launch | None:
+        if not isinstance(value, dict):
+            return None
+        return cls(
+            submission=text(value.get("submission")),
+            launcher=text(value.get("launcher")),
+            submitted=text(value.get("submitted")),
+            code=text(value.get("code")),
+            length=Length.from_json(value.get("length")),
+            failures=[Failure.from_json(each) for each in items(value.get("failures"))],
+            cancelled=text(value.get("cancelled")),
+        )
+
+
+@dataclass
+class RunRecord:
+    """The content of run.json; None stands for what is not known or not yet so."""
+
+    name: str | None = None
+    sweep: str | None = None
+    signature: str | None = None
+    status: str | None = None
+    """One of STATUSES."""
+    error: str | None = None
+    """Why the run failed."""
+    start: str | None = None
+    """Time of the first start, ISO 8601 in UTC."""
+    end: str | None = None
+    command: str | None = None
+    host: str | None = None
+    devices: list[Any] = field(default_factory=list)
+    versions: dict[str, Any] = field(default_factory=dict)
+    git: dict[str, Any] | None = None
+    slurm_job_ids: list[Any] = field(default_factory=list)
+    resumes: list[Resume] = field(default_factory=list)
+    launch: Launch | None = None
+    other: dict[str, Any] = field(default_factory=dict)
+    """Keys that this version does not know: they are kept."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
+        """Return the record that a JSON object holds."""
+        words = ("name", "sweep", "signature", "status", "error", "start", "end", "command", "host")
+        known = {item.name for item in fields(cls)} - {"other"}
+        git = content.get("git")
+        return cls(
+            **{key: text(content.get(key)) for key in words},
+            devices=items(content.get("devices")),
+            versions=mapping(content.get("versions")),
+            git=git if isinstance(git, dict) else None,
+            slurm_job_ids=items(content.get("slurm_job_ids")),
+            resumes=[Resume.from_json(each) for each in items(content.get("resumes"))],
+            launch=Launch.from_json(content.get("launch")),
+            other={key: value for key, value in content.items() if key not in known},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object of this record."""
+        content = asdict(self)
+        other = content.pop("other")
+        return content | other
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a user cancelled the run."""
+        return self.launch is not None and self.launch.cancelled is not None
