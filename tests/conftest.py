@@ -15,7 +15,6 @@ import torch
 from htc.config.schema import DataConfig, ShapesConfig
 from htc.data.shapes.generate import ensure_shapes
 
-
 LONGEST_FILES = ("test_processes.py", "test_reference.py", "test_run.py", "test_sweeps.py")
 
 
