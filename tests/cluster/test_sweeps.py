@@ -201,7 +201,7 @@ def test_a_run_longer_than_the_time_limit_resumes_in_the_same_job(
 ) -> None:
     cluster.wait_for_idle_nodes()
     launched = command(
-        "htc.run", "-m", *tiny_launched(tmp_path, data, iterations=100_000), *SLURM, "launcher.time=1",
+        "htc.run", "-m", *tiny_launched(tmp_path, data, iterations=100_000), *SLURM, "launcher.time=2",
         "launcher.signal_before=25",
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
@@ -242,7 +242,7 @@ def test_jobs_run_the_code_of_their_submission(
         subprocess.run(["cp", "-a", f"{ROOT / name}/.", str(copy / name)], check=True)
     module = copy / "htc" / "experiment.py"
     source = module.read_text()
-    module.write_text(source + "\nlog.warning('the code of the submission')\n")
+    module.write_text(source + "\nlogger.warning('the code of the submission')\n")
     arguments = [*tiny_launched(tmp_path / "runs", data, iterations=2), *SLURM, "launcher.sbatch=[--hold]"]
     launched = command("htc.run", "-m", *arguments, cwd=copy)
     assert launched.returncode == 0, launched.stderr

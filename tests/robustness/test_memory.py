@@ -38,7 +38,7 @@ def allocation_error(device: str) -> RuntimeError:
 def test_what_pytorch_raises_on_a_cpu_is_one_sentence() -> None:
     error = memory_exhausted(allocation_error("cpu"))
     assert error is not None
-    assert error.sentence.startswith("the machine's memory does not suffice (1048576.0 GiB more were asked for): ")
+    assert error.sentence.startswith("the machine's memory does not suffice (1048576.0 GiB more were requested): ")
     assert error.status == 1
 
 
