@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from htc.config.signature import in_signature
+from htc.config.signature import in_signature, omitted_defaults
 from htc.errors import UserError
 from htc.runs.record import RunRecord
 
@@ -140,7 +140,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         config = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UnreadableError(f"{path}: it is not complete YAML.") from error
-    settings = flatten(config) if isinstance(config, dict) else {}
+    # A run that is older than such a key is the same as one with the key's default.
+    settings = flatten(omitted_defaults()) | (flatten(config) if isinstance(config, dict) else {})
     for key in ("model.name", "backbone.name", "data.name"):
         if not isinstance(settings.get(key), str):
             raise UnreadableError(f"{path}: it has no {key}, so it is not the configuration of a run.")
