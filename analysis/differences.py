@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from analysis.runs import flatten
-from analysis.table_rows import IDEAS, Row
+from analysis.table_rows import ADDED_SWITCHES, IDEAS, Row
 from htc.config.finalize import stage_defaults
 from htc.config.folders import CONFIG_FOLDER
 from htc.config.schema import Config
@@ -21,7 +21,12 @@ LONGEST_CASCADE = 16
 METHOD_FILES = CONFIG_FOLDER / "model"
 # Keys of the settings that a row's method, backbone and schedule already say.
 METHOD_KEYS = frozenset(
-    {"model.name", "model.num_stages", "model.semantic_fusion", *(f"model.{idea}" for idea in IDEAS)}
+    {
+        "model.name",
+        "model.num_stages",
+        "model.semantic_fusion",
+        *(f"model.{switch}" for switch in (*IDEAS, *ADDED_SWITCHES)),
+    }
 )
 LABEL_KEYS = METHOD_KEYS | {
     "model.channels", "backbone.name", "backbone.width", "backbone.norm", "backbone.bn_mode",
