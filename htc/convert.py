@@ -1,4 +1,4 @@
-"""`python -m htc.convert checkpoint=FILE out=FILE [to=htc|mmdetection] [KEY=VALUE] ...`: write a checkpoint anew."""
+"""`python -m htc.convert checkpoint=FILE out=FILE [to=htc|mmdetection] [KEY=VALUE] ...`: convert a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USAGE = "python -m htc.convert checkpoint=FILE | run=RUN_DIR out=FILE [to=htc|mm
 KEYS = {
     "checkpoint": "a checkpoint file: ours, MMDetection's or torchvision's",
     "run": "a run's folder: its newest checkpoint is used",
-    "out": "the file to write; one that is there is not overwritten",
+    "out": "the file to write; an existing file is not overwritten",
     "to": "htc or mmdetection (default: mmdetection for a checkpoint of ours, htc for any other)",
 }
 FORMS = ("htc", "mmdetection")
@@ -25,14 +25,23 @@ def main() -> None:
 
 
 def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
-    """Write the checkpoint in the form that `to` names -> the file. Raises UserError for what cannot be converted."""
+    """Write the checkpoint in the format that `to` names, and return the file.
+
+    Raises UserError for a checkpoint that cannot be converted.
+
+    Args:
+        arguments: values of KEYS.
+        overrides: KEY=VALUE for the model's configuration.
+    """
     if "out" not in arguments:
         raise UserError(f"out= is missing; usage: {USAGE}.")
     out = Path(arguments["out"])
     if out.exists():
-        raise UserError(f"out={out} is there already: remove it or choose another name.")
+        raise UserError(f"out={out} exists already: remove it or choose another name.")
     if any(override.startswith("checkpoint.") for override in overrides):
-        raise UserError("checkpoint.partial is not for conversion: leave it out, as what does not fit would be random.")
+        raise UserError(
+            "checkpoint.partial cannot be used in a conversion: what does not fit would be random; leave it out."
+        )
     form = arguments.get("to")
     if form not in (None, *FORMS):
         raise UserError(f"to={form} is not one of {', '.join(FORMS)}.")
@@ -60,7 +69,7 @@ def convert(arguments: dict[str, str], overrides: list[str]) -> Path:
         ).to_content()
     with atomic_path(out) as temporary:
         torch.save(content, temporary)
-    print(f"{out} holds {len(state)} tensors in the form of {form}")
+    print(f"{out} holds {len(state)} tensors in the format of {form}")
     return out
 
 

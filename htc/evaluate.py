@@ -27,9 +27,13 @@ def main() -> None:
 
 
 def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
-    """Evaluate with other test settings or on other data -> the results, written with the predictions to a folder.
+    """Evaluate with other test settings or on other data; write and return the results.
 
-    The run's own results stay as they are: tables show what a run was recorded with.
+    The run's own results stay as they are: tables show the results that the run recorded.
+
+    Args:
+        arguments: values of KEYS.
+        overrides: KEY=VALUE for the recorded configuration.
     """
     from htc.config.signature import signature, to_plain
     from htc.data.dataset import build_dataset
@@ -49,7 +53,7 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     check_categories(trained, dataset)
     out = output_folder(arguments, signature(config))
     if processes.is_main:
-        # Found out now if it cannot be written, not after the work.
+        # Fails now if the folder cannot be written, and not after the evaluation.
         (out / "predictions").mkdir(parents=True, exist_ok=True)
     to_device(trained.model, config, processes.device).eval()
     result = Evaluator(config, dataset, processes).evaluate(trained.model)
@@ -69,7 +73,7 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
 
 
 def output_folder(arguments: dict[str, str], name: str) -> Path:
-    """Where the predictions and results go; of each checkpoint file in a folder, and of each `name`, elsewhere."""
+    """Return the folder of predictions and results, which is unique per checkpoint file and per `name`."""
     if "out" in arguments:
         return Path(arguments["out"])
     if "run" in arguments:
@@ -79,7 +83,7 @@ def output_folder(arguments: dict[str, str], name: str) -> Path:
 
 
 def metrics_table(results: dict[str, Any]) -> str:
-    """The twelve metrics of boxes and of masks in percent, as a Markdown table."""
+    """Return the twelve metrics of boxes and of masks in percent, as a Markdown table."""
     names = list(results["bbox"])
     lines = ["| " + " | ".join(["", *names]) + " |", "|" + "---|" * (len(names) + 1)]
     for kind, title in (("bbox", "boxes"), ("segm", "masks")):

@@ -80,8 +80,9 @@ def run_in_folder(config: Config, folder: RunFolder, processes: Processes, comma
     # Signals are noted from here on: an interrupt at an arbitrary place could leave a lock that nothing releases.
     with recorded_end(folder, processes, stop), stop, memory_errors_as_user_errors():
         processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
-        run = prepare(config, folder, processes, stop)
-        return Experiment(run).run(command)
+        experiment = Experiment(prepare(config, folder, processes, stop))
+        raise_if_stopped(processes, stop)
+        return experiment.run(command)
 
 
 # Prepare
@@ -104,20 +105,20 @@ class PreparedRun:
 
 def prepare(config: Config, folder: RunFolder, processes: Processes, stop: StopRequest) -> PreparedRun:
     """Read the data and build the network. Raises Stopped, on all processes, where one was asked to stop meanwhile."""
-
-    def end_if_stopped() -> None:
-        if any(processes.any(stop.received is not None)):
-            raise Stopped
-
     train_data, val_data = processes.on_all(lambda: build_splits(config))
-    end_if_stopped()
+    raise_if_stopped(processes, stop)
     newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
     if newest is None:
         processes.on_main(lambda: refuse_unreadable_images(val_data, config.eval.limit, config.data.workers))
-    end_if_stopped()
+    raise_if_stopped(processes, stop)
     model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
-    end_if_stopped()
     return PreparedRun(config, folder, processes, stop, train_data, val_data, model, newest)
+
+
+def raise_if_stopped(processes: Processes, stop: StopRequest) -> None:
+    """Raise Stopped on all processes where one of them was asked to stop."""
+    if any(processes.any(stop.received is not None)):
+        raise Stopped
 
 
 def build_splits(config: Config) -> tuple[CocoDataset, CocoDataset]:

@@ -1,4 +1,4 @@
-"""`python -m htc.predict checkpoint=FILE images=DIR out=DIR [KEY=VALUE] ...`: draw and write what a model finds."""
+"""`python -m htc.predict checkpoint=FILE images=DIR out=DIR [KEY=VALUE] ...`: predict and draw images."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ KEYS = {
     "checkpoint.partial": "true: leave what does not fit as it was initialised (default false)",
     "run": "a run's folder: its newest checkpoint is used",
     "images": "an image file, or a folder of images",
-    "annotations": "a COCO file, such as image_info_test-dev2017.json: its images alone are predicted, under its ids",
+    "annotations": "a COCO file, such as image_info_test-dev2017.json: only its images are predicted, with its ids",
     "out": "folder for the pictures and the predictions",
-    "draw": "false: write the JSON files alone (default true)",
+    "draw": "false: write only the JSON files (default true)",
     "score": "detections below this score are not drawn (default 0.5); the JSON files hold all",
 }
 
@@ -40,10 +40,14 @@ def main() -> None:
 
 
 def predict(arguments: dict[str, str], overrides: list[str]) -> None:
-    """Predict every image: a picture each with boxes, masks, labels and scores, and COCO results for all of them.
+    """Predict images; draw boxes, masks, labels and scores, and write COCO results.
 
-    `out` receives a picture of each image (`picture_files`), bbox.json and segm.json as COCO's server takes them, and
-    images.json, which tells each image id's file.
+    `out` receives one picture per image (`picture_files`), bbox.json and segm.json in the format of COCO's server, and
+    images.json with the file of each image id.
+
+    Args:
+        arguments: values of KEYS.
+        overrides: KEY=VALUE for the model's configuration.
     """
     for key in ("images", "out"):
         if key not in arguments:
@@ -102,7 +106,15 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
 def predict_file(
     trained: TrainedModel, device: torch.device, file: ImageFile, picture: Path | None, shown_score: float
 ) -> tuple[list[Result], list[Result]]:
-    """Predict one image and draw it into `picture`, if any -> its COCO results of boxes and of masks."""
+    """Predict one image, draw it unless `picture` is None, and return its COCO results of boxes and of masks.
+
+    Args:
+        trained: the model, on `device`.
+        device: the device to compute on.
+        file: the image.
+        picture: the file to draw into.
+        shown_score: detections below this score are not drawn.
+    """
     import cv2
     import numpy as np
     import torch

@@ -25,34 +25,34 @@ def main(composed: DictConfig) -> None:
     try:
         config = finalize(composed)
         check_training(config)
-        # Only now: PyTorch takes seconds to import, and neither --help nor a refused key needs it.
+        # Imported here: PyTorch takes seconds to import, and neither --help nor a refused key needs it.
         from htc.experiment import run_experiment
 
         run_experiment(config, ["python", "-m", "htc.run", *sys.argv[1:]])
     except UserError as error:
-        # The other runs of a sweep go on: Hydra reports the failed ones at its end.
+        # In a sweep, Hydra continues with the other runs and reports the failed ones at its end.
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
         fail(error.sentence, error.status)
 
 
 def start() -> None:
-    """Run the command with its short forms spelled out."""
+    """Run the command from the command line, with its short forms expanded."""
     sys.argv[1:] = expand_short_forms(sys.argv[1:])
     run_command(main)
 
 
 def expand_short_forms(arguments: list[str]) -> list[str]:
-    """Arguments as Hydra takes them.
+    """Return the arguments in Hydra's form.
 
-    `-m` comes first: between two overrides, the ones behind it would not be read as such.
-    `checkpoint=FILE` is `checkpoint.file=FILE`: Hydra assigns no value to a node of keys. `+sweep=NAME` is a file of
-    the group `sweeps`: under the group's own name, the key `sweep` could not be set any more. `launcher.KEY` is
-    `hydra.launcher.KEY`, and `--dry-run` one of these keys.
+    - `-m` moves to the front: Hydra does not read overrides behind a `-m` that follows other overrides.
+    - `checkpoint=FILE` becomes `checkpoint.file=FILE`: Hydra cannot assign a value to a node.
+    - `+sweep=NAME` becomes `+sweeps=NAME`, the group of sweep files: the name `sweep` is a key.
+    - `launcher.KEY` becomes `hydra.launcher.KEY`, and `--dry-run` sets one of these keys.
     """
     flags = {"-m", "--multirun", "--dry-run"} & set(arguments)
     if flags:
-        # A single run, too, is planned by the launcher.
+        # The launcher plans single runs, too.
         arguments = ["-m", *(argument for argument in arguments if argument not in flags)]
     if "--dry-run" in flags:
         arguments.append("launcher.dry_run=true")

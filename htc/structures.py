@@ -6,13 +6,24 @@ Boxes are `xyxy` in pixels; `h, w` is the size of the network input of one image
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
 
 IGNORE_LABEL = 255
 """Semantic label of pixels that the loss ignores: unlabelled pixels, crowd regions and padding."""
+
+
+class RLE(TypedDict):
+    """A mask in COCO's compressed run-length encoding, ready for JSON."""
+
+    size: list[int]
+    """[height, width] of the image in pixels."""
+    counts: str
+    """Compressed run lengths, as pycocotools encodes them."""
 
 
 @dataclass
@@ -81,3 +92,16 @@ class Detections:
 
     def cpu(self) -> Detections:
         return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu(), self.mask_probs.cpu())
+
+
+class ImagePrediction(NamedTuple):
+    """Detections of one image with encoded masks, best score first, for drawing."""
+
+    boxes: np.ndarray
+    """[n, 4] float64, xyxy in pixels of the original image."""
+    labels: np.ndarray
+    """[n] int64, contiguous class indices."""
+    scores: np.ndarray
+    """[n] float64 in 0..1."""
+    masks: list[RLE]
+    """n masks of the original image, in COCO's run-length encoding."""

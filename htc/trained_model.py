@@ -1,4 +1,4 @@
-"""A trained model and what it was trained as: from a run folder or a checkpoint file, ours or another framework's."""
+"""Loading of trained models: from a run folder, or from a checkpoint of this project or of another framework."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ INPUT_KEYS = (
 
 @dataclass
 class TrainedModel:
-    """A model with its weights, on the CPU."""
+    """A model with its weights, on the CPU, and what it was trained as."""
 
     model: Detector
     config: Config
     category_ids: list[int] | None
-    """The data set's category id of each class index; None where the checkpoint does not tell."""
+    """Category id of each class index; None where the checkpoint does not hold them."""
     category_names: list[str]
     step: int
     unused: dict[str, Tensor] = field(default_factory=dict)
-    """Tensors of an imported checkpoint that the network has no use for, under their names."""
+    """Tensors of an imported checkpoint that the network does not use, under the other framework's names."""
     imported: bool = False
-    """Read from a checkpoint of another framework."""
+    """Whether the checkpoint is of another framework."""
     named: bool = True
-    """Whether the checkpoint tells the categories' names; `category_names` are made up otherwise."""
+    """Whether the checkpoint holds the names of the categories; otherwise `category_names` are generated."""
 
 
 def load_trained_model(arguments: dict[str, str], overrides: list[str]) -> TrainedModel:
-    """The model that `run=RUN_DIR` or `checkpoint=FILE` names, its configuration changed by KEY=VALUE overrides.
+    """Return the model of `run=RUN_DIR` or `checkpoint=FILE`, with KEY=VALUE overrides of its configuration.
 
-    Raises UserError unless exactly one of the two is given, can be read and fits.
+    Raises UserError unless exactly one of the two is given, can be read and fits the configuration.
     """
     if ("run" in arguments) == ("checkpoint" in arguments):
         raise UserError("give one of run=RUN_DIR and checkpoint=FILE: the model to use.")
@@ -69,8 +69,8 @@ def load_trained_model(arguments: dict[str, str], overrides: list[str]) -> Train
 def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
     """Load the weights of `checkpoint.file` into a model that is to be trained on `dataset`.
 
-    What the file tells of its training and `config` has otherwise is logged: a network fed with other pixels learns
-    all the same, only worse. Raises UserError where they do not fit and `checkpoint.partial` does not allow it.
+    A warning names the settings of the input that differ from those of the file: a network that gets other pixels
+    learns nevertheless, only worse. Raises UserError where the weights do not fit and `checkpoint.partial` is not set.
     """
     assert config.checkpoint.file is not None
     path, partial = Path(config.checkpoint.file), config.checkpoint.partial
@@ -80,7 +80,7 @@ def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
         if not partial and checkpoint.categories.ids not in (None, dataset.category_ids):
             raise UserError(
                 f"{source} was trained on other categories than those of {dataset.annotation_file}: "
-                "checkpoint.partial=true loads what fits all the same."
+                "checkpoint.partial=true loads what fits nevertheless."
             )
         load_weights(model, checkpoint.evaluated_weights, source, partial=partial)
     else:
@@ -92,7 +92,7 @@ def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
 
 
 def _changed(imported: ImportedCheckpoint, config: Config) -> list[str]:
-    """What a network does with its input, KEY=VALUE as the checkpoint had it, where the configuration differs."""
+    """Return the checkpoint's settings of the network's input that differ from the configuration, as KEY=VALUE."""
     plain = to_plain(config)
     had = {key: imported.overrides[key] for key in INPUT_KEYS if key in imported.overrides}
     return [f"{key}={override_value(value)}" for key, value in had.items() if value_at(plain, key) != value]
@@ -114,10 +114,10 @@ def load_external_model(imported: ImportedCheckpoint, source: str, overrides: li
     logger.info("%s: %s", source, imported.description())
     for hint in imported.hints:
         logger.warning("%s: %s", source, hint)
-    # Hydra would let a single value win over a whole file of values, whichever the user gave.
+    # For Hydra, an inferred single value would take precedence over the file of values that the user names.
     chosen = {f"eval.{key}" for text in overrides if text.startswith("eval=") for key in eval_settings(text[5:])}
     inferred = [f"{key}={override_value(value)}" for key, value in imported.overrides.items() if key not in chosen]
-    # A prediction reads no data set; an evaluation asks for its place.
+    # A prediction reads no data set; an evaluation requires data.root.
     config = composed_config(["data=coco", "data.root=.", "backbone.weights=null", *inferred, *overrides])
     model = build_detector(config, imported.num_classes)
     _load_imported_weights(model, imported, source, config, partial)
@@ -153,9 +153,9 @@ def _newest(run: Path) -> Checkpoint:
 
 
 def check_categories(trained: TrainedModel, dataset: CocoDataset) -> None:
-    """Refuse data whose categories are not those that the model was trained on, in the same order.
+    """Raise UserError for data whose categories, in order, are not those that the model was trained on.
 
-    Raises UserError. What the checkpoint does not tell is taken from the data, and logged.
+    Category ids that the checkpoint does not hold are taken from the data, with a warning.
     """
     names, file = trained.category_names, dataset.annotation_file
     same_ids = trained.category_ids in (None, dataset.category_ids)
@@ -167,8 +167,8 @@ def check_categories(trained: TrainedModel, dataset: CocoDataset) -> None:
     if trained.named and names != dataset.category_names:
         ours, theirs = next(pair for pair in zip(names, dataset.category_names, strict=True) if pair[0] != pair[1])
         raise UserError(
-            f"{file} calls {theirs!r} the category that the model learnt as {ours!r}: evaluate on data with the "
-            "same names in the same order."
+            f"{file} has the category {theirs!r} where the model has {ours!r}: evaluate on data with the same names "
+            "in the same order."
         )
     if trained.category_ids is None:
-        logger.warning("the checkpoint does not tell its category ids: those of %s are taken", file)
+        logger.warning("the checkpoint holds no category ids: those of %s are used", file)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from htc.ops.paste import RLE
+from htc.structures import RLE
 
 FILL = 0.4
 """Opacity of the masks."""

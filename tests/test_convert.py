@@ -43,11 +43,11 @@ def test_convert_goes_both_ways_as_a_command(tmp_path: Path) -> None:
     theirs = their_file(tmp_path / "theirs.pth", CLASSES=("a", "b", "c"))
     there = command("htc.convert", f"checkpoint={theirs}", f"out={tmp_path / 'ours.pt'}")
     assert there.returncode == 0, there.stderr
-    assert "in the form of htc" in there.stdout
+    assert "in the format of htc" in there.stdout
     assert "inferred: model=htc backbone=resnet18" in there.stderr
     back = command("htc.convert", f"checkpoint={tmp_path / 'ours.pt'}", f"out={tmp_path / 'back.pth'}")
     assert back.returncode == 0, back.stderr
-    assert "in the form of mmdetection" in back.stdout
+    assert "in the format of mmdetection" in back.stdout
     one, other = (load_tensors(file, "checkpoint") for file in (theirs, tmp_path / "back.pth"))
     assert_same_tensors(one["state_dict"], other["state_dict"])
     assert other["meta"]["dataset_meta"]["classes"] == ("a", "b", "c")
@@ -65,7 +65,7 @@ def test_the_form_may_be_named(tmp_path: Path) -> None:
     ("arguments", "part"),
     [
         ({}, "out= is missing"),
-        ({"out": "there.pth"}, "is there already"),
+        ({"out": "there.pth"}, "exists already"),
         ({"out": "new.pth", "to": "onnx"}, "to=onnx is not one of htc, mmdetection"),
         ({"out": "new.pth", "checkpoint": "nowhere.pth"}, "is not a file"),
     ],

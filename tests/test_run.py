@@ -163,7 +163,7 @@ def test_evaluation_on_categories_of_other_names_is_refused(finished: Path, tmp_
     swapped = [f"data.root={annotations.parents[1]}", f"data.val.annotations={tmp_path / 'swapped.json'}"]
     result = command("htc.evaluate", f"run={finished}", "data.name=coco", *swapped)
     assert result.returncode == 2
-    assert f"calls {first['name']!r} the category that the model learnt as {second['name']!r}" in result.stderr
+    assert f"has the category {first['name']!r} where the model has {second['name']!r}" in result.stderr
 
 
 def test_predict_takes_ids_and_images_of_a_coco_file_without_annotations(finished: Path, tmp_path: Path) -> None:

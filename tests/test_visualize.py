@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from htc.ops.paste import RLE, encode_region
+from htc.ops.paste import encode_region
+from htc.structures import RLE
 from htc.visualize import distinct_colors, draw_detections, free_place
 from tests.helpers.coco_tiny import ANNOTATIONS, ROOT, category_ids, needs_coco_tiny
 

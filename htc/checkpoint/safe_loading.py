@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote, without running anybody's code."""
+"""Reading of files that `torch.save` wrote, without running code from the file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from htc.errors import UserError
 
 
 def load_tensors(path: Path, key: str) -> Any:
-    """The tensors and plain values of a file, on the CPU.
+    """Return the tensors (on the CPU) and the plain values of a file.
 
-    Objects of other frameworks (a checkpoint of MMDetection holds its logs, its configuration, NumPy arrays) become
-    inert placeholders. `key` is the configuration's name of the file. Raises UserError for a file that would run code
-    when it is unpickled, and for one that cannot be read.
+    Objects of other frameworks become inert placeholders: a checkpoint of MMDetection contains logs, a configuration
+    and NumPy arrays.
+
+    Args:
+        path: path of the file.
+        key: key of the configuration that names the file, for messages.
+
+    Raises UserError for a file that would run code when it is unpickled, and for a file that cannot be read.
     """
     try:
         with torch.serialization.safe_globals(stand_ins_for(path)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except RunsCodeError as error:
         raise _refused(path, key, error.name) from None
-    except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign file provokes in the reader
-        # PyTorch explains at length how to read the file without protection: its own reason is the last part.
+    except Exception as error:  # noqa: BLE001 - a damaged file can raise any exception in the reader
+        # PyTorch's message explains how to read the file without protection; only the reason at its end is shown.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
         if unsafe := re.search(r"\bGLOBAL ([\w.]+)", reason):
             raise _refused(path, key, unsafe[1]) from None

@@ -1,1 +1,1 @@
-"""The processes of one run and their devices."""
+"""The processes of one run, their devices, and what they exchange."""

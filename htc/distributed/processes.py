@@ -1,4 +1,4 @@
-"""The processes of one run: who they are, and what they exchange."""
+"""The processes of one run: rank, device, and exchange of values and errors."""
 
 from __future__ import annotations
 
@@ -19,56 +19,65 @@ from htc.errors import UserError
 
 T = TypeVar("T")
 
-STEP_PATIENCE = timedelta(minutes=10)
+STEP_TIMEOUT = timedelta(minutes=10)
 """How long processes wait for each other's gradients."""
-PATIENCE = timedelta(hours=24)
-"""How long they wait for each other otherwise: COCO's metrics on one of them, or its data, may take long. That a
-process has died shows at once all the same."""
+EXCHANGE_TIMEOUT = timedelta(hours=24)
+"""How long processes wait for each other otherwise: the main process may take long to prepare the data or to compute
+COCO's metrics. The death of a process is noticed at once in either case."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run, and the device that it computes on."""
+    """This process as one of the processes of the run, and the device that it computes on.
+
+    All methods but `wrap`, `close` and `is_main` are collective: every process must call them in the same order.
+    """
 
     rank: int
+    """0..world_size - 1; 0 is the main process."""
     world_size: int
+    """Number of processes."""
     device: torch.device
     group: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
-    """For what is not computed on the device: flags and objects, over gloo."""
+    """Process group over gloo, for flags and objects, which are not on the device; None for a single process."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the run's files."""
+        """True for the process that writes the run's files."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model in training mode, with gradients averaged over all processes; itself where there is only one."""
+        """Return the model in training mode with gradients averaged over all processes.
+
+        With a single process, the model is returned as it is.
+        """
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         if devices is None:
             sync_on_cpu(model)
         model.train()
-        # Each process's batch norms would gather statistics of their own, evaluated and saved as if they were all's.
+        # Batch norms that are not synchronised compute other statistics on each process. The main process's are copied
+        # to the others before each step, so that all processes evaluate the same model.
         own_statistics = any(type(module) is nn.BatchNorm2d and module.training for module in model.modules())
-        # PyTorch 2.15 has a new name for it.
-        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        # Views: gradients would be in memory twice.
+        # The argument has a new name in PyTorch 2.15.
+        parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+        # Gradients are views of the communication buffers, so that they are not stored twice.
         options: dict[str, Any] = {option: own_statistics, "gradient_as_bucket_view": True}
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, **options)
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the main one's buffers of a model, which it saves.
+        """Copy the buffers of the main process's model, which are the saved ones, to the models of all processes.
 
-        Batch norms that are not synchronised gather statistics of their own on each process.
+        Batch norms that are not synchronised compute their own statistics on each process.
         """
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """The picklable values of all processes, by rank; on every process."""
+        """Return the (picklable) values of all processes, in the order of their ranks, on every process."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -76,39 +85,42 @@ class Processes:
         return values
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """What `action` returns on the main process; on every process. Where it raises, all of them do, as `on_all`."""
-        if self.world_size == 1:
-            return action()
-        result, error = attempted(action) if self.is_main else (None, None)
-        result, told = self.gather((result, None if error is None else shareable(error, self.rank)))[0]
-        if error is not None or told is not None:
-            raise error or told
-        return result  # type: ignore[no-any-return]
+        """Run `action` on the main process, and return its result on every process.
 
-    def on_all(self, action: Callable[[], T]) -> T:
-        """What `action` returns on this process. Where it raises on any of them, all of them raise.
-
-        That is the same UserError or OSError on every process, or RuntimeError where it raised nothing itself and
-        another one raised something else.
+        If it raises, every process raises, as in `on_all`.
         """
         if self.world_size == 1:
             return action()
-        result, error = attempted(action)
+        result, error = _attempt(action) if self.is_main else (None, None)
+        result, main_error = self.gather((result, None if error is None else _sendable(error, self.rank)))[0]
+        if error is not None or main_error is not None:
+            raise error or main_error
+        return result  # type: ignore[no-any-return]
+
+    def on_all(self, action: Callable[[], T]) -> T:
+        """Run `action` on every process, and return each process's own result. If it raises on one, every one raises.
+
+        A UserError or OSError of the first failed process is raised on every process. For other exceptions, a failed
+        process raises its own, and the others raise RuntimeError.
+        """
+        if self.world_size == 1:
+            return action()
+        result, error = _attempt(action)
         if any(self.any(error is not None)):
-            told = self.gather(None if error is None else shareable(error, self.rank))
-            first = next(found for found in told if found is not None)
+            errors = self.gather(None if error is None else _sendable(error, self.rank))
+            first = next(each for each in errors if each is not None)
             raise first if error is None or isinstance(error, UserError | OSError) else error
         return result  # type: ignore[return-value]
 
     def mean(self, value: float) -> torch.Tensor:
-        """The mean of a number over all processes, a scalar on the device; on every process."""
-        shared = torch.tensor(float(value), device=self.device)
+        """Return the mean of a number over all processes, a scalar tensor on the device, on every process."""
+        total = torch.tensor(float(value), device=self.device)
         if self.world_size > 1:
-            dist.all_reduce(shared)
-        return shared / self.world_size
+            dist.all_reduce(total)
+        return total / self.world_size
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether any process has it set; on every process."""
+        """Return for each flag whether it is set on any process, on every process."""
         if self.world_size == 1:
             return list(flags)
         shared = torch.tensor(flags, dtype=torch.int32)
@@ -116,34 +128,38 @@ class Processes:
         return [bool(flag) for flag in shared.tolist()]
 
     def close(self) -> None:
+        """Leave the process group, if there is one."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
-def attempted(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """What an action returns, and what it raises."""
+def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """Run an action; return its result and None, or None and the exception that it raised."""
     try:
         return action(), None
-    except Exception as error:  # noqa: BLE001 - raised again, when the others know
+    except Exception as error:  # noqa: BLE001 - the caller raises it again, after the exchange with the other processes
         return None, error
 
 
-def shareable(error: Exception, rank: int) -> Exception:
-    """An error of process `rank` as the others raise it: any exception could not be sent to them."""
+def _sendable(error: Exception, rank: int) -> Exception:
+    """Return the exception that the other processes raise for an error of process `rank`.
+
+    Not every exception can be pickled, so all but UserError and OSError become RuntimeError.
+    """
     if isinstance(error, UserError):
-        told = UserError(error.sentence)
-        told.status = error.status
-        return told
+        copy = UserError(error.sentence)
+        copy.status = error.status
+        return copy
     if isinstance(error, OSError) and error.errno is not None:
-        place = () if error.filename is None else (str(error.filename),)
-        return OSError(error.errno, error.strerror, *place)
+        filename = () if error.filename is None else (str(error.filename),)
+        return OSError(error.errno, error.strerror, *filename)
     return RuntimeError(f"process {rank} failed: {error!r}")
 
 
 def start_processes(device: str) -> Processes:
-    """Join the processes that `torchrun` started, or be the only one.
+    """Join the processes that `torchrun` started; without `torchrun`, the run has a single process.
 
-    `device` is auto, cpu, cuda or cuda:N. Raises UserError for a device that is not there.
+    `device` is auto, cpu, cuda or cuda:N. Raises UserError for a device that is not available.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -153,7 +169,7 @@ def start_processes(device: str) -> Processes:
     if not dist.is_initialized():
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=STEP_PATIENCE)
-    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
+    group = dist.new_group(backend="gloo", timeout=EXCHANGE_TIMEOUT)
     assert isinstance(group, dist.ProcessGroup)
     return Processes(rank, world_size, chosen, group)

@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is evaluated in their place (`schedule.ema`)."""
+"""An exponential moving average of the weights, which is evaluated in their place (`schedule.ema`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """`decay` x average + (1 - decay) x weights after each step, from the first step's weights on; None without decay.
+    """Return the average, `decay` x average + (1 - decay) x weights after each step; None without decay.
 
+    It starts with the weights after the first step.
     Buffers (the statistics of batch norms) are the model's own.
     """
     if decay is None:

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: averages over the last steps, speed, memory, the time left."""
+"""Figures about training: means of the losses, speed and memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 @dataclass
 class LossMeter:
-    """Means of the losses, by name, since the last `reset`."""
+    """Means of the losses by name since the last `reset`."""
 
     totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     steps: int = 0
@@ -33,7 +33,7 @@ class LossMeter:
         self.steps = 0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint between two lines of metrics.jsonl carries, so that the next line is the same."""
+        """Return the state for a checkpoint, so that the next line of metrics.jsonl is the same after a resume."""
         return {"totals": dict(self.totals), "steps": self.steps}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -43,12 +43,12 @@ class LossMeter:
 
 
 def mean_of(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The means over several processes of the same names."""
+    """Return the mean over several processes of each name."""
     return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
 
 class SpeedMeter:
-    """Images a second since the last `reset`, and the seconds that the remaining steps will take at that pace."""
+    """Images per second since the last `reset`."""
 
     def __init__(self) -> None:
         self.reset()
@@ -65,7 +65,7 @@ class SpeedMeter:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory so far in MiB: of the GPU's tensors on a GPU, of this process otherwise."""
+    """Return the peak memory so far in MiB: of the tensors on a GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -73,7 +73,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as `1:02:03` or `2:03`."""
+    """Return seconds as `1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -11,7 +11,7 @@ from htc.config.schema import Optimizer, ScheduleConfig
 
 
 def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
-    """The optimiser over every trained parameter, with one weight decay for all (the reference's setting)."""
+    """Return the optimiser of all trained parameters, with one weight decay for all (as in the reference)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if schedule.optimizer is Optimizer.adamw:
         return torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
@@ -21,7 +21,7 @@ def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.O
 
 
 def total_steps(schedule: ScheduleConfig, steps_per_epoch: int) -> int:
-    """Optimiser steps of a whole run."""
+    """Return the number of optimiser steps of a run."""
     if schedule.iterations is not None:
         return schedule.iterations
     assert schedule.epochs is not None
@@ -29,7 +29,10 @@ def total_steps(schedule: ScheduleConfig, steps_per_epoch: int) -> int:
 
 
 def learning_rate(step: int, schedule: ScheduleConfig, steps_per_epoch: int) -> float:
-    """Rate of the step counted from 0: linear in the batch size (arXiv 1706.02677), warmed up, dropping in steps."""
+    """Return the learning rate of a step, counted from 0.
+
+    It is proportional to the batch size (arXiv 1706.02677), with linear warm-up and step decay.
+    """
     base = schedule.learning_rate * schedule.batch_size / schedule.reference_batch
     per_unit = steps_per_epoch if schedule.epochs is not None else total_steps(schedule, steps_per_epoch)
     drops = sorted(max(round(milestone * per_unit), 1) for milestone in schedule.milestones)
@@ -46,6 +49,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def gradient_norm(model: nn.Module, clip_norm: float | None) -> torch.Tensor:
-    """Clip the gradients to `clip_norm` in place, where given -> their L2 norm before, a scalar tensor."""
+    """Clip the gradients to `clip_norm` in place unless it is None, and return their L2 norm before (scalar tensor)."""
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip_norm is None else clip_norm)

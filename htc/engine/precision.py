@@ -17,7 +17,7 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 def autocast_of(precision: Precision, device: torch.device) -> Autocast:
-    """What makes the context in which the network runs. Raises UserError for fp16 without a GPU."""
+    """Return a function that makes the autocast context of the network. Raises UserError for fp16 without a GPU."""
     if precision is Precision.fp32:
         return nullcontext
     if precision is Precision.fp16 and device.type == "cpu":
@@ -26,5 +26,5 @@ def autocast_of(precision: Precision, device: torch.device) -> Autocast:
 
 
 def gradient_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
-    """The scaler of fp16; for other precisions one that does nothing."""
+    """Return the gradient scaler for fp16; for other precisions, one that does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision is Precision.fp16)

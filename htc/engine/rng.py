@@ -1,4 +1,4 @@
-"""The random states of a process: what a checkpoint carries of them, and what must not be disturbed."""
+"""The random states of a process, as a checkpoint holds them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of Python, NumPy, PyTorch and, on a GPU, its generator: tensors and plain values alone.
+    """Return the states of Python, NumPy, PyTorch and, on a GPU, its generator, as tensors and plain values.
 
     Workers of a data loader hold no random state: each index carries the seed of its sample
     (`htc.data.dataset.SeededIndex`).
@@ -28,7 +28,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Take up what `random_state` returned; a GPU's generator is left alone where the state is of a CPU run."""
+    """Set the states that `random_state` returned; a state of a CPU run leaves the GPU's generator unchanged."""
     random.setstate(state["python"])
     keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))
@@ -39,7 +39,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 @contextmanager
 def preserve_rng_state(device: torch.device) -> Iterator[None]:
-    """Leave the random states as they were before the block: an evaluation's loader draws from PyTorch's."""
+    """Restore the random states after the block: the loader of an evaluation draws from PyTorch's state."""
     before = random_state(device)
     try:
         yield

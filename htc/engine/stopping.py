@@ -1,4 +1,4 @@
-"""Requests to stop: Ctrl-C and SIGTERM end the run after the step in progress, with a checkpoint."""
+"""Requests to stop: after Ctrl-C or SIGTERM, the run finishes the step in progress, saves and ends."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from types import FrameType, TracebackType
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """The run was asked to stop and has saved its state."""
+    """Raised when a run was asked to stop and has saved its state."""
 
 
 class StopRequest:
-    """While entered, notes the first SIGINT or SIGTERM; a second SIGINT ends at once. Blocks may be nested."""
+    """Context in which the first SIGINT or SIGTERM is recorded, and a second SIGINT raises. Contexts may be nested."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop, and the state that it continues from."""
 
 from __future__ import annotations
 
@@ -39,9 +39,17 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a model on a data set, from a checkpoint in the run's folder or, where that is None, from the start.
+    """Trains a model on a data set, from the start or from a checkpoint of the run.
 
-    `evaluate` is called wherever the schedule asks for an evaluation before the end.
+    Args:
+        config: the run's configuration.
+        model: the network, on its device.
+        dataset: the training data.
+        folder: where checkpoints and metrics are written.
+        processes: the processes of the run.
+        evaluate: called where the schedule asks for an evaluation before the end.
+        checkpoint: the file to continue from; None to start from the beginning.
+        stop: a request to stop that other parts of the run share.
     """
 
     def __init__(
@@ -68,7 +76,7 @@ class Trainer:
         self.stop = stop or StopRequest()
         self.step = 0
         self.overflows = 0
-        """Steps that were left out because fp16 could not hold their gradients."""
+        """Number of steps without an update because their gradients overflowed in fp16."""
         self.training_seconds = 0.0
         self._saved: int | None = None
         self._resumed_random: dict[str, Any] | None = None
@@ -98,13 +106,17 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The network to evaluate: with the average of the weights where there is one."""
+        """The network to evaluate: with the averaged weights where the run keeps an average."""
         return self.raw_model if self.average is None else self.average.module
 
     def train(self, tracker: Tracker) -> None:
-        """Train to the end. Raises Stopped after SIGINT or SIGTERM, UserError where a loss is not finite.
+        """Train to the end.
 
-        What one process raises over an image, a checkpoint or a line of metrics.jsonl, all of them raise.
+        Raises:
+            Stopped: after SIGINT or SIGTERM, when the step in progress is done and saved.
+            UserError: where a loss or a gradient is not finite.
+
+        What one process raises over an image, a checkpoint or metrics.jsonl, all processes raise.
         """
         self.model.train()
         speed = SpeedMeter()
@@ -149,11 +161,11 @@ class Trainer:
             terms.append(torch.stack([value.detach().float() for value in losses.values()]))
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.raw_model, self.config.schedule.clip_norm)
-        # One transfer for all figures of the step: each one waits for the device.
+        # All figures of the step come in one transfer, because each transfer waits for the device.
         *means, norm_value = torch.cat([torch.stack(terms).mean(0), norm.float().view(1)]).tolist()
         figures = StepFigures(dict(zip(losses, means, strict=True)), norm_value)
         stopped = self._agree_to_go_on(figures, micro_batches)
-        # Not left to the scaler: fused optimisers on the CPU do not heed it.
+        # Checked here, because fused optimisers on the CPU ignore what the scaler found.
         if figures.finite:
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -168,11 +180,11 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """Epochs done, as a fraction."""
+        """Epochs done, with fraction."""
         return self.step / self.steps_per_epoch
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, unless it is there; all processes take part, the main one writes."""
+        """Write a checkpoint of the current step unless it exists; all processes take part, and the main one writes."""
         if self._saved == self.step:
             return
         checkpoint = self.state_dict()
@@ -244,16 +256,16 @@ class Trainer:
             return self.model(images, targets)
 
     def _agree_to_go_on(self, figures: StepFigures, micro_batches: list[list[Sample]]) -> bool:
-        """Whether any process was signalled; all must know, since they save and stop together.
+        """Return whether any process received a signal to stop: all processes save and stop together.
 
-        Raises UserError on all processes where the figures of one of them are not finite, but for a gradient that fp16
-        could not hold: that step is left out by the scaler.
+        Raises UserError on all processes where the figures of one of them are not finite. An overflow of fp16 gradients
+        is no error: the scaler skips that step.
         """
         broken = not figures.finite
         if broken and figures.finite_losses and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
             self.overflows += 1
             broken = False
-        # A loss tells whose images it was; a gradient, averaged over all processes, may be anybody's.
+        # A loss identifies the process with the images; a gradient is averaged over all processes and does not.
         own_loss = broken and not figures.finite_losses
         stopped, any_broken, any_loss = self.processes.any(self.stop.received is not None, broken, own_loss)
         if any_broken:
@@ -279,7 +291,10 @@ class Trainer:
         return NonFiniteReport(figures, images, replay.write(path))
 
     def _evaluate_if_due(self, *, pending: bool = False) -> bool:
-        """Evaluate where the schedule asks for it; `pending`: only what a stop after the checkpoint has kept back."""
+        """Evaluate if the schedule asks for it, and return whether it did.
+
+        pending: evaluate only if the run was stopped after its checkpoint and before this evaluation.
+        """
         if not self._is_time_to_evaluate():
             return False
         if pending and self.processes.on_main(lambda: self.folder.has_evaluation(self.step)):
@@ -294,7 +309,7 @@ class Trainer:
         return True
 
     def _report(self, speed: SpeedMeter, tracker: Tracker, bar: tqdm[Any]) -> None:
-        """A line for metrics.jsonl, the tracker, the log and the progress bar, all of the same figures."""
+        """Write the figures since the last report to metrics.jsonl, the tracker, the log and the progress bar."""
         means, rate = mean_of(self.processes.gather(self.losses.means())), speed.images_per_second()
         total, lr = sum(means.values()), learning_rate(self.step - 1, self.config.schedule, self.steps_per_epoch)
         memory = peak_memory_mb(self.device)
@@ -329,12 +344,12 @@ class Trainer:
         return self.step % (every * self.steps_per_epoch if self.config.schedule.epochs is not None else every) == 0
 
     def _without_sync(self, active: bool) -> Any:
-        """Gradients are exchanged in a step's last pass only."""
+        """Suspend the exchange of gradients: it happens in the last micro-batch of a step only."""
         if active and isinstance(self.model, nn.parallel.DistributedDataParallel):
             return self.model.no_sync()
         return nullcontext()
 
 
 def _progress_bar(total: int, done: int, show: bool) -> tqdm[Any]:
-    """A bar on a terminal; nothing elsewhere, where the log's lines say the same."""
+    """Return a progress bar that is shown on a terminal; elsewhere the log shows the progress."""
     return tqdm(total=total, initial=done, unit="step", desc="train", disable=None if show else True, leave=False)

@@ -1,1 +1,1 @@
-"""Inference over a data set and COCO metrics."""
+"""Inference over a data set, and COCO metrics of its results."""

@@ -1,4 +1,4 @@
-"""COCO's metrics of boxes and masks, by pycocotools, on some or all images of a data set."""
+"""COCO metrics of boxes and masks, computed by pycocotools, on some or all images of a data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from htc.runs.logs import Console
 logger = logging.getLogger(__name__)
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""The twelve numbers of COCOeval.summarize, in its order."""
+"""Names of the twelve metrics of COCOeval.summarize, in its order."""
 
 Result = dict[str, Any]
 """One detection in COCO's result format: image_id, category_id, score, and bbox or segmentation."""
@@ -32,14 +32,14 @@ Result = dict[str, Any]
 
 @dataclass
 class Metrics:
-    """Values in 0..1; None where the images hold no object to be found."""
+    """COCO metrics in 0..1; a metric is None if the images contain no object that it counts."""
 
     bbox: dict[str, float | None]
     """The twelve metrics of boxes, by METRIC_NAMES."""
     segm: dict[str, float | None]
-    """The twelve metrics of masks."""
+    """The twelve metrics of masks, by METRIC_NAMES."""
     per_category: dict[str, dict[str, float | None]]
-    """AP by category name, under `bbox` and `segm`."""
+    """AP by category name, for `bbox` and for `segm`."""
 
 
 def coco_metrics(
@@ -48,27 +48,37 @@ def coco_metrics(
     segm_results: Sequence[Result],
     image_ids: Sequence[int],
 ) -> Metrics:
-    """Compare results with annotations, on `image_ids` alone. What pycocotools prints goes to the log.
+    """Compare results with annotations on some images. The output of pycocotools goes to the log.
 
-    Raises UserError where the annotation file is missing or cannot be read.
+    Args:
+        annotation_file: ground truth in COCO's format.
+        bbox_results: detections with boxes, in COCO's result format.
+        segm_results: detections with masks, in COCO's result format.
+        image_ids: the images to evaluate; results of other images are ignored.
+
+    Raises UserError if the annotation file is missing or cannot be read.
     """
     content = _read_truth(Path(annotation_file))
     repair_ground_truth(content, str(annotation_file))
     with _printed_to_log():
         truth = _indexed(content)
         names = _category_names(truth)
-        # One after the other: what an evaluation holds takes a gigabyte on COCO.
-        bbox, bbox_by_category = _figures(_evaluate(truth, bbox_results, image_ids, "bbox"), names)
-        segm, segm_by_category = _figures(_evaluate(truth, segm_results, image_ids, "segm"), names)
+        # The first evaluation is released before the second one: each takes a gigabyte on COCO.
+        bbox, bbox_by_category = _metrics(_evaluate(truth, bbox_results, image_ids, "bbox"), names)
+        segm, segm_by_category = _metrics(_evaluate(truth, segm_results, image_ids, "segm"), names)
     return Metrics(bbox, segm, {"bbox": bbox_by_category, "segm": segm_by_category})
 
 
-def _figures(evaluation: COCOeval, names: dict[int, str]) -> tuple[dict[str, float | None], dict[str, float | None]]:
+def _metrics(evaluation: COCOeval, names: dict[int, str]) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Return the twelve metrics and the AP by category name."""
     return _summary(evaluation), _per_category(evaluation, names)
 
 
 def _read_truth(path: Path) -> dict[str, Any]:
-    """What the annotation file holds, in any encoding of JSON: COCO's own reader takes the locale's."""
+    """Return the content of the annotation file. Raises UserError if it is missing or cannot be read.
+
+    The file may have any encoding of JSON; pycocotools' own reader expects the locale's.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist: set data.root and data.val.annotations to where it is.")
     try:
@@ -79,6 +89,7 @@ def _read_truth(path: Path) -> dict[str, Any]:
 
 
 def _indexed(content: dict[str, Any]) -> COCO:
+    """Return annotations as an indexed COCO object."""
     coco = COCO()
     coco.dataset = content
     coco.createIndex()
@@ -86,7 +97,7 @@ def _indexed(content: dict[str, Any]) -> COCO:
 
 
 def write_results_file(path: Path, results: Sequence[Result]) -> None:
-    """Write results in COCO's format, one a line, atomically and without holding the file's text in memory."""
+    """Write results in COCO's format, one per line, atomically and without the complete text in memory."""
     with atomic_write(path) as file:
         file.write("[")
         for index, result in enumerate(results):
@@ -96,6 +107,7 @@ def write_results_file(path: Path, results: Sequence[Result]) -> None:
 
 
 def _evaluate(truth: COCO, results: Sequence[Result], image_ids: Sequence[int], kind: str) -> COCOeval:
+    """Run pycocotools' evaluation of boxes (`bbox`) or masks (`segm`)."""
     evaluation = COCOeval(truth, _load_results(truth, results), kind)
     evaluation.params.imgIds = sorted(set(image_ids))
     evaluation.evaluate()
@@ -105,46 +117,50 @@ def _evaluate(truth: COCO, results: Sequence[Result], image_ids: Sequence[int], 
 
 
 def _load_results(truth: COCO, results: Sequence[Result]) -> COCO:
+    """Return results as an indexed COCO object."""
     if results:
-        # loadRes adds keys to the very dicts it is given, and those are still to be written to predictions/.
+        # loadRes adds keys to the dicts that it is given, but these are written to predictions/ later.
         return truth.loadRes([dict(result) for result in results])
-    # loadRes looks at the first result to learn their kind, and fails where there is none.
+    # loadRes fails on an empty list: it takes the kind of the results from the first one.
     return _indexed({**truth.dataset, "annotations": []})
 
 
 def _summary(evaluation: COCOeval) -> dict[str, float | None]:
-    return {name: _known(value) for name, value in zip(METRIC_NAMES, evaluation.stats, strict=True)}
+    """Return the twelve metrics by name."""
+    return {name: _value_or_none(value) for name, value in zip(METRIC_NAMES, evaluation.stats, strict=True)}
 
 
 def _per_category(evaluation: COCOeval, names: dict[int, str]) -> dict[str, float | None]:
-    # [IoU thresholds, recalls, categories, areas, detections an image]; the first area is `all`, the last limit 100.
+    """Return the AP of each category by name, over all areas and with up to 100 detections per image."""
+    # [IoU thresholds, recalls, categories, areas, limits]: the first area is `all`, the last limit 100 detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     by_category = {}
     for index, category in enumerate(evaluation.params.catIds):
         values = precision[:, :, index]
         values = values[values > -1]
-        by_category[names[category]] = _known(np.mean(values)) if values.size else None
+        by_category[names[category]] = _value_or_none(np.mean(values)) if values.size else None
     return by_category
 
 
 def _category_names(truth: COCO) -> dict[int, str]:
-    """Category names by id; a name that several categories share is followed by the id."""
+    """Return the category names by id; a name that several categories share is followed by the id."""
     categories = truth.loadCats(truth.getCatIds())
     count = Counter(category["name"] for category in categories)
     return {c["id"]: c["name"] if count[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in categories}
 
 
-def _known(value: float) -> float | None:
-    """pycocotools writes -1 where there is nothing to be found."""
+def _value_or_none(value: float) -> float | None:
+    """Return a metric, or None for the -1 that pycocotools gives where the images contain no object to count."""
     return float(value) if value > -1 else None
 
 
 @contextmanager
 def _printed_to_log() -> Iterator[None]:
+    """Log what is printed inside the block, instead of showing it on the console."""
     printed = io.StringIO()
     with redirect_stdout(printed):
         yield
     for line in printed.getvalue().splitlines():
-        # The table of results is worth keeping, the progress of reading and indexing is not.
+        # The lines of the result table are logged as information, the progress of reading and indexing is not.
         level = logging.INFO if line.startswith(" Average") else logging.DEBUG
         logger.log(level, line.strip(), extra={"console": Console.never})

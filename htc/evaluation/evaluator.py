@@ -1,4 +1,4 @@
-"""The evaluation of a model on a data set, shared out over the processes of a run."""
+"""Evaluation of a model on a data set, distributed over the processes of a run."""
 
 from __future__ import annotations
 
@@ -17,26 +17,19 @@ from htc.distributed.processes import Processes
 from htc.engine.precision import autocast_of
 from htc.engine.stopping import Stopped, StopRequest
 from htc.evaluation.coco_metrics import Metrics, coco_metrics
-from htc.evaluation.inference import (
-    ImagePrediction,
-    Predictions,
-    Predictor,
-    merge_predictions,
-    predict_dataset,
-    write_predictions,
-)
-from htc.structures import Sample
+from htc.evaluation.inference import Predictions, Predictor, merge_predictions, predict_dataset, write_predictions
+from htc.structures import ImagePrediction, Sample
 
 
 @dataclass
 class Evaluation:
-    """Predictions on a data set and what COCO's metrics say of them."""
+    """Predictions on a data set, and their COCO metrics."""
 
     predictions: Predictions
     metrics: Metrics
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation's part of results.json."""
+        """Return the evaluation's part of results.json."""
         return {
             **asdict(self.metrics),
             "speed": self.predictions.speed.to_dict(),
@@ -44,7 +37,7 @@ class Evaluation:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The twelve metrics of boxes and of masks, for metrics.jsonl."""
+        """Return the twelve metrics of boxes and of masks, for metrics.jsonl."""
         return {"bbox": self.metrics.bbox, "segm": self.metrics.segm}
 
     def write(self, folder: Path) -> None:
@@ -52,17 +45,17 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates on the images of a data set (the first `eval.limit` of them); every process takes its share."""
+    """Evaluates models on the first `eval.limit` images of a data set; every process takes its share."""
 
     def __init__(self, config: Config, dataset: CocoDataset, processes: Processes) -> None:
         self.config, self.dataset, self.processes = config, dataset, processes
         self.indices = list(range(len(dataset)))[: config.eval.limit]
 
     def evaluate(self, model: Predictor, stop: StopRequest | None = None) -> Evaluation:
-        """Predict every image once, and compare with the annotations; the same result on every process.
+        """Predict every image once and compute the metrics; every process returns the same evaluation.
 
-        Raises Stopped, on all processes, where `stop` was requested of one of them; its share ends there. What one of
-        them raises over an image, all of them raise.
+        Raises Stopped on all processes where one of them was asked to stop. What one process raises over an image, all
+        processes raise.
         """
         processes, dataset = self.processes, self.dataset
         own = self.indices[processes.rank :: processes.world_size]
@@ -89,7 +82,7 @@ class Evaluator:
             )
 
     def pictures(self, evaluation: Evaluation) -> Iterator[tuple[str, np.ndarray, ImagePrediction]]:
-        """Caption, picture [h, w, 3] uint8 RGB at original size, and detections of each evaluated image, one by one."""
+        """Yield caption, picture [h, w, 3] uint8 RGB at original size, and detections of each evaluated image."""
         for index in self.indices:
             image_id = self.dataset.image_ids[index]
             picture = self.dataset.read_original(index)
@@ -97,7 +90,7 @@ class Evaluator:
             yield f"image {image_id}", picture, found
 
     def _bar_disabled(self) -> bool | None:
-        """tqdm's `disable`: None shows the bar on a terminal alone."""
+        """Return tqdm's argument `disable`: None shows the bar on a terminal only."""
         return None if self.config.progress and self.processes.is_main else True
 
 

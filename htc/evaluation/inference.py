@@ -1,4 +1,4 @@
-"""Predictions over a data set, in COCO's result format, and the speed at which they were made."""
+"""Inference over a data set: predictions in COCO's result format, and the speed of the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,78 +17,82 @@ from torch import Tensor
 from htc.config.schema import EvalConfig
 from htc.distributed.devices import device_name
 from htc.evaluation.coco_metrics import Result, write_results_file
-from htc.ops.paste import RLE, encode_masks
-from htc.structures import Detections, Sample
+from htc.ops.paste import encode_masks
+from htc.structures import Detections, ImagePrediction, Sample
 
 WARMUP_IMAGES = 5
-"""At most so many images, and a tenth of all, are left out of the speed: they pay for caches and kernel choices."""
+"""Images at the start that the speed does not count, at most a tenth of all: they fill caches and choose kernels."""
 
 
 class Predictor(Protocol):
-    """What can be evaluated: a network, or anything else that finds objects."""
+    """A network, or any other object that detects objects in images."""
 
     def predict(
         self, images: list[Tensor], original_sizes: list[tuple[int, int]], settings: EvalConfig
     ) -> list[Detections]:
-        """Find objects in uint8 RGB images [3, h, w]; boxes are in the frame of the original (height, width)."""
+        """Detect objects in images.
+
+        Args:
+            images: one [3, h, w] uint8 RGB tensor per image.
+            original_sizes: (height, width) in pixels of each image before it was resized.
+            settings: thresholds and limits of the detections.
+
+        Returns:
+            Detections of each image, with boxes in the frame of the original size.
+        """
         ...
 
 
 @dataclass
 class Conditions:
-    """What a speed was measured under; without them it says nothing."""
+    """Conditions under which a speed was measured."""
 
     device: str
+    """Name of the GPU or the processor."""
     threads: int
     """CPU threads of PyTorch."""
     batch_size: int
+    """Images per batch."""
     precision: str
     """fp32, bf16 or fp16."""
     input_size: list[int] | None
-    """Median height and width of the network input in pixels, before padding."""
+    """Median height and width of the network input in pixels, before padding; None without images."""
 
 
 @dataclass
 class Speed:
-    """Speed of the network with its post-processing; reading, pasting and encoding masks are not in it."""
+    """Speed of the network with its post-processing, without reading images and without pasting and encoding masks."""
 
     fps: float | None
-    """Images a second; None where there was no image to measure."""
+    """Images per second; None if no image was measured."""
     images: int
-    """Images that were measured."""
+    """Number of images that were measured."""
     warmup_images: int
-    """Images before those, that were not."""
+    """Number of images before these, which were not measured."""
     conditions: Conditions
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the speed as results.json holds it."""
         return asdict(self)
-
-
-class ImagePrediction(NamedTuple):
-    """The detections of one image, best score first, for drawing."""
-
-    boxes: np.ndarray
-    """[n, 4] float, xyxy in pixels of the original image."""
-    labels: np.ndarray
-    """[n] int, contiguous class indices."""
-    scores: np.ndarray
-    """[n] float."""
-    masks: list[RLE]
 
 
 @dataclass
 class Predictions:
-    """Detections in COCO's result format, and the images that were looked at (also those without a detection)."""
+    """Detections in COCO's result format, the images that were processed, and the speed."""
 
     bbox: list[Result]
-    """image_id, category_id (COCO's own), bbox [x, y, w, h], score."""
+    """One dict per detection: image_id, category_id (COCO's own), bbox [x, y, w, h] in pixels, score."""
     segm: list[Result]
-    """image_id, category_id, segmentation, score. A bbox would have its area taken for the mask's."""
+    """One dict per detection: image_id, category_id, segmentation (RLE), score.
+
+    There is no bbox, because pycocotools would take the area of the box for the area of the mask.
+    """
     image_ids: list[int]
+    """All images that were processed, also those without a detection."""
     speed: Speed
 
     def of_image(self, image_id: int, category_ids: Sequence[int]) -> ImagePrediction:
-        """The detections of one image, with contiguous labels: places in `category_ids`."""
+        """Return the detections of one image, with labels that are indices into `category_ids`."""
         boxes = [result for result in self.bbox if result["image_id"] == image_id]
         corners = np.array([result["bbox"] for result in boxes], dtype=np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
@@ -110,12 +114,16 @@ def predict_dataset(
 ) -> Predictions:
     """Run a model over all batches of a loader.
 
-    Args:
-        category_ids: COCO's category id of each contiguous class index.
-        autocast: makes the context that the model runs in.
-        progress: called after every batch with the number of images done so far.
+    A `torch.nn.Module` is put into evaluation mode, and back into its previous mode at the end.
 
-    A `torch.nn.Module` is put into evaluation mode, and back as it was at the end.
+    Args:
+        model: the network, on `device`.
+        loader: batches of samples.
+        settings: thresholds and limits of the detections.
+        category_ids: COCO's category id of each contiguous class index.
+        device: device that images are moved to.
+        autocast: returns the context that the model runs in.
+        progress: called after every batch with the number of images processed so far.
     """
     was_training = isinstance(model, torch.nn.Module) and model.training
     if isinstance(model, torch.nn.Module):
@@ -129,9 +137,9 @@ def predict_dataset(
 
 
 def merge_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Put together what several processes predicted; an image that several of them saw is taken once.
+    """Merge the predictions of several processes; an image that several processes predicted is kept once.
 
-    The speed is the first process's: images a second of one device.
+    The speed is that of the first process, so it is that of one device.
     """
     merged = Predictions([], [], [], parts[0].speed)
     seen: set[int] = set()
@@ -153,7 +161,18 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
 def to_results(
     image_id: int, detections: Detections, size: tuple[int, int], category_ids: Sequence[int], mask_threshold: float
 ) -> tuple[list[Result], list[Result]]:
-    """The detections of one image of `size` (height, width) as COCO results of boxes and of masks."""
+    """Convert the detections of one image to COCO's result format.
+
+    Args:
+        image_id: COCO's image id.
+        detections: detections in the frame of the original image.
+        size: (height, width) of the original image in pixels.
+        category_ids: COCO's category id of each contiguous class index.
+        mask_threshold: probability from which on a pixel belongs to a mask.
+
+    Returns:
+        The results for boxes and the results for masks, one of each per detection.
+    """
     height, width = size
     masks = encode_masks(detections.mask_probs, detections.boxes, height, width, mask_threshold)
     boxes = detections.boxes.float().cpu().clone()
@@ -212,16 +231,16 @@ def _predict(
 
 
 def measure_speed(timings: Sequence[tuple[int, float]], conditions: Conditions) -> Speed:
-    """Images a second from (images, seconds) of each batch, without the batches that warm up."""
+    """Compute the speed from the (images, seconds) of each batch, without the batches at the start that warm up."""
     total = sum(count for count, _ in timings)
-    to_skip = min(WARMUP_IMAGES, total // 10)
-    skipped = batches = 0
-    while skipped < to_skip and batches < len(timings) - 1:
-        skipped += timings[batches][0]
-        batches += 1
-    measured = timings[batches:]
+    warmup = min(WARMUP_IMAGES, total // 10)
+    skipped_images = skipped_batches = 0
+    while skipped_images < warmup and skipped_batches < len(timings) - 1:
+        skipped_images += timings[skipped_batches][0]
+        skipped_batches += 1
+    measured = timings[skipped_batches:]
     images, seconds = sum(count for count, _ in measured), sum(duration for _, duration in measured)
-    return Speed(images / seconds if seconds > 0 else None, images, skipped, conditions)
+    return Speed(images / seconds if seconds > 0 else None, images, skipped_images, conditions)
 
 
 def _synchronize(device: torch.device) -> None:
@@ -230,7 +249,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _precision(device: torch.device, autocast: Callable[[], AbstractContextManager[Any]]) -> str:
-    """The precision that the context really gives, not the one that was asked for."""
+    """Return the precision that is active inside the context, which may differ from the configured one."""
     names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     with autocast():
         active = torch.is_autocast_enabled(device.type)

@@ -1,1 +1,1 @@
-"""Checkpoints of other frameworks: recognised, loaded into our models, and written back."""
+"""Import and export of checkpoints of other frameworks."""

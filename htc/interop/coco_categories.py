@@ -1,4 +1,4 @@
-"""COCO's 80 categories, which checkpoints assume without naming them."""
+"""COCO's 80 categories, which the published checkpoints use but do not contain."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 @cache
 def _categories() -> dict[int, str]:
-    """Name of each category id; ten of the ids up to 90 name nothing."""
+    """Return the name of each category id; ten of the ids from 1 to 90 are unused."""
     names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return {i: name for i, name in enumerate(names) if name not in ("__background__", "N/A")}
 
 
 def coco_ids() -> list[int]:
+    """Return COCO's category ids, in ascending order."""
     return list(_categories())
 
 
 def coco_names() -> list[str]:
+    """Return the names of COCO's categories, in the order of `coco_ids`."""
     return list(_categories().values())

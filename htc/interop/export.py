@@ -1,4 +1,4 @@
-"""Our models as MMDetection 3.x checkpoints."""
+"""Export of our models as MMDetection 3.x checkpoints."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ from htc.models.backbone import PYRAMID_STRIDES
 
 logger = logging.getLogger(__name__)
 COUNTER = "num_batches_tracked"
+"""Buffer in which batch norms count their batches."""
 
 
 def to_mmdetection(
     state: Mapping[str, Tensor], config: Config, class_names: list[str], unused: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """A checkpoint as MMDetection 3.x saves it: `state_dict`, and `meta` with the classes and the settings as text.
+    """Return a checkpoint as MMDetection 3.x saves it: `state_dict`, and `meta` with class names and configuration.
 
-    unused: their tensors that an import found no use for. Raises UserError for a model that MMDetection cannot build.
+    Args:
+        state: the model's state dict, under our names.
+        config: the model's configuration.
+        class_names: one name per category.
+        unused: tensors under MMDetection's names that an import did not use; they are added to the state dict.
+
+    Raises UserError for a model that MMDetection cannot build.
     """
     if config.backbone.norm is Norm.gn:
         raise UserError(
@@ -33,11 +40,11 @@ def to_mmdetection(
         )
     if config.model.rpn.round_anchors:
         logger.warning("MMDetection does not round anchors: its boxes will differ from ours by fractions of a pixel")
-    # Mask R-CNN's only head of each kind is not counted.
-    counted = config.model.num_stages > 1 or config.model.semantic
+    # The names of Mask R-CNN's heads have no stage number.
+    numbered_heads = config.model.num_stages > 1 or config.model.semantic
     exported: OrderedDict[str, Tensor] = OrderedDict()
     for name, value in state.items():
-        theirs = their_name(name, counted)
+        theirs = their_name(name, numbered_heads)
         if theirs is None:
             raise UserError(f"{name} has no counterpart in MMDetection and cannot be exported.")
         exported[theirs] = value
@@ -53,7 +60,7 @@ def to_mmdetection(
 
 
 def settings_text(config: Config) -> str:
-    """What tensors cannot tell of a model, as the Python text of an MMDetection 3.x configuration."""
+    """Return the settings that tensors do not show, as the Python text of an MMDetection 3.x configuration."""
     model, backbone, evaluation = config.model, config.backbone, config.eval
     order = [2, 1, 0] if backbone.bgr else [0, 1, 2]
     roi_head: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""What tensors cannot tell: settings read from the text of the MMDetection configuration that a checkpoint carries.
+"""Settings from the text of the MMDetection configuration that a checkpoint contains; tensors do not show these.
 
-The text is Python, and never run: assignments of plain values are evaluated from their syntax tree, all else is
-passed over.
+The text is Python code and is never run. Assignments of plain values are evaluated from their syntax tree; everything
+else is skipped.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any, TypeGuard
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 FUSION = {frozenset({"bbox"}): "box", frozenset({"mask"}): "mask", frozenset({"bbox", "mask"}): "both"}
 
-# Beyond what any configuration holds: a number, and how many dicts are to be merged.
-LARGEST = 1e15
-MOST_DICTS = 100_000
+# Limits that no real configuration reaches: they bound the time and memory that a hostile text can take.
+MAX_NUMBER = 1e15
+MAX_MERGED_DICTS = 100_000
 
 Values = dict[str, Any]
 
 
 def read_settings(text: str) -> Values:
-    """Overrides of our configuration that the text of an MMDetection 2.x or 3.x configuration asks for.
+    """Return the overrides of our configuration that correspond to the text of an MMDetection 2.x or 3.x configuration.
 
-    Empty where the text is none.
+    The result is empty if the text is not a configuration.
     """
     return our_settings(parse_config(text))
 
 
 def parse_config(text: str) -> Values:
-    """The plain values that a configuration's text assigns, by name; later assignments of dicts update earlier ones."""
-    # Early 2.x files join several configurations, each below a line with its path.
+    """Return the plain values that the text assigns, by name; later assignments of dicts update earlier ones."""
+    # Checkpoints of early 2.x contain several configuration files, each below a line with its path.
     lines = ["" if re.fullmatch(r"\S+\.py\s*", line) else line for line in text.splitlines()]
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -41,20 +41,23 @@ def parse_config(text: str) -> Values:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     values: Values = {}
-    steps = iter(range(MOST_DICTS))
+    merges_left = iter(range(MAX_MERGED_DICTS))
     for statement in statements:
         if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
             continue
         name = statement.targets[0].id
         try:
-            values[name] = _updated(values.get(name), _evaluate(statement.value, values), steps)
+            values[name] = _updated(values.get(name), _evaluate(statement.value, values), merges_left)
         except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError):
             continue
     return values
 
 
 def _evaluate(node: ast.expr, names: Values) -> Any:
-    """The value of a literal, a call of `dict`, or arithmetic on numbers. Raises ValueError for anything else."""
+    """Return the value of a literal, a call of `dict`, or arithmetic on numbers.
+
+    Raises ValueError for any other expression.
+    """
     match node:
         case ast.Constant(value=value):
             return value
@@ -78,27 +81,31 @@ def _evaluate(node: ast.expr, names: Values) -> Any:
 
 
 def _number(value: Any) -> float:
+    """Return a number unchanged. Raises TypeError for any other value."""
     if not _is_number(value):
         raise TypeError("not a number of a usual size")
     return value
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
-    """Small enough that no repeated product of them takes long."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    """Return whether a value is a number, small enough that repeated products of such numbers are computed quickly."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
-def _updated(old: Any, new: Any, steps: Iterator[int]) -> Any:
-    """`new`, or where both are dicts, `old` with the items of `new` in it. Raises ValueError when `steps` run out."""
+def _updated(old: Any, new: Any, merges_left: Iterator[int]) -> Any:
+    """Return `new`, or if both are dicts, `old` recursively updated with `new`.
+
+    Raises ValueError when `merges_left` is exhausted.
+    """
     if not (isinstance(old, dict) and isinstance(new, dict)) or new.get("_delete_"):
         return new
-    if next(steps, None) is None:
-        raise ValueError("dicts within dicts without end")
-    return old | {key: _updated(old.get(key), value, steps) for key, value in new.items()}
+    if next(merges_left, None) is None:
+        raise ValueError("too many dicts to merge")
+    return old | {key: _updated(old.get(key), value, merges_left) for key, value in new.items()}
 
 
 def our_settings(config: Mapping[str, Any]) -> Values:
-    """Our overrides for an MMDetection configuration of plain values."""
+    """Return our overrides for an MMDetection configuration of plain values."""
     model = _dict(config.get("model"))
     roi_head = _dict(model.get("roi_head"))
     found = roi_head_settings(roi_head)
@@ -108,13 +115,13 @@ def our_settings(config: Mapping[str, Any]) -> Values:
         found["backbone.style"] = "caffe"
     if _is_number(eps := _dict(backbone.get("norm_cfg")).get("eps")):
         found["backbone.norm_eps"] = float(eps)
-    # 2.x before 2.4 has the test settings beside the model.
+    # Before 2.4, the test settings are not part of the model's settings.
     found |= _test_settings(_dict(model.get("test_cfg")) or _dict(config.get("test_cfg")))
     return found | _test_size(config)
 
 
 def roi_head_settings(roi_head: Mapping[str, Any]) -> Values:
-    """Our overrides for the keys of an MMDetection RoI head: the paper's ideas, and the scale of each stage."""
+    """Return our overrides for an MMDetection RoI head: the paper's ideas, stage loss weights and stds of deltas."""
     found: Values = {}
     for theirs, ours in {"interleaved": "model.interleaved", "mask_info_flow": "model.mask_flow"}.items():
         if isinstance(roi_head.get(theirs), bool):
@@ -132,13 +139,17 @@ def roi_head_settings(roi_head: Mapping[str, Any]) -> Values:
 
 
 def _pixels(config: Mapping[str, Any], model: Mapping[str, Any]) -> Values:
-    """Mean, standard deviation and order of the channels; the text lists them in the network's own order."""
+    """Return the overrides of mean, standard deviation and order of the channels.
+
+    The text lists mean and standard deviation in the channel order of the network; our configuration in RGB order.
+    """
     steps = [step for step in _test_steps(config) if step.get("type") == "Normalize"]
-    given = next(filter(None, map(_dict, (model.get("data_preprocessor"), config.get("img_norm_cfg"), *steps))), {})
-    mean, std = _numbers(given.get("mean"), 3), _numbers(given.get("std"), 3)
+    sources = map(_dict, (model.get("data_preprocessor"), config.get("img_norm_cfg"), *steps))
+    pixels = next(filter(None, sources), {})
+    mean, std = _numbers(pixels.get("mean"), 3), _numbers(pixels.get("std"), 3)
     if not (mean and std):
         return {}
-    bgr = not given.get("bgr_to_rgb", given.get("to_rgb", True))
+    bgr = not pixels.get("bgr_to_rgb", pixels.get("to_rgb", True))
     order = [2, 1, 0] if bgr else [0, 1, 2]
     return {
         "backbone.pixel_mean": [mean[i] for i in order],
@@ -148,7 +159,7 @@ def _pixels(config: Mapping[str, Any], model: Mapping[str, Any]) -> Values:
 
 
 def _grids(model: Mapping[str, Any]) -> Values:
-    """Anchors, and the points at which RoIAlign samples."""
+    """Return the overrides of the anchors and of RoIAlign's sampling."""
     found: Values = {}
     anchors = _dict(_dict(model.get("rpn_head")).get("anchor_generator"))
     if scale := _numbers(anchors.get("scales"), 1):
@@ -165,7 +176,7 @@ def _grids(model: Mapping[str, Any]) -> Values:
 
 
 def _test_settings(test: Mapping[str, Any]) -> Values:
-    """Proposals and detections at test time, under the names of early and of late versions."""
+    """Return the overrides of proposals and detections at test time, from the names of early and of later versions."""
     rpn, rcnn = _dict(test.get("rpn")), _dict(test.get("rcnn"))
     rpn_nms, rcnn_nms = _dict(rpn.get("nms")), _dict(rcnn.get("nms"))
     candidates = {
@@ -181,7 +192,7 @@ def _test_settings(test: Mapping[str, Any]) -> Values:
 
 
 def _test_size(config: Mapping[str, Any]) -> Values:
-    """The size of test images, where the test pipeline has a single one."""
+    """Return the overrides of the size of test images, if the test pipeline has a single size."""
     for step in _test_steps(config):
         scale = step.get("img_scale", step.get("scale"))
         if (
@@ -194,21 +205,23 @@ def _test_size(config: Mapping[str, Any]) -> Values:
 
 
 def _test_steps(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What is done to a test image, the steps of a step (test time augmentation of 2.x) after it."""
+    """Return the steps of the test pipeline, each followed by its inner steps (test-time augmentation of 2.x)."""
     steps = map(_dict, _list(config.get("test_pipeline")))
     return [each for step in steps for each in (step, *map(_dict, _list(step.get("transforms"))))]
 
 
 def _numbers(value: Any, length: int | None = None) -> list[float]:
-    """The numbers of a list, of `length` where it is given; empty for anything else."""
+    """Return the numbers of a list (of `length` numbers, if given); empty for any other value."""
     if not (isinstance(value, list | tuple) and len(value) == (length or len(value)) and all(map(_is_number, value))):
         return []
     return [float(number) for number in value]
 
 
 def _dict(value: Any) -> Mapping[str, Any]:
+    """Return a mapping unchanged, and an empty one for any other value."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _list(value: Any) -> list[Any]:
+    """Return a list unchanged, an empty list for None, and a list of the value otherwise."""
     return value if isinstance(value, list) else [] if value is None else [value]

@@ -1,4 +1,4 @@
-"""The names of tensors in MMDetection's state dicts and in ours, in both directions."""
+"""Translation of tensor names between MMDetection's state dicts and ours, in both directions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Module of MMDetection (3.x, heads counted) = module of ours; {} is the same number on both sides.
 MODULES = (
     ("neck.lateral_convs.{}.conv", "backbone.fpn.inner_blocks.{}.0"),
     ("neck.fpn_convs.{}.conv", "backbone.fpn.layer_blocks.{}.0"),
@@ -28,16 +27,19 @@ MODULES = (
     ("roi_head.semantic_head.conv_embedding.conv", "semantic.embedding.0"),
     ("roi_head.semantic_head.conv_logits", "semantic.logits"),
 )
+"""Pairs of a module of MMDetection (3.x, with numbered heads) and our module; {} is the same number in both."""
 PARAMETERS = r"\.(?P<parameter>weight|bias)"
 BODY = re.compile(r"(?P<part>(conv1|bn1|layer[1-4]\.\d+)\..+)")
+"""Names of the body's tensors, which are the same in MMDetection and here."""
 
-# A lone head is not counted: `roi_head.bbox_head.fc_cls`.
-UNCOUNTED_HEAD = re.compile(r"^(roi_head\.(?:bbox|mask)_head)\.(?!\d)")
-# Deformable convolutions before mmcv 1.0.
+UNNUMBERED_HEAD = re.compile(r"^(roi_head\.(?:bbox|mask)_head)\.(?!\d)")
+"""Heads of a model with a single stage, such as `roi_head.bbox_head.fc_cls`."""
 OLD_OFFSET = re.compile(r"\.conv(\d)_offset\.")
+"""Offsets of deformable convolutions before mmcv 1.0."""
 
 
 def _patterns(sources: list[str], targets: list[str]) -> list[tuple[re.Pattern[str], str]]:
+    """Return a pattern of parameter names and a replacement for each pair of modules."""
     compiled = []
     for source, target in zip(sources, targets, strict=True):
         pattern = re.escape(source).replace(r"\{\}", r"(\d+)") + PARAMETERS
@@ -52,13 +54,13 @@ _TO_THEIRS = _patterns([ours for _, ours in MODULES], [theirs for theirs, _ in M
 
 
 def modern_name(name: str) -> str:
-    """A name of MMDetection 2.x or 3.x as 3.x has it, with all heads counted."""
+    """Return a name of MMDetection 2.x or 3.x in the form of 3.x, with all heads numbered."""
     name = OLD_OFFSET.sub(r".conv\1.conv_offset.", name.removeprefix("module."))
-    return UNCOUNTED_HEAD.sub(r"\1.0.", name)
+    return UNNUMBERED_HEAD.sub(r"\1.0.", name)
 
 
 def our_name(name: str) -> str | None:
-    """Our name of an MMDetection tensor, None where we have no such tensor."""
+    """Return our name of an MMDetection tensor, or None if we have no such tensor."""
     name = modern_name(name)
     body = BODY.fullmatch(name.removeprefix("backbone."))
     if name.startswith("backbone.") and body:
@@ -66,12 +68,15 @@ def our_name(name: str) -> str | None:
     return _translated(name, _TO_OURS)
 
 
-def their_name(name: str, counted: bool) -> str | None:
-    """MMDetection 3.x's name of one of our tensors; `counted`: heads carry their stage's number."""
+def their_name(name: str, numbered_heads: bool) -> str | None:
+    """Return MMDetection 3.x's name of one of our tensors, or None if it has no such tensor.
+
+    With `numbered_heads`, the names of the heads contain the number of their stage.
+    """
     if name.startswith("backbone.body."):
         return "backbone." + name.removeprefix("backbone.body.")
     theirs = _translated(name, _TO_THEIRS)
-    if theirs is None or counted:
+    if theirs is None or numbered_heads:
         return theirs
     return re.sub(r"^(roi_head\.(?:bbox|mask)_head)\.0\.", r"\1.", theirs)
 
@@ -84,9 +89,13 @@ def _translated(name: str, patterns: list[tuple[re.Pattern[str], str]]) -> str |
 
 
 def split_known(theirs: Mapping[str, T]) -> tuple[dict[str, T], dict[str, str], dict[str, T]]:
-    """What has a name of ours, under that name; their name of each; and what has none, under its own.
+    """Split a mapping by MMDetection's names into the part that we have names for, and the rest.
 
-    Raises ValueError where two of their names are one of ours.
+    Returns:
+        The values that we have a name for, by our names; the original name of each of these, by our names; and the
+        remaining values, by their original names.
+
+    Raises ValueError if two of the names are the same name of ours.
     """
     known: dict[str, T] = {}
     original: dict[str, str] = {}

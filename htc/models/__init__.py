@@ -1,1 +1,1 @@
-"""The network: backbone -> pyramid -> proposals -> cascade of box and mask heads with a semantic branch."""
+"""The network: backbone, feature pyramid, region proposals, semantic branch, and the cascade of box and mask heads."""

@@ -10,9 +10,10 @@ from htc.models.layers import init_normal
 
 
 class BoxHead(nn.Module):
-    """RoI features [k, channels, size, size] -> logits [k, classes + 1] and deltas [k, 4 or classes * 4].
+    """Box head of one stage: RoI features [k, channels, size, size] -> class logits and box deltas.
 
-    Background is the last class.
+    The logits are float32 [k, num_classes + 1], background last. The deltas are float32 [k, 4] if `class_agnostic`,
+    else [k, num_classes * 4].
     """
 
     def __init__(
@@ -35,7 +36,10 @@ class BoxHead(nn.Module):
 
 
 def deltas_of_class(deltas: Tensor, labels: Tensor) -> Tensor:
-    """The deltas [k, 4] that belong to `labels` [k]: of [k, 4] all, of [k, classes * 4] each row's own class."""
+    """Return the deltas [k, 4] of the classes `labels` [k] int64.
+
+    `deltas` is [k, classes * 4], or [k, 4] where regression is class-agnostic, which is returned unchanged.
+    """
     if deltas.shape[1] == 4:
         return deltas
     rows = torch.arange(len(deltas), device=deltas.device)

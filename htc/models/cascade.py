@@ -1,12 +1,13 @@
 """The cascade of box and mask heads: Figure 1 of Hybrid Task Cascade (arXiv 1901.07518).
 
-One class covers the family. Mask R-CNN is one stage; Cascade Mask R-CNN is several; HTC adds three ideas, each to be
-seen in one place: `interleaved` (the mask branch trains on boxes that its own stage has just refined), mask flow (an
-object inside the mask branch), and the semantic features that RoI features take in.
+One class covers the family. Mask R-CNN is one stage, Cascade Mask R-CNN is several. HTC adds three ideas, and each is
+visible in one place: `interleaved` (the mask branch trains on boxes that its own stage has just refined), mask flow (a
+module inside the mask branch), and semantic features (added to the RoI features).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,9 @@ from htc.ops.masks import crop_masks
 from htc.structures import Detections, Targets
 
 ImageSizes = list[tuple[int, int]]
+"""(height, width) of each image of a batch in pixels, before padding."""
+BOX_FEATURE_SIZE = 7
+MASK_FEATURE_SIZE = 14
 MASK_SIZE = 28
 
 
@@ -44,25 +48,36 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class Stage:
-    """What sets one stage apart from the others: its samples, the scale of its deltas, its weight in the loss."""
+    """Settings of one stage of the cascade."""
 
     sampler: RoISampler
+    """Samples the RoIs that the stage is trained on, with the IoU threshold of the stage."""
     stds: tuple[float, ...]
+    """Standard deviations that the stage's box deltas (dx, dy, dw, dh) are divided by."""
     loss_weight: float
+    """alpha_t of the paper's equation 7."""
     box_loss: BoxLoss
 
 
 class Cascade(nn.Module):
+    """Box and mask heads of all stages, and the loops over the stages for training and for inference.
+
+    A stage pools features for its RoIs, classifies them and refines their boxes. The refined boxes are the proposals
+    of the next stage. The mask branch of a stage works on the stage's own RoIs, or on the refined boxes where training
+    is interleaved (section 3 of the paper).
+    """
+
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
-        assert config.stage_loss_weights and config.stage_ious and config.stage_stds
-        fusion = config.semantic_fusion
         self.num_classes = num_classes
         self.interleaved = config.interleaved
-        boxes, masks = SemanticFusion.box, SemanticFusion.mask
-        both, sampling, aligned = SemanticFusion.both, config.roi_sampling, config.roi_aligned
-        self.box_features = RoIFeatures(7, fuse_semantic=fusion in (boxes, both), sampling=sampling, aligned=aligned)
-        self.mask_features = RoIFeatures(14, fuse_semantic=fusion in (masks, both), sampling=sampling, aligned=aligned)
+        sampling, aligned = config.roi_sampling, config.roi_aligned
+        boxes_fused = config.semantic_fusion in (SemanticFusion.box, SemanticFusion.both)
+        masks_fused = config.semantic_fusion in (SemanticFusion.mask, SemanticFusion.both)
+        self.box_features = RoIFeatures(BOX_FEATURE_SIZE, fuse_semantic=boxes_fused, sampling=sampling, aligned=aligned)
+        self.mask_features = RoIFeatures(
+            MASK_FEATURE_SIZE, fuse_semantic=masks_fused, sampling=sampling, aligned=aligned
+        )
         self.box_heads = nn.ModuleList(
             BoxHead(config.channels, config.fc_channels, num_classes, class_agnostic=config.class_agnostic)
             for _ in range(config.num_stages)
@@ -75,155 +90,197 @@ class Cascade(nn.Module):
             mask_flow=config.mask_flow,
             logit_std=config.logit_std,
         )
-        self.stages = [
-            Stage(
-                RoISampler(
-                    config.rois_per_image, config.positive_fraction, iou, config.low_quality_matches, num_classes
-                ),
-                tuple(stds),
-                weight,
-                config.box_loss,
-            )
-            for iou, stds, weight in zip(config.stage_ious, config.stage_stds, config.stage_loss_weights, strict=True)
-        ]
+        self.stages = _build_stages(config, num_classes)
 
     def losses(self, features: ImageFeatures, proposals: list[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
-        """Weighted losses of every stage, `s0.loss_cls`, `s0.loss_bbox`, `s0.loss_mask`, ...
+        """Return the weighted losses of every stage, named `s0.loss_cls`, `s0.loss_bbox`, `s0.loss_mask`, `s1...`.
 
-        Proposals: [n, 4] of each image, without gradient.
+        Args:
+            features: features of the batch.
+            proposals: [n, 4] xyxy in pixels of the network input for each image, without gradient.
+            targets: ground truth of each image, in the frame of the network input.
         """
         losses: dict[str, Tensor] = {}
         for t, stage in enumerate(self.stages):
-            samples = stage.sampler(proposals, targets, round=2 * t)
-            logits, deltas = self.box_heads[t](self._box_features(features, samples.rois))
-            proposals = self._refined_proposals(stage, features, samples, logits, deltas)
-            mask_samples = stage.sampler(proposals, targets, round=2 * t + 1) if self.interleaved else samples
+            box_samples = stage.sampler(proposals, targets, round=2 * t)
+            logits, deltas = self.box_heads[t](self._pool_box_features(features, box_samples.rois))
+            proposals = self._refine_samples(stage, features, box_samples, logits, deltas)
+            mask_samples = stage.sampler(proposals, targets, round=2 * t + 1) if self.interleaved else box_samples
             stage_losses = {
-                **box_losses(stage, samples, logits, deltas),
+                **box_losses(stage, box_samples, logits, deltas),
                 "loss_mask": self._mask_loss(t, features, mask_samples, targets),
             }
             losses |= {f"s{t}.{name}": stage.loss_weight * loss for name, loss in stage_losses.items()}
         return losses
 
     def detect(self, features: ImageFeatures, proposals: list[Tensor], settings: EvalConfig) -> list[Detections]:
-        """Detections of each image, boxes in the frame of the network input.
+        """Return the detections of each image, with boxes in the frame of the network input.
 
-        Boxes are the last stage's, class scores the mean of all stages' logits, masks the mean of all stages' masks.
+        Boxes are those of the last stage, class scores the softmax of the mean logits of all stages, and masks the
+        mean of all stages' masks (or the last stage's masks, by `settings.mask_stages`).
+
+        Args:
+            features: features of the batch.
+            proposals: [n, 4] xyxy in pixels of the network input for each image.
+            settings: thresholds and limits of the detections.
         """
-        counts = [len(boxes) for boxes in proposals]
+        rois_per_image = [len(boxes) for boxes in proposals]
         rois = to_rois(proposals)
-        total = rois.new_zeros((len(rois), self.num_classes + 1))
+        logits_sum = rois.new_zeros((len(rois), self.num_classes + 1))
         for t, stage in enumerate(self.stages):
-            logits, deltas = self.box_heads[t](self._box_features(features, rois))
-            total = total + logits
+            logits, deltas = self.box_heads[t](self._pool_box_features(features, rois))
+            logits_sum = logits_sum + logits
             if t < len(self.stages) - 1:
-                boxes = self._decode(stage, rois, deltas_of_class(deltas, logits[:, :-1].argmax(1)))
-                rois = to_rois(self._clip(boxes.split(counts), features.image_sizes))
-        scores = (total / len(self.stages)).softmax(1)
-        boxes = self._decode_all(self.stages[-1], rois, deltas)
-        detections = []
-        for image_boxes, image_scores, size in zip(
-            boxes.split(counts), scores.split(counts), features.image_sizes, strict=True
-        ):
-            clipped = clip_boxes(image_boxes.flatten(0, -2), size).view_as(image_boxes)
-            kept = select_detections(
-                clipped,
-                image_scores,
-                score_threshold=settings.score_threshold,
-                nms_iou=settings.nms_iou,
-                max_detections=settings.max_detections,
-            )
-            detections.append(kept)
-        masks = self._predict_masks(
-            features,
-            [boxes for boxes, _, _ in detections],
-            torch.cat([labels for _, _, labels in detections]),
-            settings,
+                boxes = _decode(stage, rois, deltas_of_class(deltas, logits[:, :-1].argmax(1)))
+                rois = to_rois(_clip(boxes.split(rois_per_image), features.image_sizes))
+        scores = (logits_sum / len(self.stages)).softmax(1)
+        boxes = _decode_all_classes(self.stages[-1], rois, deltas)
+        selected = _select_per_image(
+            boxes.split(rois_per_image), scores.split(rois_per_image), features.image_sizes, settings
         )
-        return [Detections(*kept, mask_probs) for kept, mask_probs in zip(detections, masks, strict=True)]
+        masks = self._predict_masks(
+            features, [boxes for boxes, _, _ in selected], torch.cat([labels for _, _, labels in selected]), settings
+        )
+        return [Detections(*kept, mask_probs) for kept, mask_probs in zip(selected, masks, strict=True)]
 
-    def _box_features(self, features: ImageFeatures, rois: Tensor) -> Tensor:
+    def _pool_box_features(self, features: ImageFeatures, rois: Tensor) -> Tensor:
         return self.box_features(features.pyramid, rois, features.semantic_features)
 
-    def _mask_features(self, features: ImageFeatures, rois: Tensor) -> Tensor:
+    def _pool_mask_features(self, features: ImageFeatures, rois: Tensor) -> Tensor:
         return self.mask_features(features.pyramid, rois, features.semantic_features)
 
     @torch.no_grad()
-    def _refined_proposals(
+    def _refine_samples(
         self, stage: Stage, features: ImageFeatures, samples: RoISamples, logits: Tensor, deltas: Tensor
     ) -> list[Tensor]:
-        """The sampled boxes as this stage refines them, [n, 4] of each image; appended ground truth is dropped."""
+        """Return the sampled boxes as this stage refines them, [n, 4] for each image.
+
+        Boxes refined from ground truth that was appended to the proposals are left out. Class-specific deltas are
+        those of the matched class, or of the highest foreground logit for background.
+        """
         classes = torch.where(samples.labels < self.num_classes, samples.labels, logits[:, :-1].argmax(1))
-        boxes = self._decode(stage, samples.rois, deltas_of_class(deltas, classes))
-        images = samples.rois[:, 0].long()
-        of_images = [boxes[(images == i) & ~samples.appended] for i in range(len(features.image_sizes))]
-        return self._clip(of_images, features.image_sizes)
+        boxes = _decode(stage, samples.rois, deltas_of_class(deltas, classes))
+        image_indices = samples.rois[:, 0].long()
+        boxes_per_image = [boxes[(image_indices == i) & ~samples.appended] for i in range(len(features.image_sizes))]
+        return _clip(boxes_per_image, features.image_sizes)
 
     def _mask_loss(self, t: int, features: ImageFeatures, samples: RoISamples, targets: list[Targets]) -> Tensor:
+        """Return the binary cross-entropy of stage `t`'s masks, each of the RoI's own class, over the positives."""
         positives = samples.positives
         rois, labels = samples.rois[positives], samples.labels[positives]
-        logits = self.mask_branch(t, self._mask_features(features, rois))
-        number = loss_normaliser(len(positives))
+        logits = self.mask_branch(t, self._pool_mask_features(features, rois))
+        # Every process must call this equally often, so it stands before the return.
+        normaliser = loss_normaliser(len(positives))
         if len(positives) == 0:
             return zero_loss(logits)
-        own = logits[torch.arange(len(labels), device=labels.device), labels]
-        mean = F.binary_cross_entropy_with_logits(own, mask_targets(samples, positives, targets))
-        return mean * (len(positives) / number)
+        class_logits = logits[torch.arange(len(labels), device=labels.device), labels]
+        mean = F.binary_cross_entropy_with_logits(class_logits, mask_targets(samples, positives, targets))
+        return mean * (len(positives) / normaliser)
 
     def _predict_masks(
         self, features: ImageFeatures, boxes: list[Tensor], labels: Tensor, settings: EvalConfig
     ) -> list[Tensor]:
-        """Mask probabilities [n, 28, 28] of each image's boxes, each of its own class."""
-        roi_features = self._mask_features(features, to_rois(boxes))
+        """Return the mask probabilities [n, 28, 28] of each image's boxes.
+
+        Args:
+            features: features of the batch.
+            boxes: [n, 4] for each image, in the frame of the network input.
+            labels: [sum of n] int64, the class of each box, whose mask is returned.
+            settings: `mask_stages` says which stages' masks make the prediction.
+        """
+        roi_features = self._pool_mask_features(features, to_rois(boxes))
         if settings.mask_stages is MaskStages.average:
-            logits = self.mask_branch.all_stages(roi_features)
+            stage_logits = self.mask_branch.all_stages(roi_features)
         else:
-            logits = [self.mask_branch(len(self.stages) - 1, roi_features)]
+            stage_logits = [self.mask_branch(len(self.stages) - 1, roi_features)]
         rows = torch.arange(len(labels), device=labels.device)
-        probabilities = torch.stack([stage[rows, labels].sigmoid() for stage in logits]).mean(0)
-        return list(probabilities.split([len(b) for b in boxes]))
+        probabilities = torch.stack([logits[rows, labels].sigmoid() for logits in stage_logits]).mean(0)
+        return list(probabilities.split([len(image_boxes) for image_boxes in boxes]))
 
-    @staticmethod
-    def _decode(stage: Stage, rois: Tensor, deltas: Tensor) -> Tensor:
-        return decode_deltas(rois[:, 1:], deltas, stage.stds)
 
-    @staticmethod
-    def _decode_all(stage: Stage, rois: Tensor, deltas: Tensor) -> Tensor:
-        """Boxes [k, 4], or [k, classes, 4] where regression is class-specific."""
-        if deltas.shape[1] == 4:
-            return Cascade._decode(stage, rois, deltas)
-        classes = deltas.shape[1] // 4
-        boxes = decode_deltas(rois[:, 1:].repeat_interleave(classes, 0), deltas.reshape(-1, 4), stage.stds)
-        return boxes.view(-1, classes, 4)
-
-    @staticmethod
-    def _clip(boxes: list[Tensor] | tuple[Tensor, ...], image_sizes: ImageSizes) -> list[Tensor]:
-        return [clip_boxes(own, size) for own, size in zip(boxes, image_sizes, strict=True)]
+def _build_stages(config: ModelConfig, num_classes: int) -> list[Stage]:
+    """Return the settings of each stage of a finalised configuration."""
+    assert config.stage_loss_weights and config.stage_ious and config.stage_stds
+    rois, fraction, low_quality = config.rois_per_image, config.positive_fraction, config.low_quality_matches
+    return [
+        Stage(RoISampler(rois, fraction, iou, low_quality, num_classes), tuple(stds), loss_weight, config.box_loss)
+        for iou, stds, loss_weight in zip(config.stage_ious, config.stage_stds, config.stage_loss_weights, strict=True)
+    ]
 
 
 def to_rois(boxes: list[Tensor]) -> Tensor:
-    """Boxes [n, 4] of each image -> RoIs [sum n, 5], image index first."""
-    return torch.cat([torch.cat([own.new_full((len(own), 1), i), own], 1) for i, own in enumerate(boxes)])
+    """Join the boxes [n, 4] of each image into RoIs [sum of n, 5], image index first."""
+    return torch.cat(
+        [
+            torch.cat([image_boxes.new_full((len(image_boxes), 1), i), image_boxes], 1)
+            for i, image_boxes in enumerate(boxes)
+        ]
+    )
 
 
 def box_losses(stage: Stage, samples: RoISamples, logits: Tensor, deltas: Tensor) -> dict[str, Tensor]:
-    """Class and box loss of one stage, both divided by the number of sampled RoIs."""
-    number = loss_normaliser(len(samples.labels))
+    """Return the class loss and the box loss of one stage, both divided by the number of sampled RoIs.
+
+    Args:
+        stage: settings of the stage.
+        samples: the k sampled RoIs.
+        logits: [k, classes + 1], background last.
+        deltas: [k, 4], or [k, classes * 4] where regression is class-specific.
+    """
+    normaliser = loss_normaliser(len(samples.labels))
     positives = samples.positives
-    targets = encode_deltas(samples.rois[positives, 1:], samples.objects[positives], stage.stds)
-    own = deltas_of_class(deltas[positives], samples.labels[positives])
+    delta_targets = encode_deltas(samples.rois[positives, 1:], samples.matched_boxes[positives], stage.stds)
+    class_deltas = deltas_of_class(deltas[positives], samples.labels[positives])
     return {
-        "loss_cls": F.cross_entropy(logits, samples.labels, reduction="sum") / number,
-        "loss_bbox": box_regression_loss(own, targets, stage.box_loss, beta=1.0) / number,
+        "loss_cls": F.cross_entropy(logits, samples.labels, reduction="sum") / normaliser,
+        "loss_bbox": box_regression_loss(class_deltas, delta_targets, stage.box_loss, beta=1.0) / normaliser,
     }
 
 
 def mask_targets(samples: RoISamples, positives: Tensor, targets: list[Targets]) -> Tensor:
-    """The objects' masks as seen through the positive RoIs -> [number of positives, 28, 28] of 0 and 1."""
-    rois, index = samples.rois[positives], samples.object_index[positives]
-    images = rois[:, 0].long()
+    """Return the masks of the matched objects, cropped to the RoIs with the indices `positives` [p].
+
+    The result is [p, 28, 28] of 0 and 1.
+    """
+    rois, matched_indices = samples.rois[positives], samples.matched_indices[positives]
+    image_indices = rois[:, 0].long()
     crops = [
-        crop_masks(target.masks, rois[images == i, 1:], index[images == i], MASK_SIZE)
+        crop_masks(target.masks, rois[image_indices == i, 1:], matched_indices[image_indices == i], MASK_SIZE)
         for i, target in enumerate(targets)
     ]
     return torch.cat(crops)
+
+
+def _decode(stage: Stage, rois: Tensor, deltas: Tensor) -> Tensor:
+    """Apply deltas [k, 4] to RoIs [k, 5] and return boxes [k, 4]."""
+    return decode_deltas(rois[:, 1:], deltas, stage.stds)
+
+
+def _decode_all_classes(stage: Stage, rois: Tensor, deltas: Tensor) -> Tensor:
+    """Return boxes [k, 4], or [k, classes, 4] where regression is class-specific."""
+    if deltas.shape[1] == 4:
+        return _decode(stage, rois, deltas)
+    classes = deltas.shape[1] // 4
+    boxes = decode_deltas(rois[:, 1:].repeat_interleave(classes, 0), deltas.reshape(-1, 4), stage.stds)
+    return boxes.view(-1, classes, 4)
+
+
+def _clip(boxes: Sequence[Tensor], image_sizes: ImageSizes) -> list[Tensor]:
+    """Clip the boxes [n, 4] of each image to its size."""
+    return [clip_boxes(image_boxes, size) for image_boxes, size in zip(boxes, image_sizes, strict=True)]
+
+
+def _select_per_image(
+    boxes: Sequence[Tensor], scores: Sequence[Tensor], image_sizes: ImageSizes, settings: EvalConfig
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Clip the boxes of each image and select its detections: boxes [n, 4], scores [n] and labels [n] per image."""
+    return [
+        select_detections(
+            clip_boxes(image_boxes.flatten(0, -2), size).view_as(image_boxes),
+            image_scores,
+            score_threshold=settings.score_threshold,
+            nms_iou=settings.nms_iou,
+            max_detections=settings.max_detections,
+        )
+        for image_boxes, image_scores, size in zip(boxes, scores, image_sizes, strict=True)
+    ]

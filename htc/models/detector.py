@@ -1,4 +1,4 @@
-"""The whole network: images in, losses or detections out. It knows nothing of devices, precision or processes."""
+"""The complete network, from images to losses or detections. It is independent of devices, precision and processes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from htc.errors import UserError
 from htc.models.backbone import Backbone, build_backbone
 from htc.models.cascade import Cascade, ImageFeatures, ImageSizes
 from htc.models.rpn import RPN
-from htc.models.semantic import SemanticBranch, semantic_loss
+from htc.models.semantic import LABEL_STRIDE, SemanticBranch, semantic_loss
 from htc.structures import IGNORE_LABEL, Detections, Targets
 
 SIZE_DIVISOR = 32
+"""The padded height and width of a batch are multiples of this."""
 
 
 class Detector(nn.Module):
-    """Backbone, proposals, semantic branch and cascade."""
+    """Backbone with pyramid, RPN, semantic branch and cascade."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -30,7 +31,15 @@ class Detector(nn.Module):
         num_semantic_classes: int,
         pixels: BackboneConfig,
     ) -> None:
-        """`pixels` says how the backbone wants its input: mean, standard deviation and order of the channels."""
+        """Build all parts but the backbone with random weights.
+
+        Args:
+            config: settings of the RPN, the semantic branch and the cascade.
+            backbone: body and pyramid with `config.channels` channels.
+            num_classes: number of object categories.
+            num_semantic_classes: logits of the semantic branch, if the model has one.
+            pixels: mean, standard deviation and channel order of the backbone's input.
+        """
         super().__init__()
         self.backbone = backbone
         self.rpn = RPN(config.rpn, config.channels, config.box_loss)
@@ -47,19 +56,21 @@ class Detector(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, images: list[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
-        """Training losses by name, already weighted: their sum is what is minimised.
+        """Return the training losses by name. They are already weighted: training minimises their sum.
 
-        images: [3, h, w] uint8 RGB each, of any sizes; targets in the same frames.
+        Args:
+            images: one [3, h, w] uint8 RGB tensor per image, of any sizes.
+            targets: ground truth of each image, in the frame of its tensor.
         """
         sizes = image_sizes(images)
         pyramid = self.backbone(self.batch(images))
-        anchors = self.rpn(pyramid)
-        losses = self.rpn.losses(anchors, targets, sizes)
-        proposals = [proposal.boxes for proposal in self.rpn.propose(anchors, sizes)]
+        rpn_output = self.rpn(pyramid)
+        losses = self.rpn.losses(rpn_output, targets, sizes)
+        proposals = [proposal.boxes for proposal in self.rpn.propose(rpn_output, sizes)]
         semantic_features = None
         if self.semantic is not None:
             logits, semantic_features = self.semantic(pyramid)
-            height, width = (side * 8 for side in logits.shape[-2:])
+            height, width = (side * LABEL_STRIDE for side in logits.shape[-2:])
             labels = batch_labels(targets, height, width)
             losses["loss_semantic_seg"] = self.semantic_loss_weight * semantic_loss(logits, labels)
         return losses | self.cascade.losses(ImageFeatures(pyramid, semantic_features, sizes), proposals, targets)
@@ -68,7 +79,13 @@ class Detector(nn.Module):
     def predict(
         self, images: list[Tensor], original_sizes: list[tuple[int, int]], settings: EvalConfig
     ) -> list[Detections]:
-        """Detections in the frames of the original images, of (height, width) `original_sizes`."""
+        """Return the detections of each image, with boxes in the frame of the original image.
+
+        Args:
+            images: one [3, h, w] uint8 RGB tensor per image, of any sizes.
+            original_sizes: (height, width) in pixels of each image before it was resized to [3, h, w].
+            settings: thresholds and limits of the detections.
+        """
         features, proposals = self.extract_features(images)
         detections = self.cascade.detect(features, proposals, settings)
         for detection, size, original in zip(detections, features.image_sizes, original_sizes, strict=True):
@@ -77,7 +94,7 @@ class Detector(nn.Module):
         return detections
 
     def extract_features(self, images: list[Tensor]) -> tuple[ImageFeatures, list[Tensor]]:
-        """What the cascade starts from: the features, and the proposals [n, 4] of each image."""
+        """Return the inputs of the cascade: features of the batch, and proposals [n, 4] xyxy of each image."""
         sizes = image_sizes(images)
         pyramid = self.backbone(self.batch(images))
         proposals = [proposal.boxes for proposal in self.rpn.propose(self.rpn(pyramid), sizes)]
@@ -85,7 +102,7 @@ class Detector(nn.Module):
         return ImageFeatures(pyramid, semantic_features, sizes), proposals
 
     def batch(self, images: list[Tensor]) -> Tensor:
-        """Normalise [3, h, w] uint8 images, then pad them at the bottom and right with zeros -> [B, 3, H, W]."""
+        """Normalise [3, h, w] uint8 images, then pad them with zeros at the bottom and right to [B, 3, H, W]."""
         height, width = (
             -(-max(image.shape[axis] for image in images) // SIZE_DIVISOR) * SIZE_DIVISOR for axis in (1, 2)
         )
@@ -97,12 +114,15 @@ class Detector(nn.Module):
 
 
 def image_sizes(images: list[Tensor]) -> ImageSizes:
-    """(height, width) of each [3, h, w] image."""
+    """Return (height, width) of each [3, h, w] image."""
     return [(image.shape[1], image.shape[2]) for image in images]
 
 
 def batch_labels(targets: list[Targets], height: int, width: int) -> Tensor:
-    """Semantic labels of a batch, padded with the ignored label -> [B, height, width] uint8."""
+    """Stack the semantic maps of a batch, padded with IGNORE_LABEL, to [B, height, width] uint8.
+
+    Raises ValueError for targets without a semantic map.
+    """
     labels = targets[0].boxes.new_full((len(targets), height, width), IGNORE_LABEL, dtype=torch.uint8)
     for slot, target in zip(labels, targets, strict=True):
         if target.semantic is None:
@@ -112,7 +132,10 @@ def batch_labels(targets: list[Targets], height: int, width: int) -> Tensor:
 
 
 def build_detector(config: Config, num_classes: int) -> Detector:
-    """The network of a configuration for `num_classes` categories. Raises UserError where the two do not fit."""
+    """Build the network of a configuration for `num_classes` categories.
+
+    Raises UserError for too few semantic classes, an unknown backbone, or backbone weights that do not fit.
+    """
     if config.model.semantic and config.data.semantic_classes <= num_classes:
         raise UserError(
             f"data.semantic_classes={config.data.semantic_classes} must exceed the {num_classes} categories of the "
@@ -123,6 +146,9 @@ def build_detector(config: Config, num_classes: int) -> Detector:
 
 
 def build_meta_detector(config: Config, num_classes: int) -> Detector:
-    """`build_detector` without memory, on the meta device: what a damaged file describes may not fit into any."""
+    """Build the network on the meta device, without allocating memory.
+
+    A damaged checkpoint may describe a network that does not fit into memory.
+    """
     with torch.device("meta"):
         return build_detector(config, num_classes)

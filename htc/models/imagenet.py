@@ -1,4 +1,4 @@
-"""Weights of an ImageNet classifier for the body of a backbone."""
+"""Initial weights of a backbone's body from an ImageNet classifier."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from htc.errors import UserError
 
 
 def load_body(body: nn.Module, config: BackboneConfig) -> None:
-    """Load a torchvision classification state dict into the body; its classifier `fc` is left out.
+    """Load the weights that `config.weights` names into the body: a torchvision classifier without its layer `fc`.
 
-    Raises UserError where weights cannot be had, or do not fit.
+    Raises UserError if the weights cannot be downloaded or read, or do not fit the body.
     """
     assert config.weights is not None
     state = _imagenet_weights(config) if config.weights == "imagenet" else _read_weights(Path(config.weights))
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    # Offsets of deformable convolutions are not part of a classifier: they start at zero.
-    own = {key: value for key, value in body.state_dict().items() if "conv_offset" not in key}
-    mismatch = compare(own, state)
+    # A classifier has no offsets of deformable convolutions; they keep their initial zeros.
+    body_state = {key: value for key, value in body.state_dict().items() if "conv_offset" not in key}
+    mismatch = compare(body_state, state)
     if mismatch:
         raise UserError(
             f"backbone.weights={config.weights} does not fit backbone.name={config.name} with width {config.width} and "
@@ -46,9 +46,9 @@ def _imagenet_weights(config: BackboneConfig) -> Mapping[str, Tensor]:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"backbone.weights=imagenet could not be downloaded ({error}): fetch {weights.url} where there is a "
-            "network and give it as backbone.weights=FILE, or train from scratch with backbone.weights=null "
-            "backbone.frozen_stages=-1."
+            f"backbone.weights=imagenet could not be downloaded ({error}): fetch {weights.url} on a machine with a "
+            "network connection and give the file as backbone.weights=FILE, or train from scratch with "
+            "backbone.weights=null backbone.frozen_stages=-1."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Convolutions as the heads use them."""
+"""Layers and initialisations that the heads share."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from torch import Tensor, nn
 
 
 def conv_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    """Convolution with bias and same padding, then ReLU; no normalisation."""
+    """Return a convolution with bias and same padding, followed by ReLU; there is no normalisation."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     init_relu(conv)
     return nn.Sequential(conv, nn.ReLU(inplace=True))
 
 
 def init_relu(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """He initialisation by fan-out, zero bias (arXiv 1502.01852)."""
+    """Initialise weights by He's method with fan-out (arXiv 1502.01852), and the bias with zeros."""
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def init_logits(layer: nn.Conv2d, std: float | None) -> None:
-    """As `init_normal` with a given `std`, as `init_relu` (the reference's) without."""
+    """Initialise by `init_normal` with `std`; without `std` by `init_relu`, as the reference implementation does."""
     if std is None:
         init_relu(layer)
     else:
@@ -28,12 +28,12 @@ def init_logits(layer: nn.Conv2d, std: float | None) -> None:
 
 
 def init_normal(layer: nn.Conv2d | nn.Linear, std: float) -> None:
-    """Gaussian weights of standard deviation `std`, zero bias."""
+    """Initialise weights from a Gaussian of standard deviation `std`, and the bias with zeros."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def zero_loss(*outputs: Tensor) -> Tensor:
-    """A loss of 0 that still connects `outputs` to the graph, so that every process has every gradient."""
+    """Return a loss of 0 that depends on `outputs`, so that all their parameters get a gradient on every process."""
     return sum((output.sum() * 0 for output in outputs), start=outputs[0].new_zeros(()))

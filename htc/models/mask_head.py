@@ -1,4 +1,4 @@
-"""Mask heads of all stages, and the information that flows between them (HTC section 3.2, equation 5)."""
+"""Mask heads of all stages, and the mask information flow between them (HTC section 3, equation 5)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from htc.models.layers import conv_relu, init_logits, init_relu
 
 
 class MaskHead(nn.Module):
-    """Convolutions, then an upsampling by 2 and a mask of each class (Mask R-CNN figure 4).
+    """Mask head of one stage: convolutions, upsampling by 2, and mask logits of each class (Mask R-CNN figure 4).
 
-    RoI features [k, channels, 14, 14] -> features [k, channels, 14, 14] -> logits [k, classes, 28, 28].
+    `convs`: RoI features [k, channels, 14, 14] -> features [k, channels, 14, 14]; `predict`: features -> logits.
     """
 
     def __init__(self, channels: int, num_classes: int, num_convs: int, logit_std: float | None) -> None:
@@ -25,14 +25,14 @@ class MaskHead(nn.Module):
         init_logits(self.logits, logit_std)
 
     def predict(self, features: Tensor) -> Tensor:
-        """Features after the convolutions -> logits, float32."""
+        """Return the logits [k, num_classes, 28, 28] float32 of the features after the convolutions."""
         return self.logits(F.relu(self.upsample(features))).float()
 
 
 class MaskFlow(nn.Module):
-    """Mask information flow: a stage's RoI features are joined by the features of the stage before it.
+    """Mask information flow: adds the mask features of the preceding stage to the RoI features of a stage.
 
-    These are taken before their upsampling and embedded by a 1x1 convolution. The first stage has no predecessor.
+    The mask features are those before the upsampling, embedded by a 1x1 convolution. The first stage has none.
     """
 
     def __init__(self, channels: int, num_stages: int) -> None:
@@ -40,11 +40,15 @@ class MaskFlow(nn.Module):
         self.embeddings = nn.ModuleDict({str(t): conv_relu(channels, channels, 1) for t in range(1, num_stages)})
 
     def forward(self, stage: int, roi_features: Tensor, previous: Tensor) -> Tensor:
+        """Return features [k, channels, 14, 14] for the head of `stage` (counted from 0, at least 1)."""
         return roi_features + self.embeddings[str(stage)](previous)
 
 
 class MaskBranch(nn.Module):
-    """The mask heads of the cascade; with `flow`, each on top of all earlier ones, on the current RoI features."""
+    """The mask heads of the cascade.
+
+    With mask flow, the head of a stage runs after the heads of all earlier stages, on the same RoI features.
+    """
 
     def __init__(
         self,
@@ -61,20 +65,26 @@ class MaskBranch(nn.Module):
         self.flow = MaskFlow(channels, num_stages) if mask_flow else None
 
     def forward(self, stage: int, roi_features: Tensor) -> Tensor:
-        """Logits [k, classes, 28, 28] of one stage (counted from 0)."""
+        """Return the logits [k, num_classes, 28, 28] of one stage, counted from 0.
+
+        The RoI features are [k, channels, 14, 14].
+        """
         return self._head(stage).predict(self._features(stage, roi_features)[-1])
 
     def all_stages(self, roi_features: Tensor) -> list[Tensor]:
-        """Logits of every stage, on the same RoI features."""
-        features = self._features(len(self.heads) - 1, roi_features, every=True)
+        """Return the logits of every stage for the same RoI features, each as in `forward`."""
+        features = self._features(len(self.heads) - 1, roi_features, all_stages=True)
         return [self._head(stage).predict(x) for stage, x in enumerate(features)]
 
     def _head(self, stage: int) -> MaskHead:
         return cast(MaskHead, self.heads[stage])
 
-    def _features(self, last: int, roi_features: Tensor, every: bool = False) -> list[Tensor]:
-        """Features of stages up to `last`; without flow the earlier ones only where `every` asks for them."""
-        first = 0 if self.flow is not None or every else last
+    def _features(self, last: int, roi_features: Tensor, all_stages: bool = False) -> list[Tensor]:
+        """Return the mask features of the stages up to `last`.
+
+        Without mask flow, the earlier stages do not affect the last one and are computed only with `all_stages`.
+        """
+        first = 0 if self.flow is not None or all_stages else last
         features: list[Tensor] = []
         for stage in range(first, last + 1):
             x = roi_features

@@ -1,4 +1,4 @@
-"""The semantic branch (HTC section 3.3): stuff and things segmented over the whole image, for spatial context."""
+"""The semantic branch of HTC (section 3, "Spatial Contexts from Segmentation")."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from htc.ops.loss_normaliser import loss_normaliser
 from htc.structures import IGNORE_LABEL
 
 FUSED_LEVEL = 1
+"""Index of the pyramid level (P3) whose size the other levels are resized to."""
 LABEL_STRIDE = 8
+"""Stride of the logits in pixels of the network input."""
 
 
 class SemanticBranch(nn.Module):
-    """All pyramid levels meet at stride 8, pass `num_convs` convolutions, and become logits and features.
+    """Segments stuff and things of the complete image from all pyramid levels, resized to stride 8 and summed.
 
-    P2..P6 -> logits [B, classes, H / 8, W / 8] and features [B, channels, H / 8, W / 8].
+    P2..P6 -> logits [B, num_classes, H / 8, W / 8] and features [B, channels, H / 8, W / 8] for the RoIs.
     """
 
     def __init__(
@@ -41,12 +43,13 @@ class SemanticBranch(nn.Module):
 
 
 def semantic_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [B, classes, h, w] and labels [B, h * 8, w * 8], 255 = ignored.
+    """Return the cross-entropy of logits [B, classes, h, w] and labels [B, h * 8, w * 8] uint8, 255 = ignored.
 
-    A mean over all pixels, the ignored ones included, as the reference takes it.
+    The sum over the labelled pixels is divided by the number of all pixels, the ignored ones included, as in the
+    reference implementation.
     """
     labels = labels[:, ::LABEL_STRIDE, ::LABEL_STRIDE].long()
-    # On a GPU its own sum of a map is not deterministic, that of the pixels' losses is.
+    # On a GPU, the "sum" reduction over a map is not deterministic; a sum over the losses of the pixels is.
     reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL, reduction=reduction).sum()
     return total / loss_normaliser(labels.numel())

@@ -1,1 +1,1 @@
-"""Pure functions on tensors: boxes, anchors, matching, sampling, masks. No modules, no configuration."""
+"""Pure functions on tensors: boxes, anchors, matching, sampling, masks. They use no modules and no configuration."""

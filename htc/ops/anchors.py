@@ -10,9 +10,16 @@ from torch import Tensor
 
 
 def base_anchors(stride: int, scale: float, ratios: Sequence[float], rounded: bool = False) -> Tensor:
-    """Anchors [len(ratios), 4] of area (stride * scale)² around the origin; a ratio is height over width.
+    """Return anchors of area (stride * scale)² centred on the origin.
 
-    `rounded` to whole pixels as in torchvision, else exact as in the reference.
+    Args:
+        stride: pixels per feature cell.
+        scale: side of a square anchor in feature cells.
+        ratios: height over width of each anchor.
+        rounded: round the corners to whole pixels (torchvision); the reference implementation does not.
+
+    Returns:
+        [len(ratios), 4] float32, xyxy in pixels.
     """
     root = torch.tensor(ratios, dtype=torch.float32).sqrt()
     widths = stride * (1 / root) * scale
@@ -22,7 +29,10 @@ def base_anchors(stride: int, scale: float, ratios: Sequence[float], rounded: bo
 
 
 def grid_anchors(base: Tensor, feature_size: tuple[int, int], stride: int) -> Tensor:
-    """Anchors [height * width * len(base), 4] of one level, in the order (row, column, ratio)."""
+    """Place the `base` anchors [r, 4] on every cell of a level of (height, width) cells.
+
+    Return anchors [height * width * r, 4], xyxy in pixels, in the order (row, column, ratio).
+    """
     height, width = feature_size
     x = torch.arange(width, device=base.device, dtype=base.dtype) * stride
     y = torch.arange(height, device=base.device, dtype=base.dtype) * stride
@@ -39,10 +49,20 @@ def valid_anchors(
     image_size: tuple[int, int],
     divisor: int = 32,
 ) -> Tensor:
-    """Whether each anchor's cell lies on the image padded to a multiple of `divisor` -> bool [anchors of all levels].
+    """Mark the anchors whose feature cell lies on one image, after padding to a multiple of `divisor`.
 
-    In a batch of several sizes the cells beyond an image's own padding say nothing about it. The same tensor comes
-    back for the same sizes, which are few where images of one shape meet in a batch: not to be written to.
+    In a batch of images of several sizes, the cells beyond an image's own padding hold no information about it.
+    Results are cached, so callers must not modify the returned tensor in place.
+
+    Args:
+        feature_sizes: (height, width) of each pyramid level in cells.
+        strides: pixels per cell of each level.
+        num_ratios: anchors per cell.
+        image_size: (height, width) of the image before padding, in pixels.
+        divisor: multiple that the image's sides are padded to, in pixels.
+
+    Returns:
+        bool [anchors of all levels], in the order of `grid_anchors`.
     """
     padded = [-(-side // divisor) * divisor for side in image_size]
     levels = []

@@ -1,4 +1,4 @@
-"""From class scores and boxes to the detections of one image."""
+"""Selection of the detections of one image from class scores and boxes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from htc.ops.nms import grouped_nms
 def select_detections(
     boxes: Tensor, scores: Tensor, *, score_threshold: float, nms_iou: float, max_detections: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Non-maximum suppression within each class -> boxes [k, 4], scores [k], labels [k], best first.
+    """Select the best detections of one image after non-maximum suppression within each class.
 
-    boxes: [n, 4], or [n, classes, 4] where regression is class-specific; scores: [n, classes + 1], background last.
+    Args:
+        boxes: [n, 4], or [n, classes, 4] where regression is class-specific; xyxy in pixels.
+        scores: [n, classes + 1] class probabilities, background last.
+        score_threshold: detections have a score above this.
+        nms_iou: a box is suppressed if its IoU with a better box of its class exceeds this.
+        max_detections: keep at most this many detections.
+
+    Returns:
+        boxes [k, 4], scores [k] and labels [k] int64, best first.
     """
     scores = scores[:, :-1]
     rows, labels = torch.nonzero(scores > score_threshold, as_tuple=True)

@@ -1,8 +1,8 @@
-"""The numbers that losses are divided by, when several processes share a batch.
+"""Normalisers of losses (sample counts) when several processes share a batch.
 
-Each process knows its own samples alone. Were each loss divided by these, processes with few of them would weigh more
-than in one batch of all; divided by the mean over the processes, the mean of all their losses is the loss of the whole
-batch. The models ask here and know nothing of processes.
+Each process counts only its own samples. If each process divided its losses by its own count, a process with few
+samples would get too much weight. If all divide by the mean count over the processes, the mean of their losses equals
+the loss of the complete batch. The models call `loss_normaliser` and need no other knowledge of the processes.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
-MeanOf = Callable[[float], Tensor]
+MeanOverProcesses = Callable[[float], Tensor]
+"""Takes this process's value and returns the mean over all processes, a scalar tensor."""
 
-_mean_of: ContextVar[MeanOf | None] = ContextVar("mean_of", default=None)
+_mean_over_processes: ContextVar[MeanOverProcesses | None] = ContextVar("mean_over_processes", default=None)
 
 
-def loss_normaliser(own: int) -> float | Tensor:
-    """The number to divide a loss by: `own`, or where processes share the batch its mean over these.
+def loss_normaliser(own_count: int) -> float | Tensor:
+    """Return the number to divide a loss by: `own_count`, or its mean over the processes that share the batch.
 
-    All processes must come here the same number of times, also those without a sample. The mean is above zero.
+    The result is above zero. The mean is a collective operation: inside `shared_normalisers`, every process must call
+    this function equally often, also a process without samples.
     """
-    mean_of = _mean_of.get()
-    return max(own, 1) if mean_of is None else mean_of(own).clamp(min=1e-6)
+    mean_over_processes = _mean_over_processes.get()
+    return max(own_count, 1) if mean_over_processes is None else mean_over_processes(own_count).clamp(min=1e-6)
 
 
 @contextmanager
-def shared_normalisers(mean_of: MeanOf | None) -> Iterator[None]:
-    """In the block, counts are means over the processes, as `mean_of` makes them; None: each process's own."""
-    token = _mean_of.set(mean_of)
+def shared_normalisers(mean_over_processes: MeanOverProcesses | None) -> Iterator[None]:
+    """Make `loss_normaliser` return means over the processes inside the block; None: each process's own count."""
+    token = _mean_over_processes.set(mean_over_processes)
     try:
         yield
     finally:
-        _mean_of.reset(token)
+        _mean_over_processes.reset(token)

@@ -1,4 +1,4 @@
-"""Which object each box is compared with, and which boxes are trained on."""
+"""Matching of boxes to ground-truth objects, and sampling of the boxes that are trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import Tensor
 from htc.ops.boxes import pairwise_iou
 
 NEGATIVE = -1
+"""Match of a box that overlaps no object enough: background."""
 IGNORED = -2
+"""Match of a box that is neither a positive nor a negative, and is not trained on."""
 
 
 def match_boxes(
@@ -19,12 +21,19 @@ def match_boxes(
     negative_iou: float,
     low_quality_iou: float | None = None,
 ) -> Tensor:
-    """Assign boxes [n, 4] to objects [m, 4] by overlap -> int64 [n].
+    """Match boxes to objects by their overlap (Faster R-CNN section 3.1.2).
 
-    The value is the index of an object, NEGATIVE (all overlaps below `negative_iou`), or IGNORED (in between). With
-    `low_quality_iou`, each object also takes the boxes that overlap it most, ties included, if they do so by at least
-    that much, whatever these boxes matched before; of several such objects the last one wins (Faster R-CNN section
-    3.1.2, as the reference implementation resolves it).
+    Args:
+        boxes: [n, 4] anchors or proposals, xyxy.
+        objects: [m, 4] ground-truth boxes, xyxy.
+        positive_iou: a box whose highest IoU is at least this is matched to that object.
+        negative_iou: a box whose highest IoU is below this is NEGATIVE; the boxes in between are IGNORED.
+        low_quality_iou: if given, each object is also matched to the boxes with its highest IoU, ties included,
+            provided this IoU is at least `low_quality_iou`. This replaces the earlier match of these boxes. If several
+            objects match a box in this way, the last one wins, as in the reference implementation.
+
+    Returns:
+        int64 [n]: for each box the index of its object, NEGATIVE or IGNORED.
     """
     matched = torch.full((len(boxes),), IGNORED, dtype=torch.int64, device=boxes.device)
     if len(objects) == 0 or len(boxes) == 0:
@@ -35,20 +44,26 @@ def match_boxes(
     matched = torch.where(best >= positive_iou, best_object, matched)
     if low_quality_iou is not None:
         best_of_object = overlaps.max(dim=1, keepdim=True).values
-        claims = (overlaps == best_of_object) & (best_of_object >= low_quality_iou)
-        order = torch.arange(len(objects), device=boxes.device, dtype=torch.int32)[:, None]
-        claimed = torch.where(claims, order, NEGATIVE).max(dim=0).values
-        matched = torch.where(claimed >= 0, claimed.long(), matched)
+        is_low_quality = (overlaps == best_of_object) & (best_of_object >= low_quality_iou)
+        object_indices = torch.arange(len(objects), device=boxes.device, dtype=torch.int32)[:, None]
+        low_quality = torch.where(is_low_quality, object_indices, NEGATIVE).max(dim=0).values
+        matched = torch.where(low_quality >= 0, low_quality.long(), matched)
     return matched
 
 
 def sample_matches(
-    matched: Tensor, number: int, positive_fraction: float, generator: torch.Generator | None = None
+    matched: Tensor, max_samples: int, positive_fraction: float, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Pick at most `number` of the matched boxes at random -> indices of positives and of negatives, int64.
+    """Pick at most `max_samples` boxes at random, positives and negatives.
 
-    Positives fill at most `positive_fraction` of the number, negatives the rest. `generator` lives on the CPU, so
-    that a seed means the same on every device.
+    Args:
+        matched: [n] int64, the result of `match_boxes`.
+        max_samples: number of boxes to pick, if there are enough.
+        positive_fraction: share of `max_samples` that positives fill at most; negatives fill the rest.
+        generator: random generator on the CPU, so that a seed gives the same sample on every device.
+
+    Returns:
+        Indices into `matched` of the picked positives and of the picked negatives, int64.
     """
 
     def pick(candidates: Tensor, limit: int) -> Tensor:
@@ -57,6 +72,6 @@ def sample_matches(
         chosen = torch.randperm(len(candidates), generator=generator)[:limit]
         return candidates[chosen.to(candidates.device)]
 
-    positives = pick(torch.nonzero(matched >= 0).squeeze(1), int(number * positive_fraction))
-    negatives = pick(torch.nonzero(matched == NEGATIVE).squeeze(1), number - len(positives))
+    positives = pick(torch.nonzero(matched >= 0).squeeze(1), int(max_samples * positive_fraction))
+    negatives = pick(torch.nonzero(matched == NEGATIVE).squeeze(1), max_samples - len(positives))
     return positives, negatives

@@ -1,4 +1,4 @@
-"""RoIAlign (Mask R-CNN section 3), aligned by half a pixel unless told otherwise."""
+"""RoIAlign (Mask R-CNN section 3), aligned by half a pixel by default."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ from htc.ops.roi_align_cpu import pool_map, pool_pyramid
 
 
 def roi_align(features: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool = True) -> Tensor:
-    """Pool each RoI to a grid of cells -> [k, channels, size, size], in the dtype of `features`.
+    """Pool each RoI to a grid of `size` x `size` output cells.
 
-    features: [B, channels, h, w]; rois: [k, 5], image index, then xyxy in pixels of the network input; scale: feature
-    cells a pixel; sampling: points a side averaged in each cell, 0 for as many as the cell has feature cells; aligned:
-    shift by half a cell, so that a pixel's value stands for its centre.
+    Args:
+        features: [B, channels, h, w].
+        rois: [k, 5], image index, then xyxy in pixels of the network input.
+        size: output cells per side.
+        scale: feature cells per pixel, 1 / stride.
+        sampling: sampling points per side of an output cell, which are averaged; 0: as many as the output cell covers
+            feature cells.
+        aligned: shift by half a feature cell, so that a feature's position is the centre of its cell.
+
+    Returns:
+        [k, channels, size, size], in the dtype of `features`.
     """
     if aligned and sampling > 0 and features.device.type == "cpu":
         return pool_map(features, rois, size, scale, sampling)
     if sampling > 0:
         return torchvision.ops.roi_align(features, rois, (size, size), scale, sampling, aligned)
-    # The wrapper's deterministic form on a GPU takes every row and column of the map as a point: terabytes.
+    # On a GPU, torchvision's deterministic implementation samples at every row and column of the map if sampling is 0,
+    # which takes terabytes. The operator itself is called instead.
     pooled: Tensor = torch.ops.torchvision.roi_align(features, rois, scale, size, size, sampling, aligned)
     return pooled
 
@@ -36,16 +45,26 @@ def pyramid_roi_align(
     sampling: int,
     aligned: bool = True,
 ) -> Tensor:
-    """`roi_align` of each RoI on its own level of a pyramid -> [k, channels, size, size].
+    """Pool each RoI from its own level of a pyramid, as `roi_align` does.
 
-    pyramid: a map [B, channels, h, w] and a scale for each level; levels: int64 [k], indices of these.
+    Args:
+        pyramid: one map [B, channels, h, w] per level.
+        rois: [k, 5], image index, then xyxy in pixels of the network input.
+        levels: [k] int64, index into `pyramid` for each RoI.
+        size: output cells per side.
+        scales: feature cells per pixel of each level.
+        sampling: sampling points per side of an output cell, as in `roi_align`.
+        aligned: shift by half a feature cell, as in `roi_align`.
+
+    Returns:
+        [k, channels, size, size], in the dtype of the first level.
     """
     if aligned and sampling > 0 and pyramid[0].device.type == "cpu":
         return pool_pyramid(pyramid, rois, levels, size, scales, sampling)
     features = pyramid[0].new_zeros((len(rois), pyramid[0].shape[1], size, size))
-    chosen = [torch.nonzero(levels == i).squeeze(1) for i in range(len(pyramid))]
+    rois_of_levels = [torch.nonzero(levels == i).squeeze(1) for i in range(len(pyramid))]
     pooled = [
-        roi_align(level, rois[own], size, scale, sampling, aligned).to(features.dtype)
-        for level, own, scale in zip(pyramid, chosen, scales, strict=True)
+        roi_align(level, rois[indices], size, scale, sampling, aligned).to(features.dtype)
+        for level, indices, scale in zip(pyramid, rois_of_levels, scales, strict=True)
     ]
-    return features.index_copy(0, torch.cat(chosen), torch.cat(pooled))
+    return features.index_copy(0, torch.cat(rois_of_levels), torch.cat(pooled))

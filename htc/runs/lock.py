@@ -1,8 +1,8 @@
-"""One process at a time on a run's folder.
+"""A lock that lets one process at a time use a run's folder.
 
-A POSIX record lock: it belongs to the process, so that neither a crash nor `kill -9` leaves it behind, and neither a
-data loader's workers nor wandb's service inherit it. Network file systems share it between hosts where they know
-locks; where they do not, a warning says so.
+It is a POSIX record lock, which belongs to the process: a crash or `kill -9` releases it, and neither the workers of a
+data loader nor wandb's service inherit it. Network file systems share it between hosts if they support locks;
+otherwise a warning is logged.
 """
 
 from __future__ import annotations
@@ -23,22 +23,29 @@ logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
 HELD = (errno.EACCES, errno.EAGAIN)
+"""Errors that mean that another process holds the lock."""
 
 
 class RunLock:
-    """Held from `acquire` to `release` or to the end of the process; at most one object a folder and process."""
+    """Lock of a run's folder, held from `acquire` to `release` or to the end of the process.
+
+    A process must have at most one object per folder: closing the lock file releases the lock for the whole process.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK_NAME
         self._file: TextIO | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises UserError, naming the other process, where it is held; OSError for a bad folder."""
+        """Create the folder if it is missing, and take the lock.
+
+        Raises UserError, naming the other process, if the lock is held, and OSError if the folder cannot be used.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError:
-            # Where even parents cannot be made, as below /proc.
-            raise UserError(f"{self.path.parent} cannot be made: choose another folder with runs=DIR.") from None
+            # A parent folder cannot be created, for example below /proc.
+            raise UserError(f"{self.path.parent} cannot be created: choose another folder with runs=DIR.") from None
         file = self.path.open("a+", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,7 +58,7 @@ class RunLock:
                     f"{self.path.parent} is in use by {holder or 'another process'}: wait for that run or stop it; "
                     f"if that host is gone for good, delete {self.path}."
                 ) from None
-            logger.warning("%s has no locks (%s): do not start the same run twice at a time", self.path.parent, error)
+            logger.warning("%s has no locks (%s): do not start the same run twice at once", self.path.parent, error)
             return
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n")
@@ -59,6 +66,7 @@ class RunLock:
         self._file = file
 
     def release(self) -> None:
+        """Release the lock, if it is held."""
         if self._file is not None:
             self._file.close()
             self._file = None

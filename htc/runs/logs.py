@@ -1,4 +1,4 @@
-"""Where a run's log goes: log.txt, and a shorter form on the console."""
+"""Logging of a run: to log.txt, and in a shorter form to the console."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from htc.runs.redaction import redact
 
 
 class Console(Enum):
-    """When a record is shown on the console, besides log.txt: pass `extra={"console": ...}` to the logger."""
+    """When a record is shown on the console as well as in log.txt: pass `extra={"console": ...}` to the logger."""
 
     always = "always"
     without_bar = "without_bar"
+    """Only where no progress bar is shown, that is, if the console is not a terminal."""
     never = "never"
 
 
 def send_logs(file: Path | None) -> None:
-    """Send what the package logs to `file` and, shorter, to the console; without a file, warnings to the console alone.
+    """Send the package's log records to `file` and, in a shorter form, to the console.
 
-    A second call, for the next run of a sweep in one process, takes the first one's place.
+    Without a file, only warnings are sent, to the console. Each call replaces the handlers of the previous one: several
+    runs of a sweep may follow each other in one process.
     """
     logger = logging.getLogger("htc")
     for handler in [handler for handler in logger.handlers if isinstance(handler, _Console | _LogFile)]:
@@ -38,23 +40,23 @@ def send_logs(file: Path | None) -> None:
         handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    # Hydra gives the root logger handlers of its own, which would say everything twice.
+    # Hydra adds handlers to the root logger, which would show every record twice.
     logger.propagate = False
 
 
 class _LogFile(logging.FileHandler):
-    """log.txt of a run. Where it cannot be written, on a full disk, that is said once; the console shows the rest."""
+    """Handler of log.txt. If the file cannot be written (full disk), this is reported once; the console goes on."""
 
-    told = False
+    reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
-        if not self.told:
-            self.told = True
+        if not self.reported:
+            self.reported = True
             tqdm.write(f"{self.baseFilename} could not be written: {sys.exc_info()[1]}", file=sys.stderr)
 
 
 class _Console(logging.Handler):
-    """Standard error; on a terminal, above the progress bar. Records may say that they are for the file alone."""
+    """Handler of standard error; on a terminal, it writes above the progress bar. It respects a record's `Console`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         console = getattr(record, "console", Console.always)
@@ -67,7 +69,7 @@ class _Console(logging.Handler):
 
 
 class _Redacting(logging.Formatter):
-    """Lines without secrets; `short_level` is empty for information and names what is worse."""
+    """Formatter that redacts secrets. `short_level` is the level's name for warnings and errors, else empty."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.short_level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""

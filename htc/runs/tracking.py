@@ -1,6 +1,6 @@
-"""The run on a wandb dashboard. Tracking never stops a run: what fails is logged once, and tracking is off from there.
+"""Tracking of a run by wandb. Tracking never stops a run: a failure is logged once, and turns tracking off.
 
-wandb is imported only where it may be used: with wandb.mode=disabled it need not be installed.
+wandb is imported only when it is used: with wandb.mode=disabled it need not be installed.
 """
 
 from __future__ import annotations
@@ -25,44 +25,49 @@ from htc.runs.wandb_files import offline_files, remove_offline_runs
 if TYPE_CHECKING:
     import wandb
 
-    from htc.evaluation.inference import ImagePrediction
+    from htc.structures import ImagePrediction
 
 logger = logging.getLogger(__name__)
 
 INIT_TIMEOUT = 30.0
 """Seconds that the start of a run waits for wandb's server."""
 FINISH_TIMEOUT = 60.0
-"""Seconds that the end of a run waits for uploads; what is left lies in the run's folder for `wandb sync`."""
+"""Seconds that the end of a run waits for uploads; `wandb sync` can upload the rest from the run's folder later."""
 ROWS_OF_A_STEP = ("train", "eval", "pictures")
+"""Kinds of rows that one step can log, in this order."""
 SHOWN_SCORE = 0.3
-"""Detections below are left out of the pictures."""
+"""Pictures show only detections with at least this score."""
 
 
 class Tracker:
-    """Sends a run's configuration, metrics and pictures to wandb; does nothing where tracking is off.
+    """Sends a run's configuration, metrics and pictures to wandb; does nothing if tracking is off.
 
-    Made by `Tracker.start`. A row of wandb's history is a line of metrics.jsonl, and wandb's own counter of rows tells
-    the step and the kind of the line: a resumed run sends what is beyond the last row there, and leaves out what it
-    does again, also where it logs or evaluates more or less often than before. Charts go by the `step` that is logged
-    with every value.
+    It is created by `Tracker.start`. Each row of wandb's history is a line of metrics.jsonl or a set of pictures, and
+    wandb's row number is computed from its step and kind (`row_number`). So a resumed run sends only the rows after the
+    last one that the server has, and not the steps that it repeats, also if it logs or evaluates more or less often
+    than before. The horizontal axis of charts is the `step` that is logged with every row.
     """
 
     def __init__(self, run: wandb.Run | None, shown_images: int = 0) -> None:
         self._run = run
         self._shown_images = shown_images
         self._first_row = 0 if run is None else run.starting_step
-        """The server has what comes before."""
+        """Number of the first row that the server does not have."""
 
     @property
     def on(self) -> bool:
+        """True if the run is tracked."""
         return self._run is not None
 
     @classmethod
     def start(cls, config: Config, folder: Path, lines: Sequence[Mapping[str, Any]] = ()) -> Tracker:
-        """Start or resume the wandb run of a run folder, as `wandb.mode` says. Never asks for a login, never raises.
+        """Start or resume the wandb run of a run folder, in the mode `wandb.mode`. It never asks for a login or raises.
 
-        `lines` of metrics.jsonl are there already: those that the server lacks are sent, and an offline run begins with
-        all of them, and takes the place of the offline runs that are in the folder.
+        Args:
+            config: the run's configuration.
+            folder: the run's folder.
+            lines: the lines of metrics.jsonl so far. Those that the server lacks are sent. An offline run sends all of
+                them, and replaces the earlier offline runs in the folder.
         """
         mode = _wanted_mode(config)
         if mode == "disabled":
@@ -71,7 +76,7 @@ class Tracker:
         try:
             _wait_for_another_second(earlier)
             run = _start_run(config, folder, mode)
-        except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the run goes on
+        except Exception as error:  # noqa: BLE001 - no failure of tracking may stop the run
             logger.warning("Tracking by wandb is off, it could not start: %s", _first_line(error))
             return cls(None)
         if run is not None:
@@ -84,7 +89,7 @@ class Tracker:
         return tracker
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Log a line of metrics.jsonl: nested keys are joined by `/`, below the line's `kind` (train, eval)."""
+        """Log a line of metrics.jsonl. Nested keys are joined by `/`, after the line's `kind` (train or eval)."""
         kind = metrics.get("kind")
         values = _flatten({k: v for k, v in metrics.items() if k not in ("kind", "step")}, kind or "")
         row = row_number(step, "eval" if kind == "eval" else "train")
@@ -96,24 +101,31 @@ class Tracker:
         names: Sequence[str],
         step: int,
     ) -> None:
-        """Show predicted masks and boxes, on the first `wandb.images` of the images.
+        """Log pictures with predicted masks and boxes, for the first `wandb.images` of the images.
 
         Args:
-            images: caption, picture [height, width, 3] uint8 RGB, and its detections in the picture's frame. Taken
-                one by one, so that a generator reads no more of them than are shown.
+            images: caption, picture [height, width, 3] uint8 RGB, and detections in the frame of the picture, for each
+                image. Only the images that are shown are taken from the iterable.
             names: name of each contiguous class index.
+            step: training step.
         """
 
         def show(run: wandb.Run) -> None:
             pairs = zip(range(self._shown_images), images, strict=False)
-            shown = [_picture(caption, image, found, names) for _, (caption, image, found) in pairs]
+            shown = [_picture(caption, image, prediction, names) for _, (caption, image, prediction) in pairs]
             if shown:
                 self._send(run, row_number(step, "pictures"), {"predictions": shown, "step": step})
 
         self._attempt(show)
 
     def finish(self, results: Mapping[str, Any] | None = None, *, exit_code: int = 0, preempted: bool = False) -> None:
-        """End the wandb run, with results.json as its summary; an exit code other than 0 marks it as failed."""
+        """End the wandb run, and turn tracking off.
+
+        Args:
+            results: content of results.json, which becomes the summary of the run.
+            exit_code: any value but 0 marks the run as failed.
+            preempted: mark the run as preempted.
+        """
 
         def end(run: wandb.Run) -> None:
             if preempted:
@@ -123,74 +135,80 @@ class Tracker:
             import wandb
 
             run.finish(exit_code=exit_code)
-            # Its service may still be writing, and ends with this process: what it holds would be lost with a kill.
+            # wandb's service ends with this process and may still be writing: wait until it has written everything.
             wandb.teardown(exit_code=exit_code)
 
         self._attempt(end)
         self._run = None
 
     def _send(self, run: wandb.Run, row: int, values: dict[str, Any]) -> None:
+        """Log a row, unless the server has it already."""
         if row >= self._first_row:
             run.log(values, step=row, commit=True)
 
     def _attempt(self, action: Callable[[wandb.Run], None]) -> None:
+        """Run an action if tracking is on; if it raises, log a warning and turn tracking off."""
         if self._run is None:
             return
         try:
             action(self._run)
-        except Exception as error:  # noqa: BLE001 - whatever fails in tracking, the run goes on
+        except Exception as error:  # noqa: BLE001 - no failure of tracking may stop the run
             logger.warning("Tracking by wandb is off from here on: %s", _first_line(error))
             self._run = None
 
 
 def row_number(step: int, kind: str) -> int:
-    """wandb's number of the row of a step: of one step, the kinds follow each other as a run makes them."""
+    """Return wandb's row number for a step and a kind of row; the kinds of one step have consecutive numbers."""
     return len(ROWS_OF_A_STEP) * step + ROWS_OF_A_STEP.index(kind)
 
 
 def run_id(config: Config, folder: Path) -> str:
-    """wandb's id of a run: the same whenever the folder's run is resumed, another for a forced run beside it."""
-    again = re.search(r"-r\d+$", folder.name)
-    name = f"{config.sweep}-{signature(config)}{again.group() if again else ''}"
-    # wandb takes at most 128 characters, and the end is what tells runs apart.
+    """Return wandb's id of a run. It stays the same when the run is resumed; a forced repetition has another one."""
+    repetition = re.search(r"-r\d+$", folder.name)
+    name = f"{config.sweep}-{signature(config)}{repetition.group() if repetition else ''}"
+    # wandb accepts at most 128 characters; the end of the name distinguishes runs.
     return re.sub(r"[^\w-]+", "_", name)[-128:]
 
 
 def _wait_for_another_second(earlier: Sequence[Path]) -> None:
-    """wandb names folders by the second: one that is started at once again would write into the folder before."""
+    """Wait until the current second is in no name of the earlier folders.
+
+    wandb names folders by the second: a run that starts again within a second would write into the earlier folder.
+    """
     while any(time.strftime("%Y%m%d_%H%M%S") in file.parent.name for file in earlier):
         time.sleep(0.05)
 
 
 def _wanted_mode(config: Config) -> str:
-    """`online`, `offline`, `disabled`, or `` for online where the user is logged in."""
+    """Return the mode `online`, `offline` or `disabled`, or `` for online if the user is logged in."""
     if config.wandb.mode is not None:
         return config.wandb.mode.value
-    asked = os.environ.get("WANDB_MODE", "")
-    # The first two are older names that wandb still takes.
-    return {"dryrun": "offline", "run": "online"}.get(asked, asked)
+    mode = os.environ.get("WANDB_MODE", "")
+    # `dryrun` and `run` are older names that wandb still accepts.
+    return {"dryrun": "offline", "run": "online"}.get(mode, mode)
 
 
 def _start_run(config: Config, folder: Path, mode: str) -> wandb.Run | None:
+    """Start or resume the wandb run; return None if the user is not logged in."""
     import wandb
 
-    # Silent: wandb writes no banners into the log or over the progress display; the address is logged by `start`.
+    # Silent: wandb's banners would disturb the log and the progress bar; `start` logs the address.
     settings = wandb.Settings(mode="offline" if mode == "offline" else "online", silent=True, quiet=True)
-    # The service of the process that started this one, where that uses wandb too: it would outlive a kill of the run,
-    # still hold the run's id, and take nothing more from whoever goes on with it.
+    # If the parent process uses wandb, this variable names its service. That service would survive a kill of this run,
+    # keep the run's id, and refuse rows of the process that resumes the run.
     os.environ.pop("WANDB_SERVICE", None)
     wandb.setup(settings=settings)
-    # A look for credentials that neither asks the user nor the server.
+    # Look for credentials, without asking the user or the server.
     if mode != "offline" and not wandb.login(prompt=False, verify=False):
-        wanted = mode == WandbMode.online.value
-        level = logging.WARNING if wanted else logging.INFO
+        requested = mode == WandbMode.online.value
+        level = logging.WARNING if requested else logging.INFO
         logger.log(level, "Tracking by wandb is off: not logged in (`wandb login`, or WANDB_API_KEY, turns it on).")
         return None
     settings.console = "off"
     settings.init_timeout = INIT_TIMEOUT
     settings.finish_timeout = FINISH_TIMEOUT
     settings.symlink = False
-    # The command line and the code's changes may hold secrets; run.json has both, without them.
+    # The command line and the uncommitted changes may contain secrets; run.json has both, with secrets redacted.
     settings.disable_git = settings.disable_code = settings.x_disable_meta = True
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(
@@ -203,7 +221,7 @@ def _start_run(config: Config, folder: Path, mode: str) -> wandb.Run | None:
         config=to_plain(config),
         allow_val_change=True,
         resume="allow",
-        # Several runs of a sweep may follow each other in one process.
+        # One process may execute several runs of a sweep.
         reinit="create_new",
         settings=settings,
     )
@@ -212,7 +230,7 @@ def _start_run(config: Config, folder: Path, mode: str) -> wandb.Run | None:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested values under joined keys, without those that are missing or not finite."""
+    """Return nested values under keys joined by `/`, without values that are None or not finite."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{prefix}/{key}" if prefix else key
@@ -223,22 +241,23 @@ def _flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return flat
 
 
-def _picture(caption: str, image: np.ndarray, found: ImagePrediction, names: Sequence[str]) -> wandb.Image:
+def _picture(caption: str, image: np.ndarray, prediction: ImagePrediction, names: Sequence[str]) -> wandb.Image:
+    """Return a picture [height, width, 3] uint8 RGB with the masks and boxes of its detections."""
     import wandb
     from pycocotools import mask as coco_mask
 
     height, width = image.shape[:2]
-    shown = [index for index, score in enumerate(found.scores) if score >= SHOWN_SCORE]
+    shown = [index for index, score in enumerate(prediction.scores) if score >= SHOWN_SCORE]
     classes = np.zeros((height, width), dtype=np.uint8)
     # The best detection is drawn last, over the others.
     for index in reversed(shown):
-        inside = coco_mask.decode(found.masks[index]) > 0
-        # wandb's masks hold one byte a pixel, and 0 is the background.
-        classes[inside] = min(int(found.labels[index]) + 1, 255)
+        inside = coco_mask.decode(prediction.masks[index]) > 0
+        # wandb's masks have one byte per pixel, and 0 is the background.
+        classes[inside] = min(int(prediction.labels[index]) + 1, 255)
     boxes = []
     for index in shown:
-        x0, y0, x1, y1 = (float(value) for value in found.boxes[index])
-        label, score = int(found.labels[index]), float(found.scores[index])
+        x0, y0, x1, y1 = (float(value) for value in prediction.boxes[index])
+        label, score = int(prediction.labels[index]), float(prediction.scores[index])
         boxes.append(
             {
                 "position": {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height},

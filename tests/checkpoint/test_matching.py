@@ -1,4 +1,4 @@
-"""Weights go into a model as a whole, or in part where that is asked for."""
+"""Loading of weights into a model, completely or in part."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_all_tensors_are_loaded() -> None:
     assert_same_tensors(target.state_dict(), source.state_dict())
 
 
-def test_the_list_of_differences_is_whole_or_says_how_much_is_left_out() -> None:
+def test_message_lists_the_differences_and_counts_those_it_omits() -> None:
     given = {f"other.{i}": torch.zeros(1) for i in range(15)} | {
         "0.weight": torch.zeros(4, 2),
         "0.bias": torch.zeros(3),
@@ -51,14 +51,14 @@ def test_the_list_of_differences_is_whole_or_says_how_much_is_left_out() -> None
     assert "checkpoint.partial=true" in sentence
 
 
-def test_counters_of_batches_may_be_missing_or_too_many() -> None:
+def test_batch_counters_may_be_missing_or_unexpected() -> None:
     target = small()
     state = {name: value for name, value in small().state_dict().items() if not name.endswith("num_batches_tracked")}
     load_weights(target, {**state, "7.num_batches_tracked": torch.tensor(3)}, "checkpoint=x")
     assert torch.equal(target.state_dict()["0.weight"], state["0.weight"])
 
 
-def test_a_refused_file_leaves_the_model_as_it_was() -> None:
+def test_refused_file_does_not_change_the_model() -> None:
     target = small()
     before = {name: value.clone() for name, value in target.state_dict().items()}
     with pytest.raises(UserError):
@@ -66,7 +66,7 @@ def test_a_refused_file_leaves_the_model_as_it_was() -> None:
     assert_same_tensors(target.state_dict(), before)
 
 
-def test_what_fits_is_loaded_in_part_and_the_rest_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_partial_loading_loads_fitting_tensors_and_logs_the_others(caplog: pytest.LogCaptureFixture) -> None:
     target = small()
     bias = target.state_dict()["0.bias"].clone()
     given = {"0.weight": torch.ones(3, 2), "0.bias": torch.ones(4), "z": torch.ones(1)}
@@ -77,7 +77,7 @@ def test_what_fits_is_loaded_in_part_and_the_rest_is_told(caplog: pytest.LogCapt
     assert "0.bias: [4] instead of [3]" in caplog.text
 
 
-def test_nothing_that_fits_is_refused_even_in_part() -> None:
+def test_partial_loading_of_a_file_without_fitting_tensors_is_refused() -> None:
     with pytest.raises(UserError, match="nothing that fits"):
         load_weights(small(), {"0.weight": torch.ones(9, 9), "z": torch.ones(1)}, "checkpoint=x", partial=True)
 
@@ -99,6 +99,7 @@ def start(file: Path, dataset: CocoDataset, **options: Any) -> Detector:
 
 
 def their_file(path: Path, num_classes: int, **model: Any) -> tuple[Path, dict[str, Tensor]]:
+    """Write a checkpoint of MMDetection; return its path and its tensors under our names."""
     detector = random_detector(imported_config(**{**HTC, **model}), num_classes)
     return save(path, {"state_dict": their_state(detector)}), detector.state_dict()
 
@@ -107,11 +108,11 @@ def test_fine_tuning_starts_from_all_weights_of_the_same_network(tmp_path: Path,
     path, state = their_file(tmp_path / "theirs.pth", len(shapes.category_ids))
     assert_same_tensors(start(path, shapes).state_dict(), state)
     ours = convert({"checkpoint": str(path), "out": str(tmp_path / "ours.pt")}, [])
-    # It does not tell its categories, so the data set's are taken where there are as many.
+    # The converted file has no category ids, so those of the data set are used if their number fits.
     assert_same_tensors(start(ours, shapes).state_dict(), state)
 
 
-def test_weights_of_other_categories_are_refused_unless_in_part(tmp_path: Path, shapes: CocoDataset) -> None:
+def test_weights_of_other_categories_are_refused_unless_loading_is_partial(tmp_path: Path, shapes: CocoDataset) -> None:
     path, state = their_file(tmp_path / "theirs.pth", len(shapes.category_ids))
     ours = convert({"checkpoint": str(path), "out": str(tmp_path / "ours.pt")}, [])
     content = torch.load(ours, weights_only=True)
@@ -122,7 +123,7 @@ def test_weights_of_other_categories_are_refused_unless_in_part(tmp_path: Path, 
     assert_same_tensors(start(ours, shapes, partial=True).state_dict(), state)
 
 
-def test_other_classes_are_refused_or_start_anew(
+def test_class_outputs_of_another_number_of_classes_are_refused_or_keep_their_initial_values(
     tmp_path: Path, shapes: CocoDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, state = their_file(tmp_path / "theirs.pth", len(shapes.category_ids) + 2)
@@ -136,7 +137,7 @@ def test_other_classes_are_refused_or_start_anew(
     assert "roi_head.mask_head.1.conv_logits.weight: [10, 8, 1, 1] instead of [8, 8, 1, 1]" in caplog.text
 
 
-def test_another_network_gives_what_it_shares(tmp_path: Path, shapes: CocoDataset) -> None:
+def test_partial_loading_of_another_network_loads_the_shared_tensors(tmp_path: Path, shapes: CocoDataset) -> None:
     path, state = their_file(tmp_path / "cascade.pth", 80, mask_flow=False, semantic=False, interleaved=False)
     loaded = start(path, shapes, partial=True).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in state.items() if name.startswith("backbone."))
@@ -144,8 +145,8 @@ def test_another_network_gives_what_it_shares(tmp_path: Path, shapes: CocoDatase
 
 
 @pytest.mark.parametrize("head", ["bbox_head.retina_cls.weight", "head.fc.weight", "rpn_head.rpn_cls.weight"])
-def test_a_backbone_is_taken_from_any_network_of_mmdetection(tmp_path: Path, shapes: CocoDataset, head: str) -> None:
-    """RetinaNet, a classifier, a Faster R-CNN without masks."""
+def test_backbone_of_any_mmdetection_network_can_be_loaded(tmp_path: Path, shapes: CocoDataset, head: str) -> None:
+    """The heads are those of RetinaNet, of a classifier, and of a Faster R-CNN without masks."""
     state = their_state(random_detector(imported_config(**HTC)))
     body = {name: value for name, value in state.items() if name.startswith("backbone.")}
     path = save(tmp_path / "other.pth", {"state_dict": {**body, head: torch.zeros(5, 5)}})
@@ -155,7 +156,7 @@ def test_a_backbone_is_taken_from_any_network_of_mmdetection(tmp_path: Path, sha
         start(path, shapes)
 
 
-def test_other_pixels_than_the_checkpoints_are_told(
+def test_pixel_settings_that_differ_from_the_checkpoints_are_logged(
     tmp_path: Path, shapes: CocoDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -173,11 +174,11 @@ def test_partial_is_true_or_false(tmp_path: Path, partial: str) -> None:
         load_trained_model({"checkpoint": str(path), "checkpoint.partial": partial}, [])
 
 
-def test_a_checkpoint_without_some_tensors_is_read_in_part_when_asked(tmp_path: Path) -> None:
+def test_checkpoint_without_some_tensors_is_loaded_only_partially(tmp_path: Path) -> None:
     path, state = their_file(tmp_path / "theirs.pth", 3)
-    cut = their_state(load_trained_model({"checkpoint": str(path)}, []).model)
-    del cut["rpn_head.rpn_reg.bias"]
-    save(path, cut)
+    incomplete = their_state(load_trained_model({"checkpoint": str(path)}, []).model)
+    del incomplete["rpn_head.rpn_reg.bias"]
+    save(path, incomplete)
     with pytest.raises(UserError, match=r"1 missing \(rpn_head\.rpn_reg\.bias\)"):
         load_trained_model({"checkpoint": str(path)}, [])
     model = load_trained_model({"checkpoint": str(path), "checkpoint.partial": "true"}, []).model
@@ -185,7 +186,7 @@ def test_a_checkpoint_without_some_tensors_is_read_in_part_when_asked(tmp_path: 
 
 
 @pytest.mark.parametrize("arguments", [{}, {"run": "a", "checkpoint": "b"}])
-def test_one_model_is_named(arguments: dict[str, str]) -> None:
+def test_exactly_one_of_run_and_checkpoint_must_be_given(arguments: dict[str, str]) -> None:
     with pytest.raises(UserError, match="give one of run=RUN_DIR and checkpoint=FILE"):
         load_trained_model(arguments, [])
 

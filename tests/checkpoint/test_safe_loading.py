@@ -1,4 +1,4 @@
-"""Files of tensors: foreign objects become inert, code is refused and never runs, damage is one sentence."""
+"""Files of tensors: foreign objects become inert, code never runs, and damaged files are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from tests.helpers.checkpoints import foreign_module, save
 from tests.helpers.fuzzing import fuzz
 
 LEGACY = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-# What torch.save writes first, in the format of 2020.
+# The first two pickles of a file of torch.save in the legacy format.
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
 class HistoryBuffer:
-    """As mmengine's: arrays, and methods by name, bound ones and functions."""
+    """Like mmengine's class: it stores arrays, and methods by name, as functions and bound to the object."""
 
     def __init__(self) -> None:
         self._log_history = np.arange(5, dtype=np.float64)
@@ -55,11 +55,11 @@ class HistoryBuffer:
 
 
 class ConfigDict(dict[str, Any]):
-    """Pickled item by item, and with attributes."""
+    """A dict with attributes: pickle fills it item by item."""
 
 
 class Items(list[int]):
-    """Pickled by appending."""
+    """A list: pickle fills it by appending."""
 
 
 class Level(Enum):
@@ -73,23 +73,24 @@ class Slotted:
         self.value = 3
 
 
-def refuse(path: Path) -> str:
-    """The sentence with which a file is refused."""
+def refusal(path: Path) -> str:
+    """Return the message of the UserError that loading the file raises."""
     with pytest.raises(UserError) as caught:
         load_tensors(path, "checkpoint")
     sentence = str(caught.value)
     assert sentence.startswith(f"checkpoint={path} ")
     assert "\n" not in sentence
-    assert "weights_only" not in sentence, "a user is told how to lower the guard"
+    assert "weights_only" not in sentence, "the message explains how to turn off the protection"
     return sentence
 
 
 def imported() -> set[str]:
+    """Return the packages of frameworks that are imported."""
     return {name.split(".")[0] for name in sys.modules} & {"mmengine", "mmcv", "mmdet"}
 
 
 def foreign_objects() -> dict[str, Any]:
-    """What real checkpoints hold besides tensors, of classes that go by mm* names."""
+    """Return objects as real checkpoints contain them besides tensors, of classes in mm* packages."""
     config = ConfigDict(lr=0.02, nested=ConfigDict(betas=[1, 2]))
     config.__dict__["filename"] = "htc.py"
     return {
@@ -104,7 +105,7 @@ def foreign_objects() -> dict[str, Any]:
 
 
 def plain_objects() -> dict[str, Any]:
-    """What they hold of Python's own and of NumPy."""
+    """Return objects of Python's own classes and of NumPy, as real checkpoints contain them."""
     return {
         "numbers": [np.float64(0.5), np.int64(3), np.bool_(True), np.float32(2), complex(1, 2), Decimal("1.5")],
         "arrays": [np.zeros((2, 3), np.float32), np.array(["a"]), np.array([None, {}], dtype=object), np.arange(0)],
@@ -116,7 +117,9 @@ def plain_objects() -> dict[str, Any]:
 
 
 @LEGACY
-def test_tensors_load_beside_objects_of_frameworks_that_are_not_installed(tmp_path: Path, legacy: bool) -> None:
+def test_tensors_load_from_files_with_objects_of_frameworks_that_are_not_installed(
+    tmp_path: Path, legacy: bool
+) -> None:
     weight = torch.randn(3, 4)
     with ExitStack() as modules:
         modules.enter_context(foreign_module("mmengine.logging.history_buffer", HistoryBuffer))
@@ -125,13 +128,13 @@ def test_tensors_load_beside_objects_of_frameworks_that_are_not_installed(tmp_pa
         content = {"state_dict": OrderedDict(w=weight), "meta": {**foreign_objects(), **plain_objects(), "epoch": 12}}
         path = save(tmp_path / "theirs.pth", content, legacy=legacy)
         assert b"mmengine.logging.history_buffer" in path.read_bytes()
-    assert not imported(), "the classes are still at hand"
+    assert not imported(), "the classes can still be imported"
     read = load_tensors(path, "checkpoint")
     assert torch.equal(read["state_dict"]["w"], weight)
     assert read["meta"]["epoch"] == 12
     assert read["meta"]["config"]["nested"]["betas"] == [1, 2]
     assert read["meta"]["items"] == [1, 2, 3]
-    assert not imported(), "reading imported them"
+    assert not imported(), "reading imported the classes"
     with pytest.raises(ModuleNotFoundError):
         torch.load(path, weights_only=False)
 
@@ -143,7 +146,7 @@ def test_state_dict_of_a_foreign_class_keeps_its_tensors(tmp_path: Path) -> None
     assert torch.equal(load_tensors(path, "checkpoint")["state_dict"]["w"], weight)
 
 
-def test_what_our_own_files_hold_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_content_of_our_own_files_is_read_unchanged(tmp_path: Path) -> None:
     content: dict[str, Any] = {
         "model": {"w": torch.arange(3)},
         "random": (1, (2, 3), None),
@@ -162,7 +165,7 @@ class Call:
         self.call = function, arguments
 
     def __call__(self) -> None:
-        """Pickle wants what it calls to be callable."""
+        """Make the object callable: pickle requires it of the function that it calls."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.call
@@ -173,7 +176,7 @@ def leave_trace(path: str) -> None:
 
 
 class Trap:
-    """A class of a framework whose making, state and attributes leave a trace."""
+    """A class of a framework that leaves a trace when it is created, or when its methods are called."""
 
     system = os.system
 
@@ -186,6 +189,8 @@ class Trap:
 
 
 class TrapState(Trap):
+    """A class of a framework that leaves a trace when its state is set."""
+
     def __init__(self, trace: str) -> None:
         self.trace = trace
 
@@ -199,7 +204,7 @@ def attack_numpy(trace: str) -> Call:
     return Call(runstring, f"open({trace!r}, 'w').close()", {})
 
 
-# What each puts into the file, and a part of the sentence that refuses it.
+# Objects that leave a trace when they are unpickled, and a part of the message that refuses the file.
 ATTACKS: dict[str, tuple[Callable[[str], Any], str]] = {
     "os.system": (lambda trace: Call(os.system, f"touch {trace}"), "posix.system"),
     "eval": (lambda trace: Call(eval, f"open({trace!r}, 'w')"), "builtins.eval"),
@@ -222,7 +227,7 @@ ATTACKS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 
 def hidden(payload: Any) -> dict[str, Any]:
-    """The payload in the middle of a checkpoint that looks like any other."""
+    """Return the content of an ordinary checkpoint with the payload inside."""
     return {
         "meta": {"epoch": 12, "config": ConfigDict(a=1), "hooks": [{"name": "ema", "state": payload}], "time": "now"},
         "state_dict": OrderedDict(w=torch.zeros(2)),
@@ -230,7 +235,7 @@ def hidden(payload: Any) -> dict[str, Any]:
 
 
 def wait_for(trace: Path) -> bool:
-    """Whether the trace appears: a process takes a moment."""
+    """Return whether the trace appears within five seconds: a child process may leave it a little later."""
     for _ in range(500):
         if trace.exists():
             return True
@@ -241,22 +246,23 @@ def wait_for(trace: Path) -> bool:
 @LEGACY
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, attack: str, legacy: bool) -> None:
-    make, culprit = ATTACKS[attack]
+    make, named = ATTACKS[attack]
     trace = tmp_path / "executed"
     with foreign_module("mmengine.hooks", ConfigDict, Trap, leave_trace):
         path = save(tmp_path / "evil.pth", hidden(make(str(trace))), legacy=legacy)
-        trace.unlink(missing_ok=True)  # some are called when they are made
-        sentence = refuse(path)
+        # Creating some of the objects leaves the trace already.
+        trace.unlink(missing_ok=True)
+        sentence = refusal(path)
         assert "would run" in sentence
-        assert culprit in sentence
+        assert named in sentence
         assert not trace.exists()
         torch.load(path, weights_only=False)
-        assert wait_for(trace), "the file was harmless, so the test says nothing"
+        assert wait_for(trace), "the file is harmless, so the assertions above prove nothing"
 
 
 @LEGACY
 @pytest.mark.parametrize("trap", [Trap, TrapState])
-def test_classes_of_a_framework_that_act_when_they_are_made_are_inert(
+def test_framework_classes_that_run_code_when_they_are_created_become_inert(
     tmp_path: Path, trap: type[Trap], legacy: bool
 ) -> None:
     trace = tmp_path / "executed"
@@ -266,17 +272,17 @@ def test_classes_of_a_framework_that_act_when_they_are_made_are_inert(
         assert load_tensors(path, "checkpoint")["meta"]["epoch"] == 12
         assert not trace.exists()
         torch.load(path, weights_only=False)
-        assert trace.exists(), "the class was harmless, so the test says nothing"
+        assert trace.exists(), "the class is harmless, so the assertions above prove nothing"
 
 
-def test_objects_of_pytorch_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
-    """A model saved whole, for one: its classes would have to be imported and filled."""
-    sentence = refuse(save(tmp_path / "model.pth", {"model": torch.nn.Linear(2, 2)}))
+def test_pickled_modules_of_pytorch_are_refused(tmp_path: Path) -> None:
+    """A file with a complete model instead of its tensors would have to import the classes of the model."""
+    sentence = refusal(save(tmp_path / "model.pth", {"model": torch.nn.Linear(2, 2)}))
     assert "torch.nn.modules.linear.Linear" in sentence
 
 
 def command_pickle(trace: Path, form: str) -> bytes:
-    """Calls of os.system in forms that pickle reads and does not write by itself."""
+    """Return a pickle that calls os.system or eval, in a form that pickle reads but does not write."""
     text = f"touch {trace}".encode()
     short = b"\x8c" + bytes([len(text)]) + text
     return {
@@ -289,7 +295,7 @@ def command_pickle(trace: Path, form: str) -> bytes:
 
 
 def write(path: Path, data: bytes, form: str) -> None:
-    """The pickle as it is, in the format of 2020, behind its main pickle, or in an archive."""
+    """Write the pickle alone (bare), at one of three places of a legacy file, or in a zip archive."""
     storages = pickle.dumps([], protocol=2)
     head = b"".join(pickle.dumps(value, protocol=2) for value in (MAGIC, VERSION, {"little_endian": True}))
     if form == "archive":
@@ -312,19 +318,20 @@ def _replace_member(path: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("place", ["bare", "legacy", "system", "storages", "archive"])
 @pytest.mark.parametrize("form", ["instance", "object", "old name", "stack", "dotted"])
-def test_no_form_or_place_of_a_call_in_a_file_runs(tmp_path: Path, form: str, place: str) -> None:
+def test_calls_of_any_form_at_any_place_of_a_file_do_not_run(tmp_path: Path, form: str, place: str) -> None:
     path, trace = tmp_path / "evil.pth", tmp_path / "executed"
     write(path, command_pickle(trace, form), place)
-    sentence = refuse(path)
+    sentence = refusal(path)
     assert "would run" in sentence or "could not be read" in sentence
     assert not trace.exists()
-    with suppress(Exception):  # once it has run, what it left is no file of tensors
+    # After the call has run, reading fails, because the rest is not a file of tensors.
+    with suppress(Exception):
         torch.load(path, weights_only=False)
-    assert trace.exists(), "the file was harmless, so the test says nothing"
+    assert trace.exists(), "the file is harmless, so the assertions above prove nothing"
 
 
 def test_archive_of_the_oldest_format_is_refused_and_does_not_run(tmp_path: Path) -> None:
-    """Tar files, of PyTorch before 0.1.10."""
+    """PyTorch before 0.1.10 wrote tar files."""
     path, trace = tmp_path / "evil.tar", tmp_path / "executed"
     with tarfile.open(path, "w") as archive:
         members = {"sys_info": pickle.dumps({}), "storages": command_pickle(trace, "instance"), "tensors": b""}
@@ -332,23 +339,23 @@ def test_archive_of_the_oldest_format_is_refused_and_does_not_run(tmp_path: Path
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    assert "could not be read" in refuse(path)
+    assert "could not be read" in refusal(path)
     assert not trace.exists()
     with suppress(Exception):
         torch.load(path, weights_only=False)
-    assert trace.exists(), "the file was harmless, so the test says nothing"
+    assert trace.exists(), "the file is harmless, so the assertions above prove nothing"
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"PK\x03\x04 cut short", pickle.dumps({"a": 1}), b"\x80\x02]q\x00."])
-def test_what_torch_save_did_not_write_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_file_that_torch_save_did_not_write_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "odd.pth"
     path.write_bytes(data)
-    assert "could not be read" in refuse(path)
+    assert "could not be read" in refusal(path)
 
 
 @pytest.mark.parametrize("operation", [b"r\xff\xff\xff\xff", b"\x96\x00\x00\x00\x00\x08\x00\x00\x00"])
-def test_a_number_in_a_damaged_file_does_not_fill_the_memory(tmp_path: Path, operation: bytes) -> None:
-    """An index of 2^32 in the memo; an array of 32 GiB."""
+def test_large_numbers_in_a_damaged_file_do_not_fill_the_memory(tmp_path: Path, operation: bytes) -> None:
+    """The numbers are a memo index of 2^32 and the length of an array of 32 GiB."""
     path = tmp_path / "odd.pth"
     write(path, b"\x80\x02]" + operation + b".", "legacy")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -359,7 +366,7 @@ def test_a_number_in_a_damaged_file_does_not_fill_the_memory(tmp_path: Path, ope
 
 @pytest.fixture(scope="module", params=[False, True], ids=["zip", "legacy"])
 def real_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A small checkpoint with foreign objects."""
+    """Return the bytes of a small checkpoint with foreign objects."""
     with ExitStack() as modules:
         modules.enter_context(foreign_module("mmengine.logging.history_buffer", HistoryBuffer))
         modules.enter_context(foreign_module("mmengine.config.config", ConfigDict, Items, Level, Slotted))
@@ -367,7 +374,8 @@ def real_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         return save(tmp_path_factory.mktemp("real") / "real.pth", content, legacy=request.param).read_bytes()
 
 
-def survives(folder: Path, data: bytes) -> None:
+def read_or_refuse(folder: Path, data: bytes) -> None:
+    """Load a file of these bytes; any exception but UserError fails the test."""
     path = folder / "fuzzed.pth"
     path.write_bytes(data)
     with suppress(UserError), warnings.catch_warnings(action="ignore"):
@@ -380,30 +388,30 @@ FUZZ = fuzz(150)
 @FUZZ
 @given(st.binary(max_size=400), st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x02}q\x00("]))
 def test_random_bytes_are_refused_or_read(tmp_path: Path, data: bytes, start: bytes) -> None:
-    survives(tmp_path, start + data)
+    read_or_refuse(tmp_path, start + data)
 
 
 @FUZZ
 @given(st.floats(0, 1))
-def test_a_file_cut_short_is_refused_or_read(tmp_path: Path, real_file: bytes, part: float) -> None:
-    survives(tmp_path, real_file[: int(part * len(real_file))])
+def test_truncated_file_is_refused_or_read(tmp_path: Path, real_file: bytes, part: float) -> None:
+    read_or_refuse(tmp_path, real_file[: int(part * len(real_file))])
 
 
 @FUZZ
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_file_with_other_bytes_is_refused_or_read(
+def test_file_with_changed_bytes_is_refused_or_read(
     tmp_path: Path, real_file: bytes, changes: list[tuple[float, int]]
 ) -> None:
     damaged = bytearray(real_file)
     for place, value in changes:
         damaged[int(place * len(damaged))] = value
-    survives(tmp_path, bytes(damaged))
+    read_or_refuse(tmp_path, bytes(damaged))
 
 
 @FUZZ
 @given(st.binary(max_size=200))
-def test_a_pickle_of_any_operations_is_refused_or_read(tmp_path: Path, data: bytes) -> None:
-    """Behind a good head, where the checksums of an archive do not catch it."""
+def test_pickle_of_random_operations_is_refused_or_read(tmp_path: Path, data: bytes) -> None:
+    """The pickle follows a valid header of the legacy format, in which no checksum detects the damage."""
     write(tmp_path / "fuzzed.pth", b"\x80\x02" + data, "legacy")
     with suppress(UserError), warnings.catch_warnings(action="ignore"):
         load_tensors(tmp_path / "fuzzed.pth", "checkpoint")

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from htc.runs.wandb_files import offline_files, read_history, read_records
+from htc.runs.wandb_files import offline_files
 from tests.cluster.conftest import ROOT, SLURM, Command, tiny
 from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, record, run_folder, wait_until
 from tests.cluster.slurm_cluster import SlurmCluster
+from tests.helpers.wandb_history import read_history, read_records
 
 pytestmark = pytest.mark.slurm
 ROWS = ("cascade", "interleaved", "mask_flow", "semantic")

@@ -1,4 +1,4 @@
-"""Several processes train one model and share out the evaluation."""
+"""Several processes train one model and share the evaluation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ IMAGES = 3
 
 
 class Counting:
-    """A network that counts the images it predicts."""
+    """A predictor that counts the images it is given."""
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
@@ -57,18 +57,18 @@ class Counting:
 
 
 def train_and_evaluate(rank: int, port: int, config: Config, folder: Path) -> None:
-    """One of two processes; writes what it saw to `folder`."""
+    """Train and evaluate as one of two processes, and write a report to `folder`."""
     with joined(rank, port) as processes:
-        seen: list[int] = []
+        batch_sizes: list[int] = []
         trainer = make_trainer(config, folder, processes)
-        trainer.raw_model.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+        trainer.raw_model.register_forward_pre_hook(lambda module, arguments: batch_sizes.append(len(arguments[0])))
         trainer.train(Tracker(None))
         weights = {name: value.double().sum().item() for name, value in trainer.raw_model.state_dict().items()}
         model = Counting(trainer.raw_model)
         data = build_dataset(config.data, train=False, semantic=False)
         found = Evaluator(config, data, processes).evaluate(model)
         report = {
-            "main": processes.is_main, "images_of_pass": seen, "predicted": model.images, "weights": weights,
+            "main": processes.is_main, "batch_sizes": batch_sizes, "predicted": model.images, "weights": weights,
             "image_ids": found.predictions.image_ids, "metrics": found.metrics.bbox,
             "boxes": len(found.predictions.bbox), "gathered": processes.gather(rank),
         }  # fmt: skip
@@ -77,7 +77,7 @@ def train_and_evaluate(rank: int, port: int, config: Config, folder: Path) -> No
 
 @contextmanager
 def joined(rank: int, port: int) -> Iterator[Processes]:
-    """One of two processes on this machine, as `torchrun` would start it."""
+    """Join two processes on this machine, with the environment that `torchrun` sets."""
     with pytest.MonkeyPatch.context() as patch:
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         for name, value in variables.items():
@@ -98,13 +98,13 @@ def free_port() -> int:
 
 
 def spawn(function: Callable[..., None], *arguments: Any) -> None:
-    """Run a function in two processes: rank, port of their meeting, arguments."""
+    """Run `function(rank, port, *arguments)` in two processes, which join at this port."""
     torch.multiprocessing.spawn(function, (free_port(), *arguments), nprocs=2)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_have_one_model_and_evaluate_every_image_once(
+def test_two_processes_train_one_model_and_evaluate_every_image_once(
     tiny_shapes: DataConfig, tmp_path: Path, accumulate: int
 ) -> None:
     config = training_config(tiny_shapes)
@@ -114,10 +114,10 @@ def test_two_processes_have_one_model_and_evaluate_every_image_once(
     spawn(train_and_evaluate, config, tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert (first["main"], second["main"]) == (True, False)
-    assert first["images_of_pass"] == second["images_of_pass"] == [2 // accumulate] * 3 * accumulate
+    assert first["batch_sizes"] == second["batch_sizes"] == [2 // accumulate] * 3 * accumulate
     assert first["weights"] == second["weights"]
     assert sorted(first["image_ids"]) == sorted(set(second["image_ids"])) and len(first["image_ids"]) == IMAGES
-    assert (first["predicted"], second["predicted"]) == (2, 1), "the images do not divide evenly"
+    assert (first["predicted"], second["predicted"]) == (2, 1), "three images are shared by two processes"
     assert first["metrics"] == second["metrics"] and first["boxes"] == second["boxes"] > 0
     assert first["gathered"] == second["gathered"] == [0, 1]
     untrained = make_trainer(config, tmp_path / "untrained").raw_model.state_dict()
@@ -126,26 +126,26 @@ def test_two_processes_have_one_model_and_evaluate_every_image_once(
 
 
 def twenty_steps(rank: int, port: int, config: Config, folder: Path) -> None:
-    """One of two processes that train for twenty steps."""
+    """Train as one of two processes."""
     with joined(rank, port) as processes:
         make_trainer(config, folder, processes).train(Tracker(None))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", [Norm.gn, Norm.sync_bn])
-def test_two_processes_have_the_losses_of_one_with_all_their_images(
+def test_two_processes_have_the_same_losses_as_one_process_with_the_complete_batch(
     tiny_shapes: DataConfig, tmp_path: Path, norm: Norm
 ) -> None:
-    """Images are padded to one size: padding depends on what else is in the batch, and convolutions see it.
+    """All images are padded to the same size, because features depend on the padding of the batch.
 
-    A rounding may put another proposal first, on one processor or the next, and all that follows is another training:
-    one of three seeds must be without that for twenty steps, and each of them for eight.
+    Rounding can change the order of proposals, and with it all later steps; whether it does depends on the processor.
+    So the losses must agree for twenty steps with one of three seeds, and for eight steps with each of them.
     """
     config = training_config(tiny_shapes)
     config.backbone.norm, config.backbone.bn_mode = norm, BnMode.batch
     config.schedule.iterations, config.schedule.batch_size, config.log_every = 20, 4, 1
     config.schedule.reference_batch, config.schedule.learning_rate = 4, 0.006
-    # Sides of at most 64 are all padded to 64.
+    # Images with sides of at most 64 are padded to 64 x 64.
     config.data.long_side = 64
     agreeing = 0
     for config.seed in range(3):
@@ -155,6 +155,7 @@ def test_two_processes_have_the_losses_of_one_with_all_their_images(
         one, two = (RunFolder(folder / name).read_metrics() for name in ("one", "two"))
         assert len(one) == len(two) == 20
         same = [b["losses"] == pytest.approx(a["losses"], abs=1e-5) for a, b in zip(one, two, strict=True)]
+        # Number of steps before the first difference.
         agreeing = [*same, False].index(False)
         assert agreeing >= 8, f"seed {config.seed}: {one[agreeing]} and {two[agreeing]}"
         if agreeing == 20:
@@ -167,13 +168,13 @@ def test_two_processes_have_the_losses_of_one_with_all_their_images(
         torch.testing.assert_close(states[1][key], value, atol=1e-4, rtol=1e-4)
 
 
-def stop_or_die(rank: int, port: int, config: Config, folder: Path, how: str) -> None:
-    """One of two processes, of which the second comes to grief in its third step; writes what the first then says."""
+def train_and_fail(rank: int, port: int, config: Config, folder: Path, how: str) -> None:
+    """Train as one of two processes, the second of which fails in its third step; write the error that is raised."""
     with joined(rank, port) as processes:
         trainer = make_trainer(config, folder, processes)
         steps: list[int] = []
 
-        def grieve(module: torch.nn.Module, arguments: Any) -> None:
+        def fail(module: torch.nn.Module, arguments: Any) -> None:
             steps.append(len(steps))
             if rank == 1 and len(steps) == 3:
                 if how == "dies":
@@ -184,21 +185,21 @@ def stop_or_die(rank: int, port: int, config: Config, folder: Path, how: str) ->
                 else:
                     bias.register_hook(lambda gradient: gradient * math.inf)
 
-        trainer.raw_model.register_forward_pre_hook(grieve)
+        trainer.raw_model.register_forward_pre_hook(fail)
         try:
             trainer.train(Tracker(None))
-        except Exception as error:  # noqa: BLE001 - what it is, is what is tested
+        except Exception as error:  # noqa: BLE001 - the test checks its type and message
             (folder / f"rank{rank}.txt").write_text(f"{type(error).__name__}: {error}")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # the processes' own patience is twice as long: it is not what ends the run
-def test_process_that_dies_ends_the_other(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+@pytest.mark.timeout(300)  # half of STEP_TIMEOUT, so the run must end for another reason
+def test_death_of_a_process_ends_the_other_one(tiny_shapes: DataConfig, tmp_path: Path) -> None:
     config = training_config(tiny_shapes)
     config.schedule.batch_size = 4
-    # Not joined together: that would end the other one itself.
+    # They are joined one by one: `join=True` would terminate the first process when the second one dies.
     started = torch.multiprocessing.spawn(  # type: ignore[attr-defined]
-        stop_or_die, (free_port(), config, tmp_path, "dies"), nprocs=2, join=False
+        train_and_fail, (free_port(), config, tmp_path, "dies"), nprocs=2, join=False
     )
     first, second = started.processes
     first.join(120)
@@ -209,26 +210,26 @@ def test_process_that_dies_ends_the_other(tiny_shapes: DataConfig, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["loss", "gradient"])
-def test_process_that_fails_ends_the_run_of_the_other(tiny_shapes: DataConfig, tmp_path: Path, how: str) -> None:
+def test_failure_of_a_process_ends_the_other_one(tiny_shapes: DataConfig, tmp_path: Path, how: str) -> None:
     config = training_config(tiny_shapes)
     config.schedule.batch_size = 4
-    spawn(stop_or_die, config, tmp_path, how)
-    said = {path.stem: path.read_text() for path in tmp_path.glob("rank*.txt")}
+    spawn(train_and_fail, config, tmp_path, how)
+    errors = {path.stem: path.read_text() for path in tmp_path.glob("rank*.txt")}
     if how == "loss":
-        assert said["rank0"] == said["rank1"] and "is not finite at step 3" in said["rank0"]
+        assert errors["rank0"] == errors["rank1"] and "is not finite at step 3" in errors["rank0"]
         assert [path.name for path in (tmp_path / "replay").glob("*.pt")] == ["step_00000003_process_1.pt"]
     if how == "gradient":
-        assert said["rank0"] == said["rank1"] and "the gradient is not finite at step 3" in said["rank0"]
-        assert all(f"{tmp_path}/replay/step_00000003_process_{rank}.pt" in said["rank0"] for rank in range(2))
-        named = re.search(r"\(images ([\d, ]+)\)", said["rank0"])
+        assert errors["rank0"] == errors["rank1"] and "the gradient is not finite at step 3" in errors["rank0"]
+        assert all(f"{tmp_path}/replay/step_00000003_process_{rank}.pt" in errors["rank0"] for rank in range(2))
+        named = re.search(r"\(images ([\d, ]+)\)", errors["rank0"])
         assert named is not None and len(set(named[1].split(", "))) == 4
     assert not list(tmp_path.glob("checkpoints/*.pt"))
 
 
-def fail_alone(rank: int, port: int, config: Config, folder: Path, where: str) -> None:
-    """One of two processes, of which one cannot read its images or write its metrics; writes what each says."""
+def fail_on_one_process(rank: int, port: int, config: Config, folder: Path, where: str) -> None:
+    """Run as one of two processes, one of which cannot read its images or write its metrics; write the error."""
     if where != "metrics" and rank == 1:
-        # The disk of another machine.
+        # The copy stands for the disk of another machine.
         config.data.root = str(shutil.copytree(config.data.root, folder / "disk" / Path(config.data.root).name))
     if where == "metrics" and rank == 0:
         (folder / "metrics.jsonl").symlink_to("/dev/full")
@@ -242,34 +243,34 @@ def fail_alone(rank: int, port: int, config: Config, folder: Path, where: str) -
             if where == "evaluation":
                 evaluator.evaluate(Counting(trainer.raw_model))
             trainer.train(Tracker(None))
-        except Exception as error:  # noqa: BLE001 - what it is, is what is tested
-            said = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            (folder / f"rank{rank}.txt").write_text(said)
+        except Exception as error:  # noqa: BLE001 - the test checks its message
+            message = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            (folder / f"rank{rank}.txt").write_text(message)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "workers"), [("training", 0), ("training", 1), ("evaluation", 1), ("metrics", 0)])
-def test_what_one_process_cannot_read_or_write_all_say(
+def test_read_or_write_error_of_one_process_is_raised_on_all(
     tiny_shapes: DataConfig, tmp_path: Path, where: str, workers: int
 ) -> None:
     config = training_config(tiny_shapes)
     config.schedule.batch_size, config.log_every = 4, 1
     config.data = dataclasses.replace(config.data, workers=workers)
-    spawn(fail_alone, config, tmp_path, where)
+    spawn(fail_on_one_process, config, tmp_path, where)
     first, second = ((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))
     assert first == second
     assert "No space left" in first if where == "metrics" else re.match(rf"image \d+: {tmp_path / 'disk'}", first)
 
 
 def run_with_own_statistics(rank: int, port: int, config: Config) -> None:
-    """One of two processes of a run."""
+    """Execute a run as one of two processes."""
     with joined(rank, port):
         run_experiment(config, ["python", "-m", "htc.run"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ema", [None, 0.5])
-def test_run_with_statistics_of_each_process_is_evaluated_as_its_checkpoint_is(
+def test_evaluation_uses_the_batch_norm_statistics_that_are_saved(
     tiny_shapes: DataConfig, tmp_path: Path, ema: float | None
 ) -> None:
     config = training_config(tiny_shapes)
@@ -290,27 +291,27 @@ def test_run_with_statistics_of_each_process_is_evaluated_as_its_checkpoint_is(
     np.testing.assert_allclose(rows(found), rows(again.predictions.bbox), rtol=1e-4, atol=1e-4)
 
 
-def wait_for_the_main_one(rank: int, port: int, folder: Path) -> None:
-    """One of two processes, of which the main one takes longer than a step may; writes what it is told."""
+def wait_for_main(rank: int, port: int, folder: Path) -> None:
+    """Run as one of two processes, with an action of the main one that exceeds STEP_TIMEOUT; write its result."""
 
     def take_long() -> str:
         time.sleep(3)
         return "the metrics"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "STEP_PATIENCE", timedelta(seconds=1))
+        patch.setattr(distributed, "STEP_TIMEOUT", timedelta(seconds=1))
         with joined(rank, port) as processes:
-            told = processes.on_main(take_long)
-    (folder / f"rank{rank}.txt").write_text(told)
+            result = processes.on_main(take_long)
+    (folder / f"rank{rank}.txt").write_text(result)
 
 
 @pytest.mark.slow
 def test_processes_wait_for_the_main_one_longer_than_for_a_step(tmp_path: Path) -> None:
-    spawn(wait_for_the_main_one, tmp_path)
+    spawn(wait_for_main, tmp_path)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the metrics"] * 2
 
 
-def test_process_on_its_own_needs_no_group() -> None:
+def test_single_process_needs_no_process_group() -> None:
     processes = Processes(0, 1, torch.device("cpu"))
     model = torch.nn.Linear(2, 2)
     assert processes.is_main and processes.wrap(model) is model and processes.gather("value") == ["value"]
@@ -318,14 +319,14 @@ def test_process_on_its_own_needs_no_group() -> None:
     assert not torch.distributed.is_initialized()
 
 
-def test_run_outside_torchrun_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_without_torchrun_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert start_processes("cpu") == Processes(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", ""])
-def test_device_that_is_none_is_refused(name: str) -> None:
+def test_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"device={name} is not a device"):
         choose_device(name)
 
@@ -337,7 +338,7 @@ def test_missing_gpu_is_refused() -> None:
     assert choose_device("auto") == torch.device("cpu")
 
 
-def test_batch_that_processes_cannot_share_is_refused(tiny_shapes: DataConfig) -> None:
+def test_batch_that_processes_cannot_share_equally_is_refused(tiny_shapes: DataConfig) -> None:
     dataset = build_dataset(tiny_shapes, train=True, semantic=False)
     with pytest.raises(UserError, match="3 images cannot be shared equally by 2 processes"):
         build_train_loader(dataset, tiny_shapes, batch_size=3, seed=0, world_size=2)

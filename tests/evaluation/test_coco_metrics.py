@@ -1,4 +1,4 @@
-"""COCO's metrics: what pycocotools says of the written files, on real annotations."""
+"""COCO metrics: equal to pycocotools on the written files, on real annotations."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ def predictions() -> Predictions:
 
 
 def metrics_of(predictions: Predictions, image_ids: list[int] | None = None) -> Metrics:
+    """Evaluate the predictions on some images, by default on all predicted images."""
     ids = predictions.image_ids if image_ids is None else image_ids
     return coco_metrics(ANNOTATIONS, predictions.bbox, predictions.segm, ids)
 
 
-def by_hand(file: Path, kind: str, image_ids: list[int] | None = None, category: int | None = None) -> list[float]:
-    """As the COCO website tells one to do it."""
+def pycocotools_metrics(
+    file: Path, kind: str, image_ids: list[int] | None = None, category: int | None = None
+) -> list[float]:
+    """Evaluate a results file by pycocotools directly, as COCO's website describes."""
     truth = COCO(str(ANNOTATIONS))
     evaluation = COCOeval(truth, truth.loadRes(str(file)), kind)
     if image_ids is not None:
@@ -54,7 +57,7 @@ def test_metrics_equal_pycocotools_on_the_written_files(
 ) -> None:
     metrics = metrics_of(predictions, predictions.image_ids[:part])
     write_predictions(tmp_path, predictions)
-    expected = by_hand(tmp_path / f"{kind}.json", kind, predictions.image_ids[:part])
+    expected = pycocotools_metrics(tmp_path / f"{kind}.json", kind, predictions.image_ids[:part])
     ours = metrics.bbox if kind == "bbox" else metrics.segm
     assert list(ours) == list(METRIC_NAMES)
     assert [ours[name] for name in METRIC_NAMES] == expected
@@ -66,10 +69,11 @@ def test_category_ap_equals_pycocotools_on_that_category_alone(predictions: Pred
     metrics = metrics_of(predictions)
     write_predictions(tmp_path, predictions)
     for kind in ("bbox", "segm"):
-        assert metrics.per_category[kind]["person"] == by_hand(tmp_path / f"{kind}.json", kind, category=1)[0]
-        # The last of COCO's ids, 90, is the 80th category: ids have gaps.
+        file = tmp_path / f"{kind}.json"
+        assert metrics.per_category[kind]["person"] == pycocotools_metrics(file, kind, category=1)[0]
+        # COCO's ids have gaps: the last one, 90, is the 80th category.
         assert metrics.per_category[kind]["toothbrush"] == pytest.approx(
-            _or_none(by_hand(tmp_path / f"{kind}.json", kind, category=90)[0])
+            _or_none(pycocotools_metrics(file, kind, category=90)[0])
         )
         assert len(metrics.per_category[kind]) == 80
 
@@ -79,21 +83,21 @@ def _or_none(value: float) -> float | None:
 
 
 @needs_coco_tiny
-def test_evaluation_leaves_predictions_as_they_are(predictions: Predictions) -> None:
+def test_evaluation_does_not_change_the_predictions(predictions: Predictions) -> None:
     before = json.dumps([predictions.bbox, predictions.segm])
     metrics_of(predictions)
     assert json.dumps([predictions.bbox, predictions.segm]) == before
 
 
 @needs_coco_tiny
-def test_no_detections_at_all_give_zero(predictions: Predictions) -> None:
+def test_metrics_without_detections_are_zero(predictions: Predictions) -> None:
     metrics = coco_metrics(ANNOTATIONS, [], [], predictions.image_ids)
     assert metrics.bbox["AP"] == 0.0 and metrics.segm["AR100"] == 0.0
     assert metrics.per_category["segm"]["person"] == 0.0
 
 
 @needs_coco_tiny
-def test_what_the_images_do_not_show_has_no_value(predictions: Predictions) -> None:
+def test_ap_of_a_category_without_objects_is_none(predictions: Predictions) -> None:
     truth = COCO(str(ANNOTATIONS))
     with_elephant = set(truth.getImgIds(catIds=truth.getCatIds(catNms=["elephant"])))
     without = [image_id for image_id in predictions.image_ids if image_id not in with_elephant]
@@ -101,13 +105,13 @@ def test_what_the_images_do_not_show_has_no_value(predictions: Predictions) -> N
 
 
 @needs_coco_tiny
-def test_no_images_have_no_metrics(predictions: Predictions) -> None:
+def test_metrics_without_images_are_none(predictions: Predictions) -> None:
     metrics = coco_metrics(ANNOTATIONS, [], [], [])
     assert set(metrics.bbox.values()) == {None}
 
 
 @needs_coco_tiny
-def test_pycocotools_prints_into_the_log(
+def test_output_of_pycocotools_goes_to_the_log(
     predictions: Predictions, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="htc"):
@@ -117,8 +121,8 @@ def test_pycocotools_prints_into_the_log(
     assert len(table) == 12
 
 
-def test_small_objects_are_told_by_their_mask(tmp_path: Path) -> None:
-    """A thin object in a large box: AP of its mask counts it as small, as its annotated area does."""
+def test_size_of_objects_is_the_area_of_their_mask(tmp_path: Path) -> None:
+    """A thin object in a large box is small for the AP of masks, because its annotated area is."""
     mask = encode_region(np.eye(200, dtype=bool), 0, 0, 200, 200)
     annotation = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 200, "bbox": [0, 0, 200, 200]}
     file = tmp_path / "annotations.json"
@@ -138,13 +142,13 @@ def test_small_objects_are_told_by_their_mask(tmp_path: Path) -> None:
     assert metrics.segm["APs"] == pytest.approx(1.0) and metrics.segm["APl"] is None
 
 
-def test_categories_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_categories_with_the_same_name_are_distinguished_by_their_ids(tmp_path: Path) -> None:
     file = tmp_path / "annotations.json"
     categories = [{"id": 1, "name": "part"}, {"id": 5, "name": "part"}]
     file.write_text(json.dumps({"images": [], "categories": categories, "annotations": []}))
     assert set(coco_metrics(file, [], [], []).per_category["bbox"]) == {"part (1)", "part (5)"}
 
 
-def test_missing_annotations_are_named(tmp_path: Path) -> None:
+def test_missing_annotation_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"instances_none\.json does not exist"):
         coco_metrics(tmp_path / "instances_none.json", [], [], [])

@@ -1,4 +1,4 @@
-"""Predictions over a data set: COCO's format, every image once, and a speed that says what it is of."""
+"""Predictions over a data set: COCO's result format, every image once, and the speed with its conditions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from htc.config.schema import EvalConfig
-from htc.evaluation import inference as evaluate
+from htc.evaluation import inference
 from htc.evaluation.inference import (
     Conditions,
     Predictions,
@@ -30,7 +30,7 @@ CONDITIONS = Conditions("a processor", 1, 1, "fp32", [32, 32])
 
 
 class Clock:
-    """Stands for the real one where speeds are told: a busy machine must not change them."""
+    """Replaces the real clock where a test checks speeds, so that a busy machine does not change them."""
 
     seconds = 0.0
 
@@ -42,9 +42,10 @@ CLOCK = Clock()
 
 
 class OneBox(torch.nn.Module):
-    """Finds one object in every image that is not black, at a place given by the first pixel."""
+    """Detects one object in every image whose first pixel is not black; the pixel's value is the box's left edge."""
 
     seconds = 0.0
+    """Time that a prediction takes on CLOCK."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,25 +83,25 @@ def test_results_are_in_cocos_format_with_cocos_own_category_ids() -> None:
     assert (box["image_id"], box["category_id"]) == (42, 13)
     assert (mask["image_id"], mask["category_id"]) == (42, 13)
     assert set(mask) == {"image_id", "category_id", "score", "segmentation"}
-    # Every digit of float32 is kept: rounded coordinates would move the metrics.
+    # Coordinates keep all digits of float32: rounding would change the metrics.
     assert box["bbox"] == [5.0, 1.25, float(np.float32(15.1) - np.float32(5.0)), 7.5]
     assert box["score"] == float(np.float32(0.123456789))
     assert mask["segmentation"]["size"] == [40, 60]
     assert coco_mask.toBbox(mask["segmentation"]).tolist() == [5.0, 1.0, 10.0, 8.0]
 
 
-def test_images_without_a_detection_are_evaluated_too() -> None:
+def test_images_without_a_detection_are_evaluated() -> None:
     predictions = predict(OneBox(), [[sample(1, 0), sample(2, 3)], [sample(3, 0)]])
     assert predictions.image_ids == [1, 2, 3]
     assert [result["image_id"] for result in predictions.bbox] == [2]
 
 
-def test_no_images_at_all() -> None:
+def test_empty_data_set_has_no_predictions_and_no_speed() -> None:
     predictions = predict(OneBox(), [])
     assert predictions.image_ids == [] and predictions.speed.fps is None
 
 
-def test_model_predicts_in_evaluation_mode_and_is_left_as_it_was() -> None:
+def test_model_predicts_in_evaluation_mode_and_returns_to_its_mode() -> None:
     model = OneBox().train()
     predict(model, [[sample(1, 1)]])
     assert model.modes == [False] and model.grads == [False] and model.training
@@ -110,13 +111,13 @@ def test_model_predicts_in_evaluation_mode_and_is_left_as_it_was() -> None:
 
 
 def test_progress_counts_images() -> None:
-    seen: list[int] = []
+    counts: list[int] = []
     batches = [[sample(1, 1), sample(2, 1)], [sample(3, 1)]]
-    predict_dataset(OneBox(), batches, EvalConfig(), category_ids=[1, 2], device=CPU, progress=seen.append)
-    assert seen == [2, 3]
+    predict_dataset(OneBox(), batches, EvalConfig(), category_ids=[1, 2], device=CPU, progress=counts.append)
+    assert counts == [2, 3]
 
 
-def test_written_files_hold_the_predictions(tmp_path: Path) -> None:
+def test_written_files_contain_the_predictions(tmp_path: Path) -> None:
     predictions = predict(OneBox(), [[sample(1, 3), sample(2, 4)]])
     write_predictions(tmp_path / "predictions", predictions)
     assert json.loads((tmp_path / "predictions" / "bbox.json").read_text()) == predictions.bbox
@@ -124,12 +125,12 @@ def test_written_files_hold_the_predictions(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "predictions").iterdir()) == ["bbox.json", "segm.json"]
 
 
-def test_written_files_are_lists_when_nothing_was_found(tmp_path: Path) -> None:
+def test_written_files_are_empty_lists_without_detections(tmp_path: Path) -> None:
     write_predictions(tmp_path, predict(OneBox(), [[sample(1, 0)]]))
     assert json.loads((tmp_path / "bbox.json").read_text()) == []
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     predictions = predict(OneBox(), [[sample(1, 3)]])
     write_predictions(tmp_path, predictions)
     before = (tmp_path / "bbox.json").read_text()
@@ -140,7 +141,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bbox.json", "segm.json"]
 
 
-def test_detections_of_an_image_come_back_for_drawing() -> None:
+def test_detections_of_an_image_are_returned_for_drawing() -> None:
     predictions = predict(OneBox(), [[sample(1, 3)], [sample(2, 4)]])
     found = predictions.of_image(2, [7, 13])
     assert found.boxes == pytest.approx(np.array([[4.0, 1.25, 14.1, 8.75]]), abs=1e-5)
@@ -148,8 +149,8 @@ def test_detections_of_an_image_come_back_for_drawing() -> None:
     assert len(predictions.of_image(99, [7, 13]).boxes) == 0
 
 
-def test_processes_together_predict_every_image_once() -> None:
-    """The last rounds of a distributed sampler give an image to two processes."""
+def test_image_predicted_by_two_processes_is_merged_once() -> None:
+    """A distributed sampler can give an image to two processes at the end of the data."""
     first = predict(OneBox(), [[sample(1, 3)], [sample(2, 4)]])
     second = predict(OneBox(), [[sample(3, 3)], [sample(1, 3)]])
     merged = merge_predictions([first, second])
@@ -159,8 +160,8 @@ def test_processes_together_predict_every_image_once() -> None:
     assert merged.speed == first.speed
 
 
-def test_speed_is_that_of_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "time", CLOCK)
+def test_speed_does_not_count_the_reading_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "time", CLOCK)
     model = OneBox()
     model.seconds = 0.02
 
@@ -170,11 +171,11 @@ def test_speed_is_that_of_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> No
             yield [sample(image_id, 1)]
 
     predictions = predict_dataset(model, loader(), EvalConfig(), category_ids=[1, 2], device=CPU)
-    # 50 images a second without reading, 20 with it.
+    # 50 images per second without reading, 20 with it.
     assert predictions.speed.fps == pytest.approx(50)
 
 
-def test_speed_leaves_the_first_images_out() -> None:
+def test_speed_does_not_count_the_first_images() -> None:
     slow_start = [(1, 10.0)] * 5 + [(1, 0.5)] * 95
     assert measure_speed(slow_start, CONDITIONS) == Speed(2.0, 95, 5, CONDITIONS)
     assert measure_speed([(1, 10.0)] * 2 + [(1, 0.5)] * 18, CONDITIONS) == Speed(2.0, 18, 2, CONDITIONS)
@@ -182,7 +183,7 @@ def test_speed_leaves_the_first_images_out() -> None:
     assert measure_speed([(64, 10.0)], CONDITIONS) == Speed(6.4, 64, 0, CONDITIONS)
 
 
-def test_speed_says_its_conditions() -> None:
+def test_speed_includes_its_conditions() -> None:
     batches = [[sample(1, 1, (40, 60)), sample(2, 1, (40, 60))], [sample(3, 1, (80, 60))]]
     conditions = predict(OneBox(), batches).speed.conditions
     assert conditions.batch_size == 2 and conditions.precision == "fp32" and conditions.input_size == [80, 120]

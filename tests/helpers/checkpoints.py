@@ -1,4 +1,4 @@
-"""Small real checkpoints of other frameworks, as those would have written them."""
+"""Small checkpoints in the formats of other frameworks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ODD_WEIGHTS = st.lists(st.integers(0, 9), max_size=5).map(torch.zeros) | st.samp
 
 @contextmanager
 def foreign_module(name: str, *members: type | Callable[..., Any]) -> Iterator[None]:
-    """For as long as it takes to pickle them, the members are those of a module that is not installed."""
+    """Inside the block, make the members importable from a module that is not installed, so that pickle names it."""
     parts = name.split(".")
     added = [".".join(parts[: i + 1]) for i in range(len(parts)) if ".".join(parts[: i + 1]) not in sys.modules]
     for each in added:
@@ -48,17 +48,18 @@ def foreign_module(name: str, *members: type | Callable[..., Any]) -> Iterator[N
 
 
 def imported_config(**model: Any) -> Config:
-    """A tiny network with batch norms, which MMDetection has too."""
+    """Return the configuration of a tiny network that MMDetection can express, with batch norms."""
     config = tiny_config(**model)
     config.backbone.norm = Norm.bn
-    config.data.semantic_classes = 100  # more than COCO's categories
+    # More than COCO's 80 categories, with which some of these networks are built.
+    config.data.semantic_classes = 100
     check(config)
     derive(config)
     return config
 
 
 def random_detector(config: Config, num_classes: int = 3, seed: int = 0) -> Detector:
-    """A detector whose every tensor is random, counters and statistics included."""
+    """Return a detector in which every tensor is random, including batch counters and stored statistics."""
     model = tiny_detector(config, seed, num_classes)
     torch.manual_seed(seed)
     for name, value in model.state_dict().items():
@@ -71,20 +72,21 @@ def random_detector(config: Config, num_classes: int = 3, seed: int = 0) -> Dete
     return model
 
 
-def their_state(model: Detector, counted: bool = True) -> dict[str, Tensor]:
-    """The model's tensors by MMDetection's names, in another order than ours."""
-    named = {their_name(name, counted): value for name, value in model.state_dict().items()}
+def their_state(model: Detector, numbered_heads: bool = True) -> dict[str, Tensor]:
+    """Return the model's tensors by MMDetection's names, in another order than ours."""
+    named = {their_name(name, numbered_heads): value for name, value in model.state_dict().items()}
     assert None not in named
     return {str(name): named[name] for name in sorted(named, reverse=True, key=str)}
 
 
 def save(path: Path, content: Any, *, legacy: bool = False) -> Path:
+    """Write a file by torch.save, in the zip format or in the legacy format; return its path."""
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     return path
 
 
 def assert_same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    """Same names, types and bits."""
+    """Assert that names, dtypes, shapes and values are equal."""
     assert set(one) == set(other)
     for name, value in one.items():
         assert value.dtype == other[name].dtype, name

@@ -1,4 +1,4 @@
-"""A real piece of COCO for the tests of evaluation, and its ground truth turned into imperfect detections."""
+"""A small part of COCO for the tests of evaluation, and imperfect detections made from its ground truth."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ needs_coco_tiny = pytest.mark.skipif(
 
 
 def category_ids() -> list[int]:
+    """Return COCO's category ids, in ascending order."""
     return sorted(category["id"] for category in json.loads(ANNOTATIONS.read_text())["categories"])
 
 
 class PerturbedTruth:
-    """Finds what is annotated, but with boxes a little off, some objects missed and some of the wrong class.
+    """A predictor that returns the ground truth with errors: shifted boxes, missed objects and wrong classes.
 
-    Masks are the true ones, cropped to the moved box at 28 x 28.
+    Masks are the true ones, cropped to the shifted boxes at 28 x 28.
     """
 
     def __init__(self, images: int | None = None, seed: int = 0) -> None:
@@ -37,17 +38,16 @@ class PerturbedTruth:
         self.ids: list[int] = sorted(self.truth.getImgIds())[:images]
         self.labels = {category: label for label, category in enumerate(category_ids())}
         self.random = np.random.default_rng(seed)
-        self.asked: list[int] = []
 
     def samples(self) -> list[Sample]:
-        """One image a sample; the first pixel says which, as the detector sees pixels alone."""
-        made = []
-        for place, image_id in enumerate(self.ids):
+        """Return one sample per image; its first pixel is the index of the image, by which `predict` recognises it."""
+        samples = []
+        for index, image_id in enumerate(self.ids):
             info: dict[str, Any] = self.truth.loadImgs(image_id)[0]
             image = torch.zeros(3, info["height"] // 2, info["width"] // 2, dtype=torch.uint8)
-            image[0, 0, 0] = place
-            made.append(Sample(image, image_id, (info["height"], info["width"])))
-        return made
+            image[0, 0, 0] = index
+            samples.append(Sample(image, image_id, (info["height"], info["width"])))
+        return samples
 
     def predict(
         self, images: list[torch.Tensor], original_sizes: list[tuple[int, int]], settings: Any
@@ -57,14 +57,14 @@ class PerturbedTruth:
         ]
 
     def detect(self, image_id: int, size: tuple[int, int]) -> Detections:
-        self.asked.append(image_id)
+        """Return the erroneous detections of an image of `size` (height, width)."""
         boxes, labels, masks = [], [], []
         for annotation in self.truth.loadAnns(self.truth.getAnnIds(image_id)):
             if annotation["iscrowd"] or self.random.random() < 0.2:
                 continue
             x, y, w, h = annotation["bbox"]
-            moved = np.array([x, y, x + w, y + h]) + self.random.normal(0, 0.06, 4) * [w, h, w, h]
-            left, top, right, bottom = np.clip(moved, 0, [size[1], size[0]] * 2)
+            shifted = np.array([x, y, x + w, y + h]) + self.random.normal(0, 0.06, 4) * [w, h, w, h]
+            left, top, right, bottom = np.clip(shifted, 0, [size[1], size[0]] * 2)
             if right - left < 1 or bottom - top < 1:
                 continue
             rows = np.clip((top + (np.arange(28) + 0.5) * (bottom - top) / 28).astype(int), 0, size[0] - 1)

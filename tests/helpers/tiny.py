@@ -1,4 +1,4 @@
-"""A network small enough to train in a test, and random images and objects for it."""
+"""A network that is small enough to be trained in a test, with random images and objects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEMANTIC_CLASSES = 6
 
 
 def tiny_config(**model: Any) -> Config:
-    """A whole configuration with derived values filled in; `model` sets keys of its ModelConfig."""
+    """Return a complete configuration with derived values filled in; keywords set fields of its ModelConfig."""
     rpn = RPNConfig(
         anchor_scale=4, anchors_per_image=32, train_pre_nms=50, train_proposals=40, test_pre_nms=50, test_proposals=30
     )
@@ -52,17 +52,19 @@ def tiny_config(**model: Any) -> Config:
 
 
 def tiny_detector(config: Config, seed: int = 0, num_classes: int = NUM_CLASSES) -> Detector:
+    """Build the network of a configuration with random weights that depend on `seed` only."""
     torch.manual_seed(seed)
     return build_detector(config, num_classes)
 
 
 def tiny_image(height: int = 64, width: int = 96, seed: int = 0) -> Tensor:
+    """Return an image [3, height, width] uint8 of random pixels."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 
 def tiny_targets(height: int = 64, width: int = 96, number: int = 3, seed: int = 0) -> Targets:
-    """`number` rectangles with random classes, and random semantic labels with some pixels ignored."""
+    """Return `number` rectangular objects with random classes, and random semantic labels with some ignored pixels."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(number, 2, generator=generator) * torch.tensor([width, height]) * 0.5
     sides = 12 + torch.rand(number, 2, generator=generator) * torch.tensor([width, height]) * 0.35
@@ -77,11 +79,12 @@ def tiny_targets(height: int = 64, width: int = 96, number: int = 3, seed: int =
 
 
 def tiny_batch(number: int = 3) -> tuple[list[Tensor], list[Targets]]:
-    """Two images of different sizes, each with `number` objects."""
+    """Return two images of different sizes and their targets, each with `number` objects."""
     sizes = [(64, 96), (80, 72)]
     images = [tiny_image(*size, seed=i) for i, size in enumerate(sizes)]
     return images, [tiny_targets(*size, number=number, seed=i) for i, size in enumerate(sizes)]
 
 
 def without_objects(targets: Targets) -> Targets:
+    """Return the targets of an image without its objects; the semantic labels stay."""
     return replace(targets, boxes=targets.boxes[:0], labels=targets.labels[:0], masks=targets.masks[:0])

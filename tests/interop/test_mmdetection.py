@@ -1,4 +1,4 @@
-"""MMDetection's checkpoints: recognised, loaded, and written back tensor by tensor."""
+"""Checkpoints of MMDetection: recognition, import and lossless export."""
 
 from __future__ import annotations
 
@@ -60,17 +60,18 @@ def detector(variant: str) -> tuple[Config, Detector]:
 
 
 def their_file(path: Path, variant: str = "htc") -> tuple[Path, Detector]:
-    """A checkpoint of MMDetection 3.x without settings, and the same model as ours."""
+    """Write a checkpoint of MMDetection 3.x without a configuration; return its path and the model that it contains."""
     config, model = detector(variant)
-    counted = config.model.num_stages > 1 or config.model.semantic
-    return save(path, {"state_dict": their_state(model, counted)}), model
+    numbered_heads = config.model.num_stages > 1 or config.model.semantic
+    return save(path, {"state_dict": their_state(model, numbered_heads)}), model
 
 
 def load(path: Path, *overrides: str, **arguments: str) -> TrainedModel:
     return load_trained_model({"checkpoint": str(path), **arguments}, list(overrides))
 
 
-def refuse(path: Path, *overrides: str) -> str:
+def refusal(path: Path, *overrides: str) -> str:
+    """Return the message of the UserError that loading the file raises."""
     with pytest.raises(UserError) as caught:
         load(path, *overrides)
     sentence = str(caught.value)
@@ -86,7 +87,7 @@ def bottleneck_detector(**backbone: Any) -> tuple[Config, Detector]:
 
 
 @EVERY_VARIANT
-def test_a_checkpoint_of_mmdetection_comes_back_bit_for_bit(tmp_path: Path, variant: str) -> None:
+def test_import_and_export_of_an_mmdetection_checkpoint_are_lossless(tmp_path: Path, variant: str) -> None:
     path, _ = their_file(tmp_path / "theirs.pth", variant)
     ours = convert({"checkpoint": str(path), "out": str(tmp_path / "ours.pt")}, [])
     back = convert({"checkpoint": str(ours), "out": str(tmp_path / "back.pth")}, [])
@@ -94,7 +95,7 @@ def test_a_checkpoint_of_mmdetection_comes_back_bit_for_bit(tmp_path: Path, vari
 
 
 @EVERY_VARIANT
-def test_the_network_is_inferred_from_the_tensors(tmp_path: Path, variant: str) -> None:
+def test_network_is_inferred_from_the_tensors(tmp_path: Path, variant: str) -> None:
     path, model = their_file(tmp_path / "theirs.pth", variant)
     trained = load(path)
     assert_same_tensors(trained.model.state_dict(), model.state_dict())
@@ -106,7 +107,7 @@ def test_the_network_is_inferred_from_the_tensors(tmp_path: Path, variant: str) 
 
 
 @EVERY_VARIANT
-def test_our_checkpoint_comes_back_bit_for_bit(tmp_path: Path, variant: str) -> None:
+def test_export_and_import_of_our_checkpoint_are_lossless(tmp_path: Path, variant: str) -> None:
     path, model = their_file(tmp_path / "theirs.pth", variant)
     ours = convert({"checkpoint": str(path), "out": str(tmp_path / "ours.pt")}, [])
     theirs = convert({"checkpoint": str(ours), "out": str(tmp_path / "back.pth")}, [])
@@ -118,8 +119,8 @@ def test_our_checkpoint_comes_back_bit_for_bit(tmp_path: Path, variant: str) -> 
 
 
 @pytest.mark.parametrize("variant", ["htc", "mask_rcnn"])
-def test_settings_survive_the_way_there_and_back(tmp_path: Path, variant: str) -> None:
-    """What tensors do not tell goes through the configuration's text."""
+def test_settings_survive_export_and_import(tmp_path: Path, variant: str) -> None:
+    """Settings that tensors do not show are written to the text of the configuration and read from it."""
     path, _ = their_file(tmp_path / "theirs.pth", variant)
     changes = [
         "backbone.bgr=true", "backbone.pixel_mean=[1,2,3]", "backbone.pixel_std=[4,5,6]", "eval.score_threshold=0.001",
@@ -144,7 +145,7 @@ def test_settings_survive_the_way_there_and_back(tmp_path: Path, variant: str) -
     assert (after.data.short_side, after.data.long_side) == (600, 900)
 
 
-def test_detections_are_those_of_the_model_that_was_exported(tmp_path: Path) -> None:
+def test_detections_equal_those_of_the_exported_model(tmp_path: Path) -> None:
     config, model = detector("htc")
     path = save(tmp_path / "theirs.pth", {"state_dict": their_state(model)})
     trained = load(
@@ -160,7 +161,7 @@ def test_detections_are_those_of_the_model_that_was_exported(tmp_path: Path) -> 
     assert config.model.mask_flow
 
 
-def test_deformable_and_caffe_bottlenecks_come_back_bit_for_bit(tmp_path: Path) -> None:
+def test_import_and_export_of_deformable_and_caffe_bottlenecks_are_lossless(tmp_path: Path) -> None:
     _, model = bottleneck_detector(deformable_stages=[2, 3, 4], style=Style.caffe)
     path = save(tmp_path / "theirs.pth", {"state_dict": their_state(model)})
     ours = convert({"checkpoint": str(path), "out": str(tmp_path / "ours.pt")}, ["backbone.style=caffe"])
@@ -177,11 +178,12 @@ def without_counter(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def early_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As MMDetection 2.0 called deformable convolutions."""
+    """Rename the offsets of deformable convolutions to their names in MMDetection 2.0."""
     return {name.replace(".conv2.conv_offset.", ".conv2_offset."): value for name, value in state.items()}
 
 
 def distributed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the prefix of a model that is wrapped in DistributedDataParallel."""
     return {f"module.{name}": value for name, value in state.items()}
 
 
@@ -197,7 +199,7 @@ def test_every_form_of_a_file_gives_the_same_model(
 
 
 def test_file_without_counters_loads_and_is_exported_with_them(tmp_path: Path) -> None:
-    """Batch norms of PyTorch before 0.4.1 counted nothing."""
+    """Batch norms before PyTorch 0.4.1 do not count their batches."""
     _, model = detector("htc")
     path = save(tmp_path / "theirs.pth", without_counter(their_state(model)))
     trained = load(path)
@@ -206,8 +208,8 @@ def test_file_without_counters_loads_and_is_exported_with_them(tmp_path: Path) -
     assert set(load_tensors(exported, "checkpoint")["state_dict"]) == set(their_state(model))
 
 
-def test_tensors_without_use_come_back_too(tmp_path: Path) -> None:
-    """An embedding in the first mask head, which nothing feeds, and the pixels' statistics."""
+def test_unused_tensors_are_exported_again(tmp_path: Path) -> None:
+    """An embedding in the first mask head, which has no preceding stage, and the mean of the pixels."""
     _, model = detector("htc")
     extra = {
         "roi_head.mask_head.0.conv_res.conv.weight": torch.randn(8, 8, 1, 1),
@@ -220,7 +222,7 @@ def test_tensors_without_use_come_back_too(tmp_path: Path) -> None:
     assert_same_tensors(load_tensors(back, "checkpoint")["state_dict"], {**their_state(model), **extra})
 
 
-def test_mask_flow_that_the_configuration_turns_off_is_off_and_its_tensors_come_back(tmp_path: Path) -> None:
+def test_mask_flow_turned_off_by_the_configuration_is_off_and_its_tensors_are_exported_again(tmp_path: Path) -> None:
     path, _ = their_file(tmp_path / "plain.pth")
     text = "model = dict(roi_head=dict(mask_info_flow=False, interleaved=False))"
     state = load_tensors(path, "checkpoint")["state_dict"]
@@ -233,20 +235,22 @@ def test_mask_flow_that_the_configuration_turns_off_is_off_and_its_tensors_come_
     assert_same_tensors(load_tensors(back, "checkpoint")["state_dict"], state)
 
 
-@pytest.mark.parametrize("name", ["htc/x.py\\nmodel = dict(test_cfg=dict(rcnn=dict(max_per_img=55)))", ""])
-def test_configuration_of_2_x_is_under_another_key(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("text", ["htc/x.py\\nmodel = dict(test_cfg=dict(rcnn=dict(max_per_img=55)))", ""])
+def test_configuration_of_2_x_is_read_from_its_own_key(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     path, _ = their_file(tmp_path / "plain.pth")
     state = load_tensors(path, "checkpoint")["state_dict"]
-    path = save(tmp_path / "theirs.pth", {"state_dict": state, "meta": {"config": name.replace("\\n", "\n")}})
+    path = save(tmp_path / "theirs.pth", {"state_dict": state, "meta": {"config": text.replace("\\n", "\n")}})
     trained = load(path)
-    assert trained.config.eval.max_detections == (55 if name else 100)
-    assert ("carries no configuration" in caplog.text) == (not name)
+    assert trained.config.eval.max_detections == (55 if text else 100)
+    assert ("carries no configuration" in caplog.text) == (not text)
     assert "inferred: model=htc backbone=resnet18 backbone.width=8 model.num_stages=3" in caplog.text
     assert "3 classes" in caplog.text
 
 
-def test_what_the_user_says_goes_over_what_the_file_says(tmp_path: Path) -> None:
+def test_overrides_of_the_user_win_over_the_configuration_in_the_file(tmp_path: Path) -> None:
     path, _ = their_file(tmp_path / "plain.pth")
     state = load_tensors(path, "checkpoint")["state_dict"]
     text = "model = dict(test_cfg=dict(rcnn=dict(max_per_img=55, score_thr=0.2)))"
@@ -262,11 +266,11 @@ def test_what_the_user_says_goes_over_what_the_file_says(tmp_path: Path) -> None
     "meta", [{"dataset_meta": {"classes": ("a", "b", "c")}}, {"dataset_meta": {"CLASSES": ["a", "b", "c"]}},
              {"CLASSES": ("a", "b", "c")}, {"CLASSES": ("a", "b")}, {"dataset_meta": 3, "CLASSES": None}],
 )  # fmt: skip
-def test_class_names_are_taken_where_they_fit(tmp_path: Path, meta: dict[str, Any]) -> None:
+def test_class_names_are_used_if_their_number_fits(tmp_path: Path, meta: dict[str, Any]) -> None:
     _, model = detector("htc")
     trained = load(save(tmp_path / "theirs.pth", {"state_dict": their_state(model), "meta": meta}))
-    told = any(len(names or ()) == 3 for names in (meta.get("CLASSES"), *dict_values(meta.get("dataset_meta"))))
-    assert trained.category_names == (["a", "b", "c"] if told else ["class 1", "class 2", "class 3"])
+    fits = any(len(names or ()) == 3 for names in (meta.get("CLASSES"), *dict_values(meta.get("dataset_meta"))))
+    assert trained.category_names == (["a", "b", "c"] if fits else ["class 1", "class 2", "class 3"])
     assert trained.category_ids is None
 
 
@@ -274,7 +278,7 @@ def dict_values(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else ()
 
 
-def test_eighty_classes_without_names_are_coco(tmp_path: Path) -> None:
+def test_eighty_classes_without_names_are_cocos(tmp_path: Path) -> None:
     config = imported_config(**CASCADE)
     model = random_detector(config, num_classes=80)
     trained = load(save(tmp_path / "theirs.pth", {"state_dict": their_state(model)}))
@@ -284,7 +288,7 @@ def test_eighty_classes_without_names_are_coco(tmp_path: Path) -> None:
 
 
 class MetaDict(dict[str, Any]):
-    """A configuration of a framework."""
+    """A class of a framework for configurations."""
 
 
 def test_meta_of_a_foreign_class_is_read(tmp_path: Path) -> None:
@@ -300,24 +304,25 @@ def test_meta_of_a_foreign_class_is_read(tmp_path: Path) -> None:
 
 
 def changed(state: dict[str, Tensor], **changes: Tensor | None) -> dict[str, Tensor]:
-    made = {**state, **{name.replace("__", "."): value for name, value in changes.items()}}
-    return {name: value for name, value in made.items() if value is not None}
+    """Replace, add or remove (None) tensors; `__` in a keyword stands for a dot."""
+    result = {**state, **{name.replace("__", "."): value for name, value in changes.items()}}
+    return {name: value for name, value in result.items() if value is not None}
 
 
-# What is done to the tensors, and what the sentence that refuses them names.
-MISFITS: dict[str, tuple[dict[str, Tensor | None], list[str]]] = {
+# Changes of the tensors, and parts of the message that refuses the file.
+MISMATCHES: dict[str, tuple[dict[str, Tensor | None], list[str]]] = {
     "missing": ({"neck__fpn_convs__2__conv__bias": None}, ["1 missing", "neck.fpn_convs.2.conv.bias"]),
     "unexpected": (
         {"roi_head__mask_iou_head__fc__weight": torch.zeros(2)}, ["1 unexpected", "roi_head.mask_iou_head.fc.weight"],
     ),
-    "known name too many": (
+    "unexpected level of the pyramid": (
         {"neck__fpn_convs__4__conv__bias": torch.zeros(8)}, ["1 unexpected", "neck.fpn_convs.4.conv.bias"],
     ),
     "shape": (
         {"roi_head__bbox_head__1__fc_cls__bias": torch.zeros(9)},
         ["1 of another shape", "roi_head.bbox_head.1.fc_cls.bias: [9] instead of [4]"],
     ),
-    "two names of one": ({"module__roi_head__bbox_head__0__fc_cls__bias": torch.zeros(4)}, ["ambiguous"]),
+    "two names of the same tensor": ({"module__roi_head__bbox_head__0__fc_cls__bias": torch.zeros(4)}, ["ambiguous"]),
     "no mask heads": (
         {f"roi_head__mask_head__{i}__conv_logits__weight": None for i in range(3)}, ["3 box and 0 mask heads"],
     ),
@@ -326,11 +331,11 @@ MISFITS: dict[str, tuple[dict[str, Tensor | None], list[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mismatch", MISFITS)
+@pytest.mark.parametrize("mismatch", MISMATCHES)
 def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path: Path, mismatch: str) -> None:
-    changes, parts = MISFITS[mismatch]
+    changes, parts = MISMATCHES[mismatch]
     _, model = detector("htc")
-    sentence = refuse(save(tmp_path / "theirs.pth", {"state_dict": changed(their_state(model), **changes)}))
+    sentence = refusal(save(tmp_path / "theirs.pth", {"state_dict": changed(their_state(model), **changes)}))
     for part in parts:
         assert part in sentence
 
@@ -340,7 +345,7 @@ def test_modulated_deformable_convolutions_are_refused(tmp_path: Path) -> None:
     state = their_state(model)
     name = "backbone.layer4.0.conv2.conv_offset.bias"
     assert name in state
-    assert name in refuse(save(tmp_path / "theirs.pth", {**state, name: torch.zeros(27)}))
+    assert name in refusal(save(tmp_path / "theirs.pth", {**state, name: torch.zeros(27)}))
 
 
 @pytest.mark.parametrize(
@@ -355,15 +360,15 @@ def test_modulated_deformable_convolutions_are_refused(tmp_path: Path) -> None:
         (torch.zeros(2), "a Tensor"),
     ],
 )
-def test_what_is_no_known_detector_is_refused(tmp_path: Path, content: Any, part: str) -> None:
-    assert part in refuse(save(tmp_path / "odd.pth", content))
+def test_file_without_a_known_detector_is_refused(tmp_path: Path, content: Any, part: str) -> None:
+    assert part in refusal(save(tmp_path / "odd.pth", content))
 
 
 @pytest.mark.parametrize("variant", ["htc", "mask_rcnn"])
 def test_names_translate_in_both_directions(variant: str) -> None:
     config, model = detector(variant)
     for name in model.state_dict():
-        theirs = their_name(name, counted=config.model.num_stages > 1)
+        theirs = their_name(name, numbered_heads=config.model.num_stages > 1)
         assert theirs is not None
         assert our_name(theirs) == name
 
@@ -380,10 +385,10 @@ def test_names_translate_in_both_directions(variant: str) -> None:
         ("neck.fpn_convs.0.conv.weight", ()),
     ],
 )
-def test_weight_of_a_shape_that_no_weight_has_is_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+def test_weight_of_an_impossible_shape_is_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     state = their_state(detector("htc")[1])
     assert name in state
-    refuse(save(tmp_path / "theirs.pth", {"state_dict": {**state, name: torch.zeros(shape)}}))
+    refusal(save(tmp_path / "theirs.pth", {"state_dict": {**state, name: torch.zeros(shape)}}))
 
 
 MODELS = {variant: their_state(detector(variant)[1], variant == "htc") for variant in ("htc", "mask_rcnn")}

@@ -1,4 +1,4 @@
-"""The text of MMDetection's configurations: read where it is plain, never run, and never in the way."""
+"""The text of MMDetection's configurations: plain values are read, code is never run, and hostile text is harmless."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from htc.interop.mmdetection_config import parse_config, read_settings
 from tests.helpers.fuzzing import fuzz
 
-# What a checkpoint of MMDetection 2.x carries: paths of files, and what the later ones change in the earlier.
-TWO = """\
+# As in a checkpoint of MMDetection 2.x: several files below their paths; later files update the values of earlier ones.
+VERSION_2 = """\
 /mmdetection/configs/_base_/models/htc_r50_fpn.py
 model = dict(
     type='HybridTaskCascade',
@@ -47,7 +47,8 @@ model = dict(pretrained='torchvision://resnet101', backbone=dict(depth=101, styl
 test_cfg = dict(rcnn=dict(max_per_img=10 * 5))
 """
 
-THREE = """\
+# As in a checkpoint of MMDetection 3.x, with code that must not run.
+VERSION_3 = """\
 import os.path as osp
 from mmengine.config import read_base
 lr = float(open('/etc/passwd').read())
@@ -71,8 +72,8 @@ test_pipeline = [dict(type='LoadImageFromFile'), {'type': 'Resize', 'scale': ima
 """
 
 
-def test_files_of_2_x_are_joined_and_their_old_names_are_known() -> None:
-    assert read_settings(TWO) == {
+def test_settings_of_2_x_are_read_from_several_files_and_old_names() -> None:
+    assert read_settings(VERSION_2) == {
         "model.interleaved": True,
         "model.mask_flow": True,
         "model.semantic_fusion": "both",
@@ -97,8 +98,8 @@ def test_files_of_2_x_are_joined_and_their_old_names_are_known() -> None:
     }
 
 
-def test_settings_of_3_x_are_read_around_what_is_no_plain_value() -> None:
-    assert read_settings(THREE) == {
+def test_settings_of_3_x_are_read_and_code_is_skipped() -> None:
+    assert read_settings(VERSION_3) == {
         "model.interleaved": False,
         "model.mask_flow": False,
         "model.semantic_fusion": "mask",
@@ -122,7 +123,7 @@ def test_settings_of_3_x_are_read_around_what_is_no_plain_value() -> None:
     }
 
 
-def test_normalisation_of_the_pipeline_is_read_where_it_stands_nowhere_else() -> None:
+def test_normalisation_in_the_test_pipeline_is_read_if_it_is_the_only_one() -> None:
     text = (
         "test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(900, 500), transforms=["
         "dict(type='Normalize', mean=[1, 2, 3], std=[4, 5, 6], to_rgb=False)])]"
@@ -132,7 +133,7 @@ def test_normalisation_of_the_pipeline_is_read_where_it_stands_nowhere_else() ->
     assert found["backbone.pixel_mean"] == [3, 2, 1]
 
 
-def test_a_later_file_may_replace_instead_of_change() -> None:
+def test_later_file_can_replace_a_dict_instead_of_updating_it() -> None:
     text = "a = dict(b=dict(x=1, y=2), c=3)\na = dict(b=dict(_delete_=True, x=5))"
     assert parse_config(text)["a"] == {"b": {"_delete_": True, "x": 5}, "c": 3}
 
@@ -145,7 +146,7 @@ def test_a_later_file_may_replace_instead_of_change() -> None:
         "dict(**dict(a=open({0!r}, 'w')))", "(x := open({0!r}, 'w'))", "[1][open({0!r}, 'w')]",
     ],
 )  # fmt: skip
-def test_code_in_the_text_is_passed_over(tmp_path: Path, expression: str) -> None:
+def test_code_in_the_text_is_skipped(tmp_path: Path, expression: str) -> None:
     trace = tmp_path / "executed"
     code = expression.format(str(trace))
     assert parse_config(f"a = 1\nb = {code}\nmodel = dict(x={code})\nassert {code}\nc = 2") == {"a": 1, "c": 2}
@@ -181,7 +182,7 @@ HOSTILE = {
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_neither_hangs_nor_harms(name: str) -> None:
+def test_hostile_text_is_read_quickly_and_without_errors(name: str) -> None:
     with warnings.catch_warnings(action="error"):
         read_settings(HOSTILE[name] + "\nlast = 1")
 
@@ -202,7 +203,7 @@ def test_hostile_text_neither_hangs_nor_harms(name: str) -> None:
         "test_pipeline = 3", "model = dict(backbone=dict(norm_cfg=3, style=['caffe']))",
     ],
 )  # fmt: skip
-def test_values_of_another_kind_are_left_out(text: str) -> None:
+def test_values_of_wrong_types_are_ignored(text: str) -> None:
     assert read_settings(text) == {}
 
 
@@ -223,6 +224,6 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | keyed(
 
 @fuzz(300)
 @given(keyed(VALUES))
-def test_any_values_under_the_known_names_are_read_or_left_out(values: dict[str, Any]) -> None:
+def test_any_values_under_the_known_names_are_read_or_ignored(values: dict[str, Any]) -> None:
     read_settings("\n".join(f"{name} = {value!r}" for name, value in values.items()))
     read_settings(f"model = {values!r}")

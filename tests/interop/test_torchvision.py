@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN: the same detections from our network, and a refusal for its other detectors."""
+"""torchvision's Mask R-CNN: our network gives the same detections; torchvision's other detectors are refused."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ def unused_ids() -> list[int]:
 
 @cache
 def their_model(num_classes: int) -> Any:
-    """Random weights that find something: detections of all classes, with masks that are not flat."""
+    """Return a model with random weights that detects objects of many classes, with masks that are not constant."""
     torch.manual_seed(num_classes)
     model: Any = detection.maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=num_classes, min_size=SIZE[0], max_size=SIZE[1],
         box_score_thresh=0.02,
     ).eval()  # fmt: skip
-    detection._utils.overwrite_eps(model, 0.0)  # as the published weights are used
+    # torchvision does this for its published weights.
+    detection._utils.overwrite_eps(model, 0.0)
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if name.endswith("running_var"):
@@ -53,13 +54,14 @@ def their_model(num_classes: int) -> Any:
             nn.init.normal_(model.get_submodule(part).weight, 0, scale)
         classes = model.roi_heads.box_predictor.cls_score
         nn.init.normal_(classes.weight, 0, 8 / num_classes**0.25)
-        # RoIs are much alike: without what they have in common, one class would win everywhere.
-        common: list[Tensor] = []
-        hook = model.roi_heads.box_head.register_forward_hook(lambda *call: common.append(call[2].mean(0)))
+        # The features of all RoIs are similar. Their mean is subtracted, or one class would win everywhere.
+        means: list[Tensor] = []
+        hook = model.roi_heads.box_head.register_forward_hook(lambda *call: means.append(call[2].mean(0)))
         model([image().float() / 255])
         hook.remove()
-        classes.bias.copy_(-classes.weight @ common[0])
-        if num_classes == 91:  # trained weights never find what has no name
+        classes.bias.copy_(-classes.weight @ means[0])
+        if num_classes == 91:
+            # Trained weights never detect the category ids that COCO does not use.
             classes.bias[unused_ids()] = -1000
         nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, 0, 0.05)
         nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, 0, 0.5)
@@ -67,7 +69,7 @@ def their_model(num_classes: int) -> Any:
 
 
 def image() -> Tensor:
-    """Blobs, so that places differ."""
+    """Return an image of smooth blobs, in which the features vary from place to place."""
     small = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
     return (nn.functional.interpolate(small, SIZE, mode="bicubic")[0].clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -76,7 +78,8 @@ def load(path: Path, *overrides: str) -> TrainedModel:
     return load_trained_model({"checkpoint": str(path)}, list(overrides))
 
 
-def refuse(path: Path) -> str:
+def refusal(path: Path) -> str:
+    """Return the message of the UserError that loading the file raises."""
     with pytest.raises(UserError) as caught:
         load(path)
     sentence = str(caught.value)
@@ -86,13 +89,14 @@ def refuse(path: Path) -> str:
 
 
 @pytest.mark.parametrize("num_classes", [91, 5])
-def test_detections_are_those_of_torchvision(tmp_path: Path, num_classes: int) -> None:
+def test_detections_equal_torchvisions(tmp_path: Path, num_classes: int) -> None:
     theirs = their_model(num_classes)
     trained = load(save(tmp_path / "maskrcnn.pth", theirs.state_dict()), "eval.score_threshold=0.02")
-    assert trained.config.backbone.norm_eps == 0  # too little to be seen in these detections
+    # Epsilon is too small to change these detections, so it is checked by itself.
+    assert trained.config.backbone.norm_eps == 0
     pixels = image()
-    raw: list[Tensor] = []
-    hook = theirs.roi_heads.register_forward_hook(lambda *call: raw.append(call[2][0][0]["masks"][:, 0]))
+    mask_probs: list[Tensor] = []
+    hook = theirs.roi_heads.register_forward_hook(lambda *call: mask_probs.append(call[2][0][0]["masks"][:, 0]))
     with torch.no_grad():
         wanted = theirs([pixels.float() / 255])[0]
     hook.remove()
@@ -105,19 +109,20 @@ def test_detections_are_those_of_torchvision(tmp_path: Path, num_classes: int) -
     assert overlap.min() > 0.999
     assert len(match.unique()) == len(match) == len(found.scores)
     torch.testing.assert_close(found.scores[match], wanted["scores"], rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(found.mask_probs[match], raw[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.mask_probs[match], mask_probs[0], rtol=1e-3, atol=1e-3)
     assert len(found.labels.unique()) > 3
-    assert raw[0].std() > 0.1
+    assert mask_probs[0].std() > 0.1
     assert trained.category_names == (coco_names() if num_classes == 91 else [f"class {i}" for i in range(1, 5)])
 
 
 def early_name(name: str) -> str:
-    """The names of torchvision before 0.13."""
+    """Return the name of a tensor before torchvision 0.13."""
     name = re.sub(r"mask_head\.(\d)\.0\.", lambda match: f"mask_head.mask_fcn{int(match[1]) + 1}.", name)
     return re.sub(r"(_blocks\.\d)\.0\.", r"\1.", name.replace("rpn.head.conv.0.0.", "rpn.head.conv."))
 
 
-def ours(content: Any) -> dict[str, Tensor]:
+def import_state(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of a file's content under our names."""
     return read_external_checkpoint(content, Path("their.pth")).state
 
 
@@ -127,25 +132,25 @@ def test_every_form_of_a_file_gives_the_same_tensors() -> None:
     assert {"rpn.head.conv.weight", "backbone.fpn.inner_blocks.0.weight", "roi_heads.mask_head.mask_fcn1.bias"} <= set(
         early
     )
-    wanted = ours(state)
+    wanted = import_state(state)
     for content in (
         early, {"model": state, "optimizer": {}, "epoch": 3}, {f"module.{name}": value for name, value in state.items()}
     ):  # fmt: skip
-        assert_same_tensors(ours(content), wanted)
+        assert_same_tensors(import_state(content), wanted)
 
 
-def test_training_arguments_in_the_file_do_not_matter(tmp_path: Path) -> None:
-    """torchvision's own training script saves them."""
+def test_training_arguments_in_the_file_are_ignored(tmp_path: Path) -> None:
+    """torchvision's training script saves its arguments."""
     state = their_model(5).state_dict()
     path = save(tmp_path / "model_25.pth", {"model": state, "args": Namespace(lr=0.02, device="cuda"), "epoch": 25})
-    assert_same_tensors(ours(load_tensors(path, "checkpoint")), ours(state))
+    assert_same_tensors(import_state(load_tensors(path, "checkpoint")), import_state(state))
 
 
 def test_background_moves_to_the_end_and_unused_ids_are_left_out() -> None:
     state = their_model(91).state_dict()
     prefix = "roi_heads.box_predictor."
     classes, deltas = state[f"{prefix}cls_score.weight"], state[f"{prefix}bbox_pred.weight"].view(91, 4, -1)
-    found = ours(state)
+    found = import_state(state)
     assert torch.equal(found["cascade.box_heads.0.logits.weight"][-1], classes[0])
     for row, category in ((0, 1), (79, 90), (11, 13)):  # person, toothbrush, stop sign
         assert coco_ids()[row] == category
@@ -167,7 +172,7 @@ def test_other_detectors_of_torchvision_are_refused(tmp_path: Path, name: str, p
     with torch.device("meta"):
         shapes = getattr(detection, name)(weights=None, weights_backbone=None).state_dict()
     state = {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in shapes.items()}
-    assert part in refuse(save(tmp_path / "other.pth", state))
+    assert part in refusal(save(tmp_path / "other.pth", state))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +184,7 @@ def test_other_detectors_of_torchvision_are_refused(tmp_path: Path, name: str, p
 )  # fmt: skip
 def test_incomplete_file_is_refused(tmp_path: Path, missing: str, part: str) -> None:
     state = {name: value for name, value in their_model(5).state_dict().items() if name != missing}
-    assert part in refuse(save(tmp_path / "part.pth", state))
+    assert part in refusal(save(tmp_path / "part.pth", state))
 
 
 @pytest.mark.parametrize(
@@ -191,8 +196,8 @@ def test_incomplete_file_is_refused(tmp_path: Path, missing: str, part: str) -> 
 )  # fmt: skip
 def test_rows_that_cannot_be_classes_are_refused_by_name(name: str, tensor: Tensor) -> None:
     name = f"roi_heads.box_predictor.{name}"
-    with pytest.raises(UserError, match=rf"has a {name} that does not hold \d rows of plain numbers a class"):
-        ours({**their_model(5).state_dict(), name: tensor})
+    with pytest.raises(UserError, match=rf"has a {name} that does not hold \d rows of plain numbers per class"):
+        import_state({**their_model(5).state_dict(), name: tensor})
 
 
 @fuzz(50)
@@ -202,7 +207,7 @@ def test_any_tensor_in_a_file_is_read_or_refused_in_a_sentence(number: int, tens
     name = sorted(state)[number % len(state)]
     sentence = None
     try:
-        ours({**state, name: tensor})
+        import_state({**state, name: tensor})
     except UserError as error:
         sentence = error.sentence
     assert sentence is None or is_sentence(sentence)

@@ -1,4 +1,4 @@
-"""Backbones: torchvision's, at any width, with what is frozen frozen."""
+"""Backbones: equal to torchvision's, at any width, with frozen stages and batch norms as configured."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_features_equal_torchvisions_with_the_same_weights() -> None:
     ours.body.load_state_dict({key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")})
     layers = IntermediateLayerGetter(theirs, {f"layer{i}": f"layer{i}" for i in range(1, 5)})
     with torch.no_grad():
-        for mine, reference in zip(ours.body(images()), layers(images()).values(), strict=True):
-            assert torch.equal(mine, reference)
+        for own, reference in zip(ours.body(images()), layers(images()).values(), strict=True):
+            assert torch.equal(own, reference)
 
 
-def test_pyramid_has_five_levels_at_the_strides_4_to_64() -> None:
+def test_pyramid_has_five_levels_at_strides_4_to_64() -> None:
     levels = tiny_backbone()(torch.zeros(2, 3, 128, 192))
     assert [tuple(level.shape) for level in levels] == [(2, 8, 128 // s, 192 // s) for s in (4, 8, 16, 32, 64)]
     assert torch.equal(levels[4], levels[3][:, :, ::2, ::2])
@@ -80,7 +80,7 @@ def batch_norm_statistics(backbone: Backbone) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in backbone.body.named_buffers() if "running" in name}
 
 
-def test_stored_statistics_stay_as_they_are_in_training() -> None:
+def test_stored_statistics_do_not_change_in_training() -> None:
     backbone = tiny_backbone(norm=Norm.bn, bn_mode=BnMode.stored).train()
     before = batch_norm_statistics(backbone)
     alone, together = backbone(images()[:1])[0], backbone(images())[0]
@@ -88,7 +88,7 @@ def test_stored_statistics_stay_as_they_are_in_training() -> None:
     torch.testing.assert_close(alone[0], together[0], msg="an image's features depend on its batch")
 
 
-def test_statistics_of_the_batch_are_learnt_where_asked_for_but_not_in_frozen_stages() -> None:
+def test_batch_statistics_are_updated_only_in_stages_that_are_not_frozen() -> None:
     backbone = tiny_backbone(norm=Norm.bn, bn_mode=BnMode.batch, frozen_stages=1).train()
     before = batch_norm_statistics(backbone)
     backbone(images())
@@ -97,11 +97,12 @@ def test_statistics_of_the_batch_are_learnt_where_asked_for_but_not_in_frozen_st
 
 
 @pytest.mark.parametrize("frozen", [-1, 0, 2, 4])
-def test_frozen_stages_do_not_learn_and_the_others_do(frozen: int) -> None:
+def test_frozen_stages_are_not_trained_and_the_others_are(frozen: int) -> None:
     config = tiny_config()
     config.backbone.frozen_stages = frozen
     model = tiny_detector(config).train()
-    for module in model.backbone.body.modules():  # or the blocks, identities at first, pass nothing back
+    # Residual blocks start as the identity, with zero weights in their last norm: no gradient would reach their layers.
+    for module in model.backbone.body.modules():
         if isinstance(module, nn.GroupNorm):
             nn.init.ones_(module.weight)
     changed = parts_that_change(model)
@@ -110,7 +111,7 @@ def test_frozen_stages_do_not_learn_and_the_others_do(frozen: int) -> None:
 
 
 def parts_that_change(model: Detector) -> set[str]:
-    """The parts of the body that differ after one step of the optimiser."""
+    """Return the parts of the body (stem, layer1..layer4) that one step of the optimiser changes."""
     body = model.backbone.body
     before = {name: parameter.detach().clone() for name, parameter in body.named_parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

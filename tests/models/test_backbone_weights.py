@@ -1,4 +1,4 @@
-"""Initial weights of the backbone: what fits is loaded, the rest is refused in one sentence and never executed."""
+"""Initial weights of the backbone: matching files are loaded, others are refused in one sentence and never executed."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Malicious:
         return Path.touch, (self.path,)
 
 
-def refuse(path: Path, **changes: Any) -> str:
-    """The sentence with which a weights file is refused."""
+def refusal(path: Path, **changes: Any) -> str:
+    """Return the message of the UserError that a weights file raises."""
     with pytest.raises(UserError) as caught:
         build_backbone(dataclasses.replace(RESNET18, weights=str(path), **changes), 8)
     sentence = str(caught.value)
@@ -53,7 +53,7 @@ def test_file_of_torchvision_weights_is_loaded(tmp_path: Path, weights: dict[str
         assert torch.equal(value, weights[name]), name
 
 
-def test_frozen_batch_norm_takes_the_same_file(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+def test_frozen_batch_norm_loads_the_same_file(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "resnet18.pth"
     torch.save(weights, path)
     body = build_backbone(dataclasses.replace(RESNET18, weights=str(path), norm=Norm.frozen_bn), 8).body
@@ -66,31 +66,31 @@ def test_weights_of_another_network_are_refused(
 ) -> None:
     path = tmp_path / "resnet18.pth"
     torch.save(weights, path)
-    assert "does not fit" in refuse(path, **changes)
+    assert "does not fit" in refusal(path, **changes)
 
 
 def test_incomplete_weights_are_refused(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "part.pth"
     torch.save({key: value for key, value in weights.items() if key != "conv1.weight"}, path)
-    assert "conv1.weight" in refuse(path)
+    assert "conv1.weight" in refusal(path)
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    assert "not a file" in refuse(tmp_path / "nowhere.pth")
+    assert "not a file" in refusal(tmp_path / "nowhere.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short"])
-def test_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_torch_save_did_not_write_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.pth"
     path.write_bytes(content)
-    assert "could not be read" in refuse(path)
+    assert "could not be read" in refusal(path)
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"conv1.weight": 3}, torch.zeros(3)])
-def test_file_of_something_else_is_refused(tmp_path: Path, value: Any) -> None:
+def test_file_without_a_state_dict_is_refused(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "odd.pth"
     torch.save(value, path)
-    assert "does not hold a state dict" in refuse(path)
+    assert "does not hold a state dict" in refusal(path)
 
 
 @pytest.mark.parametrize("bare", [False, True])
@@ -101,12 +101,12 @@ def test_code_in_a_weights_file_is_not_executed(tmp_path: Path, weights: dict[st
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
-    assert "unpickling it would run" in refuse(path)
+    assert "unpickling it would run" in refusal(path)
     assert not trace.exists()
     torch.load(path, weights_only=False) if not bare else pickle.loads(path.read_bytes())
-    assert trace.exists(), "the file was harmless, so the test above says nothing"
+    assert trace.exists(), "the file is harmless, so the assertions above prove nothing"
 
 
-def test_imagenet_weights_that_do_not_exist_are_refused() -> None:
+def test_backbone_without_imagenet_weights_in_torchvision_is_refused() -> None:
     with pytest.raises(UserError, match=r"no ImageNet weights for backbone\.name=resnext101_32x4d.*weights=null"):
         build_backbone(BackboneConfig(name="resnext101_32x4d", weights="imagenet"), 8)

@@ -1,4 +1,4 @@
-"""The three ideas of Hybrid Task Cascade: each is there when it is on and gone when it is off."""
+"""The cascade, and the effect of each of HTC's three ideas when it is on and when it is off."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FUSIONS = [None, *SemanticFusion]
 
 
 def variants() -> list[dict[str, Any]]:
-    """All settings of the ideas that have a meaning, for one to three stages."""
-    every = product((1, 2, 3), (False, True), (False, True), FUSIONS)
+    """Return all valid combinations of the ideas for one to three stages."""
+    combinations = product((1, 2, 3), (False, True), (False, True), FUSIONS)
     return [
         {
             "num_stages": stages, "interleaved": interleaved, "mask_flow": flow,
             "semantic": fusion is not None, "semantic_fusion": fusion,
         }
-        for stages, interleaved, flow, fusion in every
+        for stages, interleaved, flow, fusion in combinations
         if not (flow and stages == 1)
     ]  # fmt: skip
 
@@ -47,6 +47,7 @@ MASK_RCNN = {"num_stages": 1, "class_agnostic": False, "low_quality_matches": Tr
 
 
 def losses_and_gradients(model: Detector, images: list[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
+    """Return the losses of a batch, after computing the gradients of their sum."""
     losses = model(images, targets)
     assert all(value.isfinite() and value.dim() == 0 for value in losses.values())
     model.zero_grad()
@@ -83,8 +84,8 @@ def test_every_variant_trains_and_predicts(variant: dict[str, Any]) -> None:
             assert ((found.mask_probs >= 0) & (found.mask_probs <= 1)).all()
 
 
-def test_heads_learn_from_every_one_of_their_parameters() -> None:
-    """Not only is there a gradient: it is not zero, so no part of a head is left out of its output."""
+def test_every_parameter_of_the_heads_has_a_nonzero_gradient() -> None:
+    """The gradients are not zero, so the output of each head depends on all its parts."""
     model = tiny_detector(tiny_config(interleaved=True, mask_flow=True, semantic=True)).train()
     losses_and_gradients(model, *tiny_batch())
     heads = {name: p.grad for name, p in model.named_parameters() if name.startswith(("cascade", "rpn", "semantic"))}
@@ -92,7 +93,7 @@ def test_heads_learn_from_every_one_of_their_parameters() -> None:
 
 
 @pytest.mark.parametrize("variant", [HTC, CASCADE, MASK_RCNN])
-def test_image_without_objects_is_learnt_from(variant: dict[str, Any]) -> None:
+def test_image_without_objects_can_be_trained_on(variant: dict[str, Any]) -> None:
     model = tiny_detector(tiny_config(**variant)).train()
     images, targets = tiny_batch()
     targets[0] = without_objects(targets[0])
@@ -100,17 +101,17 @@ def test_image_without_objects_is_learnt_from(variant: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("variant", [HTC, CASCADE, MASK_RCNN])
-def test_batch_without_any_object_teaches_background_alone(variant: dict[str, Any]) -> None:
+def test_batch_without_objects_has_only_classification_losses(variant: dict[str, Any]) -> None:
     model = tiny_detector(tiny_config(**variant)).train()
     images, targets = tiny_batch()
     losses = losses_and_gradients(model, images, [without_objects(target) for target in targets])
     assert losses["loss_rpn_cls"] > 0 and losses["s0.loss_cls"] > 0
     assert {value.item() for name, value in losses.items() if name.endswith(("bbox", "mask"))} == {0.0}
-    assert parameters_without_gradient(model) == [], "another process would wait for these"
+    assert parameters_without_gradient(model) == [], "other processes would wait for these gradients"
 
 
 @pytest.mark.parametrize("variant", [HTC, CASCADE, MASK_RCNN])
-def test_nothing_found_is_an_answer(variant: dict[str, Any]) -> None:
+def test_image_without_detections_gives_empty_tensors(variant: dict[str, Any]) -> None:
     model = tiny_detector(tiny_config(**variant)).eval()
     images, _ = tiny_batch()
     for found in model.predict(images, [(64, 96), (80, 72)], EvalConfig(score_threshold=1.0)):
@@ -136,7 +137,7 @@ def test_no_proposals_give_no_detections_and_do_not_stop_training(variant: dict[
 
 
 @pytest.mark.parametrize("variant", [HTC, CASCADE, MASK_RCNN])
-def test_neither_proposals_nor_objects_do_not_stop_training(variant: dict[str, Any]) -> None:
+def test_training_goes_on_without_proposals_and_objects(variant: dict[str, Any]) -> None:
     model = without_proposals(variant).train()
     images, targets = tiny_batch()
     losses_and_gradients(model, images, [without_objects(target) for target in targets])
@@ -153,18 +154,18 @@ def test_htc_without_its_ideas_is_cascade_mask_rcnn() -> None:
     assert htc == cascade
 
 
-def test_semantic_branch_that_is_off_has_no_parameters() -> None:
+def test_model_without_semantic_branch_has_no_semantic_parameters() -> None:
     names = dict(tiny_detector(tiny_config(interleaved=True, mask_flow=True)).named_parameters())
     assert not [name for name in names if "semantic" in name]
     on = dict(tiny_detector(tiny_config(interleaved=True, mask_flow=True, semantic=True)).named_parameters())
     assert set(on) - set(names) == {name for name in on if name.startswith("semantic.")}
 
 
-def test_mask_flow_that_is_off_has_no_parameters() -> None:
+def test_mask_flow_adds_only_its_embeddings_to_the_parameters() -> None:
     off = dict(tiny_detector(tiny_config(interleaved=True, semantic=True)).named_parameters())
     on = dict(tiny_detector(tiny_config(interleaved=True, semantic=True, mask_flow=True)).named_parameters())
-    new = {name: tuple(on[name].shape) for name in set(on) - set(off)}
-    assert new == {
+    added = {name: tuple(on[name].shape) for name in set(on) - set(off)}
+    assert added == {
         f"cascade.mask_branch.flow.embeddings.{i}.0.{part}": shape
         for i in (1, 2)
         for part, shape in (("weight", (8, 8, 1, 1)), ("bias", (8,)))
@@ -176,43 +177,43 @@ def test_interleaving_adds_no_parameters() -> None:
     assert plain.keys() == interleaved.keys()
 
 
-def samplings(monkeypatch: pytest.MonkeyPatch, interleaved: bool) -> tuple[list[RoISamples], list[RoISamples]]:
-    """The samples drawn in one training step, and those that the mask branch was trained on."""
+def record_samples(monkeypatch: pytest.MonkeyPatch, interleaved: bool) -> tuple[list[RoISamples], list[RoISamples]]:
+    """Return all samples drawn in one training step, and the samples that the mask branch was trained on."""
     drawn: list[RoISamples] = []
-    of_masks: list[RoISamples] = []
+    mask_samples: list[RoISamples] = []
     sample, mask_loss = RoISampler.__call__, Cascade._mask_loss
 
-    def spy_on_sampler(self: RoISampler, *arguments: Any, **named: Any) -> RoISamples:
-        drawn.append(sample(self, *arguments, **named))
+    def spy_on_sampler(self: RoISampler, *arguments: Any, **keywords: Any) -> RoISamples:
+        drawn.append(sample(self, *arguments, **keywords))
         return drawn[-1]
 
     def spy_on_masks(self: Cascade, t: int, image_features: Any, samples: RoISamples, targets: Any) -> Tensor:
-        of_masks.append(samples)
+        mask_samples.append(samples)
         return mask_loss(self, t, image_features, samples, targets)
 
     monkeypatch.setattr(RoISampler, "__call__", spy_on_sampler)
     monkeypatch.setattr(Cascade, "_mask_loss", spy_on_masks)
     tiny_detector(tiny_config(interleaved=interleaved)).train()(*tiny_batch())
-    return drawn, of_masks
+    return drawn, mask_samples
 
 
-def test_without_interleaving_masks_are_trained_on_the_boxes_own_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, of_masks = samplings(monkeypatch, interleaved=False)
+def test_without_interleaving_masks_are_trained_on_the_samples_of_the_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, mask_samples = record_samples(monkeypatch, interleaved=False)
     assert len(drawn) == 3
-    assert all(mine is boxes for mine, boxes in zip(of_masks, drawn, strict=True))
+    assert all(of_masks is of_boxes for of_masks, of_boxes in zip(mask_samples, drawn, strict=True))
 
 
 def test_interleaved_masks_are_trained_on_boxes_that_their_stage_has_refined(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, of_masks = samplings(monkeypatch, interleaved=True)
+    drawn, mask_samples = record_samples(monkeypatch, interleaved=True)
     assert len(drawn) == 6
-    assert all(mine is second for mine, second in zip(of_masks, drawn[1::2], strict=True))
+    assert all(of_masks is second for of_masks, second in zip(mask_samples, drawn[1::2], strict=True))
     proposals = {tuple(row) for row in drawn[0].rois.tolist()}
     refined = drawn[1].rois[~drawn[1].appended]
     assert len(refined) > 0 and not proposals & {tuple(row) for row in refined.tolist()}
 
 
-def test_semantic_fusion_reaches_the_heads_it_names_alone() -> None:
-    """With the box heads, the class loss depends on the semantic features; with the mask heads, the mask loss."""
+def test_semantic_fusion_affects_only_the_configured_heads() -> None:
+    """Fused into the box heads, semantic features change the class loss; fused into the mask heads, the mask loss."""
     depends = {}
     for fusion in SemanticFusion:
         model = tiny_detector(tiny_config(semantic=True, semantic_fusion=fusion, num_stages=1)).train()
@@ -226,7 +227,7 @@ def test_semantic_fusion_reaches_the_heads_it_names_alone() -> None:
     }  # fmt: skip
 
 
-def test_mask_flow_takes_in_the_features_of_earlier_stages() -> None:
+def test_masks_depend_on_earlier_stages_only_with_mask_flow() -> None:
     for flow in (True, False):
         branch = tiny_detector(tiny_config(mask_flow=flow)).cascade.mask_branch
         features = torch.rand(2, 8, 14, 14, generator=torch.Generator().manual_seed(0))
@@ -238,7 +239,7 @@ def test_mask_flow_takes_in_the_features_of_earlier_stages() -> None:
                 torch.testing.assert_close(logits, branch(stage, features))
 
 
-def test_predicted_masks_are_the_mean_of_all_stages_or_the_last_ones() -> None:
+def test_predicted_masks_are_the_mean_of_all_stages_or_those_of_the_last_stage() -> None:
     model = tiny_detector(tiny_config(mask_flow=True)).eval()
     images, _ = tiny_batch()
     sizes = [(64, 96), (80, 72)]
@@ -255,7 +256,7 @@ def test_predicted_masks_are_the_mean_of_all_stages_or_the_last_ones() -> None:
     torch.testing.assert_close(torch.cat([d.mask_probs for d in last]), stages[2])
 
 
-def test_stage_weights_scale_the_losses_of_their_stage() -> None:
+def test_stage_loss_weights_scale_the_losses_of_their_stage() -> None:
     plain, weighted = (
         tiny_detector(tiny_config(interleaved=True, mask_flow=True, stage_loss_weights=weights)).train()(*tiny_batch())
         for weights in ([1.0, 1.0, 1.0], [2.0, 0.5, 0.25])
@@ -265,19 +266,19 @@ def test_stage_weights_scale_the_losses_of_their_stage() -> None:
             torch.testing.assert_close(weighted[f"s{t}.loss_{kind}"], weight * plain[f"s{t}.loss_{kind}"])
 
 
-def test_refined_boxes_of_appended_objects_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no proposals at all, the ground truth is all that the first stage sees, and nothing is refined from it."""
+def test_boxes_refined_from_appended_ground_truth_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without proposals the first stage samples only ground truth, so the second stage gets no proposals either."""
     config = tiny_config(num_stages=2)
     config.model.rpn = dataclasses.replace(config.model.rpn, train_proposals=0)
-    given: list[list[int]] = []
+    proposal_counts: list[list[int]] = []
     sample = RoISampler.__call__
 
     def spy(self: RoISampler, proposals: list[Tensor], targets: list[Targets], round: int) -> RoISamples:
-        given.append([len(boxes) for boxes in proposals])
+        proposal_counts.append([len(boxes) for boxes in proposals])
         samples = sample(self, proposals, targets, round)
         assert samples.appended.all()
         return samples
 
     monkeypatch.setattr(RoISampler, "__call__", spy)
     tiny_detector(config).train()(*tiny_batch())
-    assert given == [[0, 0], [0, 0]]
+    assert proposal_counts == [[0, 0], [0, 0]]

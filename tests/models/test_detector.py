@@ -1,4 +1,4 @@
-"""The whole network: batches, seeds, and the frames of its answers."""
+"""The complete network: batching, seeds, and the frames of its detections."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_semantic_labels_of_the_padding_are_ignored() -> None:
     assert (labels[1, 80:] == 255).all() and (labels[1, :, 72:] == 255).all()
 
 
-def test_same_prediction_twice() -> None:
+def test_predictions_are_reproducible() -> None:
     model = tiny_detector(tiny_config(**HTC)).eval()
     images, _ = tiny_batch()
     first, second = (model.predict(images, SIZES, EvalConfig(score_threshold=0.0)) for _ in range(2))
@@ -54,8 +54,8 @@ def test_detections_are_in_the_frame_of_the_original_image() -> None:
         assert torch.equal(a.mask_probs, b.mask_probs)
 
 
-def test_losses_of_a_step_depend_on_the_images_seeds_alone() -> None:
-    """Training again with the same targets draws the same samples, whatever the global random state is."""
+def test_sampling_depends_only_on_the_seeds_of_the_images() -> None:
+    """The same targets give the same samples, whatever the global random state is."""
     model = tiny_detector(tiny_config(**HTC)).train()
     torch.manual_seed(1)
     first = model(*tiny_batch())
@@ -74,7 +74,7 @@ def test_same_seed_gives_the_same_network() -> None:
     assert not all(torch.equal(value, states[2][name]) for name, value in states[0].items())
 
 
-def test_one_image_of_any_shape_will_do() -> None:
+def test_single_image_of_any_shape_is_accepted() -> None:
     model = tiny_detector(tiny_config(**HTC))
     for height, width in ((33, 100), (100, 33), (64, 64)):
         images = [tiny_image(height, width)]
@@ -83,7 +83,7 @@ def test_one_image_of_any_shape_will_do() -> None:
         assert len(model.eval().predict(images, [(height, width)], EvalConfig(score_threshold=0.0))) == 1
 
 
-def test_more_categories_than_semantic_classes_are_refused() -> None:
+def test_too_few_semantic_classes_for_the_categories_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.semantic_classes=6 must exceed the 6 categories"):
         tiny_detector(tiny_config(**HTC), num_classes=6)
     tiny_detector(tiny_config(), num_classes=6)

@@ -1,4 +1,4 @@
-"""Gradients of the whole loss against finite differences, in float64."""
+"""Gradients of the total loss against finite differences, in float64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """float64 also where the network takes bfloat16 back to float32, and no corners, which have no slope."""
+    """Compute in float64 throughout, and with smooth activations.
+
+    `Tensor.float`, with which the network returns from bfloat16 to float32, converts to float64. ReLU, which has no
+    derivative at 0, becomes softplus.
+    """
     monkeypatch.setattr(Tensor, "float", lambda tensor: tensor.to(torch.float64))
     monkeypatch.setattr(nn.functional, "relu", lambda tensor: nn.functional.softplus(tensor, beta=4))
     torch.set_default_dtype(torch.float64)
@@ -32,9 +36,9 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Recorded:
-    """Gives what the first pass gave, at the same place in each later one.
+    """Records the values of the first forward pass and returns them again, in the same order, in each later pass.
 
-    Samples have no gradient, on purpose; in a finite difference they would move with the weights.
+    Sampled RoIs have no gradient on purpose, but in a finite difference they would change with the weights.
     """
 
     def __init__(self) -> None:
@@ -50,7 +54,7 @@ class Recorded:
 
 
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS.keys())
-def test_gradients_of_the_whole_loss_are_its_slopes(
+def test_gradients_of_the_total_loss_equal_finite_differences(
     double: None, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     model = tiny_detector(tiny_config(**changes)).double().train()

@@ -1,4 +1,4 @@
-"""Anchors: their sizes, their places, and which of them lie on an image."""
+"""Anchors: their sizes and positions, and which of them belong to an image."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_anchors_are_listed_by_row_then_column_then_ratio() -> None:
     assert torch.equal(anchors[6], base[0] + torch.tensor([0.0, 8.0, 0.0, 8.0]))
 
 
-def test_cells_beyond_the_padding_of_a_small_image_do_not_count() -> None:
-    """In a batch padded to 96 x 128 an image of 40 x 60 has its own padding, to 64 x 64."""
+def test_anchors_beyond_the_padding_of_a_small_image_are_invalid() -> None:
+    """In a batch padded to 96 x 128, an image of 40 x 60 has its own padding, to 64 x 64."""
     valid = valid_anchors(((12, 16), (6, 8)), (8, 16), 3, (40, 60))
     first, second = valid[: 12 * 16 * 3].view(12, 16, 3), valid[12 * 16 * 3 :].view(6, 8, 3)
     assert first[:8, :8].all() and second[:4, :4].all()

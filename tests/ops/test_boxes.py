@@ -1,4 +1,4 @@
-"""Boxes, their overlaps and their deltas."""
+"""IoU, deltas and clipping of boxes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ def boxes(draw: st.DrawFn) -> Tensor:
 
 @settings(max_examples=200, deadline=None)
 @given(boxes(), boxes(), st.sampled_from([(1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2), (0.033, 0.033, 0.067, 0.067)]))
-def test_decoding_takes_a_box_to_the_target_it_was_encoded_for(
-    box: Tensor, target: Tensor, stds: tuple[float, ...]
-) -> None:
+def test_decoding_encoded_deltas_returns_the_target_box(box: Tensor, target: Tensor, stds: tuple[float, ...]) -> None:
     (width, height), (target_width, target_height) = (box[0, 2:] - box[0, :2]), (target[0, 2:] - target[0, :2])
     growth = torch.stack([target_width / width, target_height / height])
     deltas = encode_deltas(box, target, stds)
     decoded = decode_deltas(box, deltas, stds)
-    limited = growth.clamp(16 / 1000, 1000 / 16)
-    sides = torch.stack([width, height]) * limited
+    sides = torch.stack([width, height]) * growth.clamp(16 / 1000, 1000 / 16)
     centre = (target[0, :2] + target[0, 2:]) / 2
     expected = torch.cat([centre - sides / 2, centre + sides / 2])
     tolerance = 1e-5 * (1 + float(torch.cat([box, target]).abs().max()))
@@ -45,7 +42,7 @@ def test_deltas_are_those_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_wild_deltas_cannot_grow_or_shrink_a_box_without_limit(sign: float) -> None:
+def test_growth_and_shrinking_by_large_deltas_are_limited(sign: float) -> None:
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     decoded = decode_deltas(box, torch.tensor([[0.0, 0.0, sign * 1e4, sign * 1e4]]), (1.0, 1.0, 1.0, 1.0))
     expected = 10 * (1000 / 16) ** sign
@@ -53,13 +50,13 @@ def test_wild_deltas_cannot_grow_or_shrink_a_box_without_limit(sign: float) -> N
     assert (decoded[0, 3] - decoded[0, 1]).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_overlap_of_known_boxes() -> None:
+def test_iou_of_known_boxes() -> None:
     a = torch.tensor([[0.0, 0.0, 10.0, 10.0], [100.0, 100.0, 110.0, 110.0]])
     b = torch.tensor([[0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 15.0, 10.0], [10.0, 0.0, 20.0, 10.0]])
     torch.testing.assert_close(pairwise_iou(a, b), torch.tensor([[1.0, 1 / 3, 0.0], [0.0, 0.0, 0.0]]))
 
 
-def test_boxes_without_area_overlap_nothing() -> None:
+def test_iou_with_boxes_without_area_is_zero() -> None:
     flat = torch.tensor([[5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 9.0]])
     others = torch.cat([flat, torch.tensor([[0.0, 0.0, 10.0, 10.0]])])
     assert torch.equal(pairwise_iou(flat, others), torch.zeros(2, 3))

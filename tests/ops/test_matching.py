@@ -1,4 +1,4 @@
-"""Which object a box is given, and which boxes are trained on."""
+"""Matching of boxes to objects, and sampling of the boxes that are trained on."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from htc.ops.matching import IGNORED, NEGATIVE, match_boxes, sample_matches
 
 
 def strips(*widths: float) -> Tensor:
-    """Boxes with the same left edge; their overlap with [0, 0, 10, 10] is width / 10."""
+    """Boxes of the given widths from the same corner; their IoU with [0, 0, 10, 10] is width / 10."""
     return torch.tensor([[0.0, 0.0, width, 10.0] for width in widths])
 
 
-def test_boxes_are_positive_negative_or_in_between_by_overlap() -> None:
+def test_boxes_are_positive_ignored_or_negative_by_their_iou() -> None:
     matched = match_boxes(strips(10, 7, 6.9, 3.1, 2.9), strips(10), positive_iou=0.7, negative_iou=0.3)
     assert matched.tolist() == [0, 0, IGNORED, IGNORED, NEGATIVE]
 
 
-def test_box_takes_the_object_it_overlaps_most() -> None:
+def test_box_is_matched_to_the_object_it_overlaps_most() -> None:
     objects = torch.tensor([[0.0, 0.0, 10.0, 10.0], [2.0, 0.0, 12.0, 10.0]])
     boxes = torch.tensor([[0.5, 0.0, 10.5, 10.0], [1.5, 0.0, 11.5, 10.0]])
     assert match_boxes(boxes, objects, positive_iou=0.5, negative_iou=0.5).tolist() == [0, 1]
 
 
-def test_object_without_a_good_box_takes_its_best_ones_ties_included() -> None:
+def test_object_without_a_positive_box_is_matched_to_its_best_boxes_ties_included() -> None:
     boxes = torch.cat([strips(5, 4), torch.tensor([[5.0, 0.0, 10.0, 10.0]])])
-    rule = {"positive_iou": 0.7, "negative_iou": 0.3}
-    assert match_boxes(boxes, strips(10), **rule).tolist() == [IGNORED] * 3
-    assert match_boxes(boxes, strips(10), **rule, low_quality_iou=0.3).tolist() == [0, IGNORED, 0]
+    thresholds = {"positive_iou": 0.7, "negative_iou": 0.3}
+    assert match_boxes(boxes, strips(10), **thresholds).tolist() == [IGNORED] * 3
+    assert match_boxes(boxes, strips(10), **thresholds, low_quality_iou=0.3).tolist() == [0, IGNORED, 0]
 
 
 def test_low_quality_match_below_its_own_threshold_is_not_made() -> None:
@@ -37,12 +37,12 @@ def test_low_quality_match_below_its_own_threshold_is_not_made() -> None:
     assert matched.tolist() == [NEGATIVE]
 
 
-def test_of_several_objects_that_claim_a_box_the_last_one_wins() -> None:
+def test_last_of_several_low_quality_matches_of_a_box_wins() -> None:
     objects = torch.cat([strips(10), strips(10), strips(9)])
     box = strips(10)
     assert match_boxes(box, objects, positive_iou=0.7, negative_iou=0.3).tolist() == [0]
-    claimed = match_boxes(box, objects, positive_iou=0.7, negative_iou=0.3, low_quality_iou=0.3)
-    assert claimed.tolist() == [2], "it overlaps less, but the box is the best that it has"
+    matched = match_boxes(box, objects, positive_iou=0.7, negative_iou=0.3, low_quality_iou=0.3)
+    assert matched.tolist() == [2], "the third object overlaps the box less, but has no better one"
 
 
 def test_without_objects_every_box_is_background() -> None:
@@ -55,7 +55,7 @@ def test_no_boxes_give_no_matches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("available", "number", "fraction", "expected"),
+    ("available", "max_samples", "fraction", "expected"),
     [
         ((100, 1000), 64, 0.25, (16, 48)),
         ((3, 1000), 64, 0.25, (3, 61)),
@@ -66,17 +66,17 @@ def test_no_boxes_give_no_matches() -> None:
     ],
 )
 def test_positives_fill_their_share_and_negatives_the_rest(
-    available: tuple[int, int], number: int, fraction: float, expected: tuple[int, int]
+    available: tuple[int, int], max_samples: int, fraction: float, expected: tuple[int, int]
 ) -> None:
     matched = torch.cat([torch.full((available[0],), 2), torch.full((available[1],), NEGATIVE), torch.full((50,), -2)])
-    positives, negatives = sample_matches(matched, number, fraction, torch.Generator().manual_seed(0))
+    positives, negatives = sample_matches(matched, max_samples, fraction, torch.Generator().manual_seed(0))
     assert (len(positives), len(negatives)) == expected
     assert (matched[positives] == 2).all() and (matched[negatives] == NEGATIVE).all()
     chosen = torch.cat([positives, negatives]).tolist()
     assert len(set(chosen)) == len(chosen)
 
 
-def test_same_seed_gives_the_same_sample_and_another_seed_another() -> None:
+def test_same_seed_gives_the_same_sample_and_another_seed_a_different_one() -> None:
     matched = torch.arange(400) % 2 - 1
 
     def sample(seed: int) -> list[list[int]]:

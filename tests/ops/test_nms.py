@@ -1,4 +1,4 @@
-"""Suppression of overlapping boxes within groups."""
+"""Non-maximum suppression within groups."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def random_boxes(number: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor
     return boxes, scores, torch.randint(0, 4, (number,), generator=generator)
 
 
-@pytest.mark.parametrize("one_pass", [10_000, 10])
-def test_keeps_what_torchvision_keeps_where_scores_differ(monkeypatch: pytest.MonkeyPatch, one_pass: int) -> None:
-    monkeypatch.setattr(nms, "ONE_PASS", one_pass)
+@pytest.mark.parametrize("max_boxes", [10_000, 10])
+def test_boxes_with_distinct_scores_are_kept_as_by_torchvision(monkeypatch: pytest.MonkeyPatch, max_boxes: int) -> None:
+    monkeypatch.setattr(nms, "MAX_BOXES_IN_ONE_PASS", max_boxes)
     boxes, scores, groups = random_boxes(500)
     keep = grouped_nms(boxes, scores, groups, 0.5)
     assert 20 < len(keep) < 400
     assert torch.equal(keep, batched_nms(boxes, scores, groups, 0.5))
 
 
-def test_of_equal_overlapping_boxes_exactly_one_stays_in_each_group() -> None:
+def test_exactly_one_of_equal_boxes_is_kept_in_each_group() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(300, 1)
     groups = torch.arange(300) % 3
     keep = grouped_nms(boxes, torch.full((300,), 0.9), groups, 0.5)
     assert sorted(groups[keep].tolist()) == [0, 1, 2]
 
 
-def test_equal_scores_are_taken_in_the_order_of_pytorchs_sort() -> None:
+def test_boxes_of_equal_scores_are_processed_in_the_order_of_pytorchs_sort() -> None:
     boxes, _, groups = random_boxes(1000, seed=1)
     scores = (torch.arange(1000) // 100).float()
     order = scores.sort(descending=True).indices
@@ -43,6 +43,6 @@ def test_equal_scores_are_taken_in_the_order_of_pytorchs_sort() -> None:
     assert torch.equal(grouped_nms(boxes, scores, groups, 0.5), batched_nms(boxes, distinct, groups, 0.5))
 
 
-def test_no_boxes_are_no_boxes() -> None:
+def test_no_boxes_give_no_indices() -> None:
     keep = grouped_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5)
     assert keep.shape == (0,) and keep.dtype == torch.int64

@@ -1,4 +1,4 @@
-"""Our RoIAlign for CPUs is torchvision's, values and gradients."""
+"""RoIAlign on the CPU: values and gradients equal torchvision's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ROIS = {
     "off the upper left": [1, -30.0, -20.0, 12.0, 18.0],
     "off the lower right": [0, 50.0, 40.0, 120.0, 90.0],
     "larger than the map": [1, -50.0, -50.0, 200.0, 200.0],
-    "wholly outside": [0, 300.0, 300.0, 340.0, 340.0],
+    "completely outside": [0, 300.0, 300.0, 340.0, 340.0],
     "on the border": [0, 56.0, 44.0, 64.0, 48.0],
     "less than a cell": [1, 20.1, 20.1, 20.9, 20.8],
     "no width": [0, 20.0, 10.0, 20.0, 30.0],
-    "inside out": [0, 30.0, 30.0, 20.0, 10.0],
+    "corners swapped": [0, 30.0, 30.0, 20.0, 10.0],
 }
 
 
@@ -44,15 +44,15 @@ def pooled_and_gradient(rois: Tensor, size: int, sampling: int, *, ours: bool) -
 @pytest.mark.parametrize("name", ROIS)
 def test_values_and_gradients_equal_torchvisions(name: str, sampling: int) -> None:
     rois = torch.tensor([ROIS[name]])
-    mine, theirs = (pooled_and_gradient(rois, 7, sampling, ours=ours) for ours in (True, False))
-    torch.testing.assert_close(mine[0], theirs[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(mine[1], theirs[1], rtol=1e-5, atol=1e-4)
+    ours, theirs = (pooled_and_gradient(rois, 7, sampling, ours=flag) for flag in (True, False))
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-5, atol=1e-4)
 
 
 def test_many_rois_keep_their_order() -> None:
     rois = torch.tensor([ROIS[name] for name in sorted(ROIS)])
-    mine, theirs = (pooled_and_gradient(rois, 14, 2, ours=ours)[0] for ours in (True, False))
-    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    ours, theirs = (pooled_and_gradient(rois, 14, 2, ours=flag)[0] for flag in (True, False))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "sampling"), [(7, 1), (7, 2), (14, 1)])
@@ -60,11 +60,11 @@ def test_values_and_gradients_on_a_large_map_equal_torchvisions(size: int, sampl
     generator = torch.Generator().manual_seed(0)
     rois = torch.tensor([ROIS[name] for name in sorted(ROIS)])
     inputs = torch.randn(2, 3, 60, 64, dtype=torch.float64, generator=generator).requires_grad_()
-    mine = roi_align(inputs, rois, size, 1.0, sampling)
+    ours = roi_align(inputs, rois, size, 1.0, sampling)
     theirs = torchvision.ops.roi_align(inputs, rois.double(), (size, size), 1.0, sampling, aligned=True)
-    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
-    weights = torch.randn(mine.shape, dtype=mine.dtype, generator=generator)
-    gradients = [torch.autograd.grad((pooled * weights).sum(), inputs)[0] for pooled in (mine, theirs)]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+    weights = torch.randn(ours.shape, dtype=ours.dtype, generator=generator)
+    gradients = [torch.autograd.grad((pooled * weights).sum(), inputs)[0] for pooled in (ours, theirs)]
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-3)
 
 
@@ -91,7 +91,7 @@ def test_each_roi_of_a_pyramid_is_pooled_from_its_own_level(sampling: int) -> No
 
 
 @pytest.mark.parametrize("sampling", [0, 1])
-def test_no_rois_on_a_pyramid_give_nothing_and_zero_gradients(sampling: int) -> None:
+def test_no_rois_on_a_pyramid_give_empty_features_and_zero_gradients(sampling: int) -> None:
     pyramid = [torch.randn(1, 3, 8, 8, requires_grad=True), torch.randn(1, 3, 4, 4, requires_grad=True)]
     pooled = pyramid_roi_align(pyramid, torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), 7, [1.0, 0.5], sampling)
     assert pooled.shape == (0, 3, 7, 7)
@@ -100,7 +100,7 @@ def test_no_rois_on_a_pyramid_give_nothing_and_zero_gradients(sampling: int) -> 
 
 
 @pytest.mark.parametrize("sampling", [0, 1])
-def test_no_rois_give_nothing_and_a_zero_gradient(sampling: int) -> None:
+def test_no_rois_give_empty_features_and_a_zero_gradient(sampling: int) -> None:
     inputs = features(torch.float32)
     pooled = roi_align(inputs, torch.zeros(0, 5), 7, 0.25, sampling)
     assert pooled.shape == (0, 3, 7, 7)
@@ -108,13 +108,13 @@ def test_no_rois_give_nothing_and_a_zero_gradient(sampling: int) -> None:
     assert inputs.grad is not None and not inputs.grad.any()
 
 
-def test_gradient_is_the_derivative() -> None:
+def test_gradient_equals_finite_differences() -> None:
     rois = torch.tensor([ROIS["inside"], ROIS["off the upper left"]])
     inputs = features()
     assert torch.autograd.gradcheck(lambda x: roi_align(x, rois, 3, 0.25, 2), (inputs,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_result_has_the_features_format(dtype: torch.dtype) -> None:
+def test_result_has_the_dtype_of_the_features(dtype: torch.dtype) -> None:
     inputs = features(torch.float32).to(dtype)
     assert roi_align(inputs, torch.tensor([ROIS["inside"]]), 7, 0.25, 1).dtype == dtype

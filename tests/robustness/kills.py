@@ -259,7 +259,8 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 def wandb_steps(folder: Path) -> list[tuple[int, int]]:
     """The rows of history that `wandb sync` would find in a run folder: wandb's own step, and ours."""
-    from htc.runs.wandb_files import offline_files, read_history
+    from htc.runs.wandb_files import offline_files
+    from tests.helpers.wandb_history import read_history
 
     files = offline_files(folder)
     return [(row["_step"], row["step"]) for file in files for row in read_history(file)]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from htc.runs.wandb_files import offline_files, read_history
+from htc.runs.wandb_files import offline_files
+from tests.helpers.wandb_history import read_history
 from tests.robustness.fault_list import SECTIONS
 from tests.test_run import ROOT, command, tiny
 

@@ -1,4 +1,4 @@
-"""A run's folder takes one process at a time, and a crash leaves no lock behind."""
+"""A run's folder is used by one process at a time, and a crash releases its lock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ time.sleep(60)
 """
 
 
-def test_second_process_is_told_who_holds_the_folder_until_that_one_is_killed(tmp_path: Path) -> None:
+def test_lock_is_refused_naming_the_holder_until_the_holder_is_killed(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root)
     assert other.stdout is not None
@@ -46,7 +46,7 @@ def test_second_process_is_told_who_holds_the_folder_until_that_one_is_killed(tm
     try:
         os.kill(worker, 0)
         lock.acquire()
-        assert str(os.getpid()) in lock.path.read_text(), "a worker that outlives its parent does not hold the lock"
+        assert str(os.getpid()) in lock.path.read_text(), "a worker that survives its parent holds the lock"
     finally:
         os.kill(worker, signal.SIGKILL)
         lock.release()
@@ -59,13 +59,13 @@ def test_released_lock_can_be_taken_again(tmp_path: Path) -> None:
         lock.release()
 
 
-def test_file_system_without_locks_is_warned_of(
+def test_file_system_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*arguments: object) -> None:
+    def fail(*arguments: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(fcntl, "lockf", fail)
     monkeypatch.setattr(logging.getLogger("htc"), "propagate", True)
     RunLock(tmp_path).acquire()
     assert "has no locks" in caplog.text

@@ -1,4 +1,4 @@
-"""Tracking with the real wandb, offline: what is recorded, and that it never gets in the way of a run."""
+"""Tracking with the real wandb, offline: what is recorded, and that no failure stops a run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import pytest
 from htc.config.finalize import derive
 from htc.config.schema import Config, WandbMode
 from htc.config.signature import signature
-from htc.evaluation.inference import ImagePrediction
 from htc.ops.paste import encode_region
 from htc.runs.tracking import Tracker, row_number, run_id
-from htc.runs.wandb_files import offline_files, read_history, read_records
+from htc.runs.wandb_files import offline_files
+from htc.structures import ImagePrediction
+from tests.helpers.wandb_history import read_history, read_records
 
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = Path(__file__).parents[2]
@@ -45,16 +46,17 @@ def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def finished_log(file: Path) -> list[Any]:
-    """The records of a run that has ended: wandb's own process may still be writing them for a moment."""
+    """Return the records of a run that has ended, once wandb's service has written the last one."""
     for _ in range(100):
         records = list(read_records(file))
         if any(record.HasField("exit") for record in records):
             return records
         time.sleep(0.1)
-    raise AssertionError(f"{file} has no end")
+    raise AssertionError(f"{file} has no exit record")
 
 
 def logged(folder: Path) -> list[Any]:
+    """Return the records of the only run in a folder."""
     files = list(folder.glob("wandb/*/*.wandb"))
     assert len(files) == 1, files
     return finished_log(files[0])
@@ -65,6 +67,7 @@ def key_of(item: Any) -> str:
 
 
 def history(records: list[Any]) -> list[dict[str, Any]]:
+    """Return the rows of history, without wandb's own keys."""
     rows = [
         {key_of(item): json.loads(item.value_json) for item in r.history.item} for r in records if r.HasField("history")
     ]
@@ -131,7 +134,7 @@ def test_offline_run_records_configuration_metrics_pictures_and_results(tmp_path
     assert next(record.exit.exit_code for record in records if record.HasField("exit")) == 0
 
 
-def test_nothing_is_printed_and_nothing_lies_outside_the_folder(
+def test_nothing_is_printed_or_written_outside_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -143,7 +146,7 @@ def test_nothing_is_printed_and_nothing_lies_outside_the_folder(
     assert {path.name for path in tmp_path.iterdir()} <= {"run", "home"}
 
 
-def test_runs_that_follow_each_other_in_one_process_are_two(tmp_path: Path) -> None:
+def test_two_runs_in_one_process_are_tracked_separately(tmp_path: Path) -> None:
     for seed in (0, 1):
         folder = tmp_path / str(seed)
         tracker = Tracker.start(example_config(WandbMode.offline, seed=seed), folder)
@@ -166,10 +169,10 @@ tracker.finish({"AP": 0.5})
 
 
 @pytest.mark.parametrize("parent", ["without wandb", "with wandb"])
-def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_path: Path, parent: str) -> None:
-    """What `wandb sync` of the run folder's wandb folder finds is one file with every step once.
+def test_offline_run_that_was_killed_and_resumed_is_synced_as_one_complete_run(tmp_path: Path, parent: str) -> None:
+    """`wandb sync` finds one file with every step once in the run's folder.
 
-    A process that uses wandb hands its service on to those that it starts, by an environment variable.
+    A process that uses wandb passes its service to its child processes by an environment variable.
     """
     environment = {}
     if parent == "with wandb":
@@ -180,7 +183,7 @@ def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_pa
         ("[10]", "[20, 30]", "kill"),
         ("[10, 20]", "[30, 40]", ""),
     ):
-        in_a_process_of_its_own(KILLED, tmp_path, before, now, end, **environment)
+        run_script(KILLED, tmp_path, before, now, end, **environment)
     files = offline_files(tmp_path / "run")
     assert len(files) == 1
     finished_log(files[0])
@@ -188,20 +191,20 @@ def test_offline_run_that_was_killed_and_resumed_is_sent_as_one_whole_run(tmp_pa
     assert [(row["_step"], row["step"], row["train/loss"]) for row in rows] == [
         (row_number(step, "train"), step, 1 / step) for step in (10, 20, 30, 40)
     ]
-    dry = subprocess.run(
+    dry_run = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", "--dry-run", str(tmp_path / "run" / "wandb")],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert "Would sync 1 run(s)" in dry.stdout + dry.stderr
+    assert "Would sync 1 run(s)" in dry_run.stdout + dry_run.stderr
     if parent == "with wandb":
         tracker.finish()
 
 
 @pytest.mark.parametrize("log_every", [10, 5, 15])
-def test_resumed_run_leaves_out_what_the_server_has_and_no_more(tmp_path: Path, log_every: int) -> None:
-    """wandb tells the number after the server's last row; here a run stands for it that has been told so.
+def test_resumed_run_sends_exactly_the_rows_that_the_server_lacks(tmp_path: Path, log_every: int) -> None:
+    """The server has the rows of steps 10 and 20, and the run continues from the checkpoint of step 10.
 
-    The server has the lines of steps 10 and 20; the checkpoint is of step 10, and lines then come every so many steps.
+    wandb gives a resumed run the number after the server's last row; here the test sets it.
     """
     tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
     tracker._first_row = row_number(20, "train") + 1
@@ -215,7 +218,7 @@ def test_resumed_run_leaves_out_what_the_server_has_and_no_more(tmp_path: Path, 
     assert [row["step"] for row in history(logged(tmp_path))] == expected[log_every]
 
 
-def test_forced_run_is_another_run_on_the_dashboard() -> None:
+def test_forced_repetition_of_a_run_has_another_id() -> None:
     config = example_config(None)
     config.sweep = "my sweep: 50%?"
     assert run_id(config, Path("a-1234")) == f"my_sweep_50_-{signature(config)}"
@@ -228,8 +231,11 @@ def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
     assert next(record.exit.exit_code for record in logged(tmp_path) if record.HasField("exit")) == 1
 
 
-def in_a_process_of_its_own(script: str, tmp_path: Path, *arguments: str, **environment: str) -> str:
-    """Run a script after the imports that it needs; its output, with no terminal to ask at. Fails where it hangs."""
+def run_script(script: str, tmp_path: Path, *arguments: str, **environment: str) -> str:
+    """Run a script, with the imports that it needs, in a new process without a terminal; return its output.
+
+    The process must end within two minutes, successfully or by SIGKILL.
+    """
     prelude = (
         "import sys, logging\n"
         "logging.basicConfig(level=logging.INFO)\n"
@@ -256,23 +262,23 @@ def test_disabled_tracking_does_not_import_wandb(tmp_path: Path, how: str) -> No
         "assert 'wandb' not in sys.modules and not Path(sys.argv[1]).exists()\n"
     )
     environment = {"WANDB_MODE": "disabled"} if how == "environment" else {}
-    in_a_process_of_its_own(script, tmp_path, **environment)
+    run_script(script, tmp_path, **environment)
 
 
-def test_without_a_login_tracking_is_off_and_asks_nothing(tmp_path: Path) -> None:
+def test_tracking_without_a_login_is_off_and_does_not_ask_for_one(tmp_path: Path) -> None:
     for mode in ("None", "WandbMode.online"):
         script = f"assert not Tracker.start(example_config({mode}), Path(sys.argv[1])).on\n"
-        output = in_a_process_of_its_own(script, tmp_path)
+        output = run_script(script, tmp_path)
         assert "not logged in" in output
 
 
-def test_environment_can_ask_for_offline(tmp_path: Path) -> None:
+def test_environment_variable_selects_offline_mode(tmp_path: Path) -> None:
     script = "tracker = Tracker.start(example_config(None), Path(sys.argv[1]))\nassert tracker.on\ntracker.finish()\n"
-    in_a_process_of_its_own(script, tmp_path, WANDB_MODE="offline")
+    run_script(script, tmp_path, WANDB_MODE="offline")
     assert logged(tmp_path / "run")
 
 
-def test_failure_in_the_middle_turns_tracking_off_and_is_logged_once(
+def test_failure_during_a_run_turns_tracking_off_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = Tracker.start(example_config(WandbMode.offline), tmp_path)
@@ -289,16 +295,16 @@ def test_missing_wandb_turns_tracking_off(tmp_path: Path) -> None:
         "sys.modules['wandb'] = None\n"
         "assert not Tracker.start(example_config(WandbMode.offline), Path(sys.argv[1])).on\n"
     )
-    output = in_a_process_of_its_own(script, tmp_path)
+    output = run_script(script, tmp_path)
     assert "Tracking by wandb is off" in output
 
 
-def test_no_secret_is_in_the_folder(tmp_path: Path) -> None:
+def test_secrets_are_not_written_to_the_folder(tmp_path: Path) -> None:
     script = (
         "tracker = Tracker.start(example_config(WandbMode.offline), Path(sys.argv[1]))\n"
         "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
     )
-    in_a_process_of_its_own(script, tmp_path, "+api_key=hunter2hunter2", WANDB_API_KEY=FAKE_KEY)
+    run_script(script, tmp_path, "+api_key=hunter2hunter2", WANDB_API_KEY=FAKE_KEY)
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) >= 2
     for path in files:
@@ -307,18 +313,18 @@ def test_no_secret_is_in_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_unreachable_server_does_not_hold_up_a_run(tmp_path: Path) -> None:
+def test_unreachable_server_does_not_block_a_run(tmp_path: Path) -> None:
     script = (
         "tracker = Tracker.start(example_config(WandbMode.online), Path(sys.argv[1]))\n"
         "assert not tracker.on\n"
         "tracker.log({'loss': 1.0}, 1); tracker.finish({'a': 1})\n"
     )
-    output = in_a_process_of_its_own(script, tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=FAKE_KEY)
+    output = run_script(script, tmp_path, WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=FAKE_KEY)
     assert output.count("Tracking by wandb is off") == 1
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """A server that knows nobody, as wandb's is to a wrong key."""
+    """A server that answers every request as wandb's server answers a wrong key."""
 
     def _refuse(self) -> None:
         body = b'{"errors": [{"message": "user is not logged in"}], "error": "permission denied"}'
@@ -337,7 +343,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [FAKE_KEY, "short"])
-def test_wrong_key_turns_tracking_off_and_is_said_once_without_the_key(tmp_path: Path, key: str) -> None:
+def test_wrong_key_turns_tracking_off_and_is_logged_once_without_the_key(tmp_path: Path, key: str) -> None:
     script = (
         "tracker = Tracker.start(example_config(WandbMode.online), Path(sys.argv[1]))\n"
         "assert not tracker.on\n"
@@ -346,7 +352,7 @@ def test_wrong_key_turns_tracking_off_and_is_said_once_without_the_key(tmp_path:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        output = in_a_process_of_its_own(script, tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY=key)
+        output = run_script(script, tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY=key)
         server.shutdown()
     assert output.count("Tracking by wandb is off") == 1
     assert key not in output
