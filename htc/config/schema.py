@@ -40,6 +40,7 @@ def setting(
     excluded: float | None = None,
     remedy: str = "",
     in_signature: bool = True,
+    omit_default: bool = False,
 ) -> Any:
     """Declare a key of the schema.
 
@@ -51,8 +52,14 @@ def setting(
         excluded: a bound that must not be reached.
         remedy: what to do instead of setting the excluded value, appended to the message.
         in_signature: False for a key that cannot change a result; for a node, it holds for all keys below it.
+        omit_default: True for a key that is added when runs exist, and whose default changes no result: the default is
+            left out of the signature, so that these runs keep theirs.
     """
-    metadata = {"range": Range(low, high, excluded, remedy), "in_signature": in_signature}
+    metadata = {
+        "range": Range(low, high, excluded, remedy),
+        "in_signature": in_signature,
+        "omit_default": omit_default,
+    }
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
