@@ -1,1 +1,1 @@
-"""Tables from what has been run: reads run folders and published figures, never the model."""
+"""Tables of the paper, made from run folders and published figures; PyTorch and the network are never imported."""

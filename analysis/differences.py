@@ -1,4 +1,4 @@
-"""What rows differ in beyond the words that their columns show."""
+"""The settings in which the rows of a table differ, beyond what its columns show."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from htc.config.schema import Config
 from htc.config.signature import to_plain
 
 LONGEST_CASCADE = 16
-"""More than any network has: the file of a run may be damaged."""
+"""More stages than any network has. A config.yaml may be damaged, and a huge number must not fill the memory."""
 METHOD_FILES = CONFIG_FOLDER / "model"
-# Keys of the settings that a row's method, backbone and schedule already say.
 METHOD_KEYS = frozenset(
     {
         "model.name",
@@ -28,15 +27,17 @@ METHOD_KEYS = frozenset(
         *(f"model.{switch}" for switch in (*IDEAS, *ADDED_SWITCHES)),
     }
 )
+"""Keys of the settings that the method of a row, or its switches, fusion and stages, show."""
 LABEL_KEYS = METHOD_KEYS | {
     "model.channels", "backbone.name", "backbone.width", "backbone.norm", "backbone.bn_mode",
     "backbone.deformable_stages", "schedule.epochs", "schedule.iterations", "schedule.milestones",
 }  # fmt: skip
+"""Keys of the settings that the method, backbone and schedule of a row show."""
 
 
 @cache
 def _method_settings(method: str) -> dict[str, Any]:
-    """The settings below `model` of a method as conf/model has it; those of the schema for one that it has not."""
+    """Return the settings below `model` of a method in conf/model; for an unknown method, those of the schema."""
     settings = flatten({"model": to_plain(Config())["model"]})
     path = METHOD_FILES / f"{method}.yaml"
     if path.is_file():
@@ -44,39 +45,61 @@ def _method_settings(method: str) -> dict[str, Any]:
     return settings
 
 
-def changed(row: Row) -> dict[str, Any]:
-    """The settings below `model` that are not the method's own; switches and lengths that follow from them left out."""
-    usual = _method_settings(str(row.settings["model.name"]))
+def changed_settings(row: Row) -> dict[str, Any]:
+    """Return the settings below `model` that differ from the method's defaults.
+
+    The keys of METHOD_KEYS are left out, and so are lists with one entry per stage that have the defaults for the
+    row's number of stages.
+    """
+    defaults = _method_settings(str(row.settings["model.name"]))
     if row.stages is not None and 1 <= row.stages <= LONGEST_CASCADE:
-        usual = {**usual, **{f"model.{key}": value for key, value in stage_defaults(row.stages).items()}}
+        defaults = {**defaults, **{f"model.{key}": value for key, value in stage_defaults(row.stages).items()}}
     return {
         key: value
         for key, value in row.settings.items()
-        if key.startswith("model.") and key not in METHOD_KEYS and value != usual.get(key)
+        if key.startswith("model.") and key not in METHOD_KEYS and value != defaults.get(key)
     }
 
 
 def name_differences(rows: list[Row], identity: Callable[[Row], Hashable], shown: Collection[str]) -> None:
-    """Say in the method's cell what a block's rows differ in, beyond what the settings `shown` say.
+    """Append to each row's method the settings in which the rows of a block differ, as `HTC (precision=bf16)`.
 
-    Rows that look alike by `identity` are told apart by every setting. Of a method's own settings nothing is said.
+    A setting below `model` that has the method's default is not named, except for rows that would look alike otherwise:
+    these show every setting in which they differ.
+
+    Args:
+        rows: the rows of one block.
+        identity: what a reader sees of a row; rows with equal values look alike.
+        shown: keys of the settings that the columns show already.
     """
-    apart = tell_apart(rows, identity)
-    told = [{**{key: value for key, value in row.settings.items() if not key.startswith("model.")}, **changed(row)}
-            for row in rows]  # fmt: skip
-    keys = sorted({key for settings in told for key in settings} - set(shown))
-    varying = [key for key in keys if len({_word(settings.get(key, ...)) for settings in told}) > 1]
-    for row, settings in zip(rows, told, strict=True):
+    distinguishing = distinguishing_settings(rows, identity)
+    nameable = [
+        {**{key: value for key, value in row.settings.items() if not key.startswith("model.")}, **changed_settings(row)}
+        for row in rows
+    ]
+    keys = sorted({key for settings in nameable for key in settings} - set(shown))
+    varying = [key for key in keys if len({_word(settings.get(key, ...)) for settings in nameable}) > 1]
+    for row, settings in zip(rows, nameable, strict=True):
         words = [f"{key}={_word(settings[key])}" for key in varying if key in settings]
-        words = sorted({*words, *apart.get(id(row), [])})
+        words = sorted({*words, *distinguishing.get(id(row), [])})
         if words:
             row.method = f"{row.method} ({', '.join(words)})"
 
 
-def tell_apart(
+def distinguishing_settings(
     rows: list[Row], identity: Callable[[Row], Hashable], ignore: Iterable[str] = ()
 ) -> dict[int, list[str]]:
-    """For rows that would look alike, the settings that they differ in: {id(row): ['schedule.learning_rate=0.01']}."""
+    """Return, for rows that would look alike, the settings in which they differ.
+
+    Args:
+        rows: the rows to compare.
+        identity: what a reader sees of a row; rows with equal values look alike.
+        ignore: keys of settings that are not compared.
+
+    Returns:
+        Settings by the id of the row, such as `{id(row): ["schedule.learning_rate=0.01"]}`; rows that differ from all
+        others by their identity are left out.
+    """
     alike: dict[Hashable, list[Row]] = {}
     for row in rows:
         alike.setdefault(identity(row), []).append(row)
@@ -94,4 +117,5 @@ def tell_apart(
 
 
 def _word(value: Any) -> str:
+    """Return a value as the table shows it: a string as it is, any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,4 +1,4 @@
-"""The command `python analysis/make_tables.py`: the paper's tables from whatever has been run."""
+"""`python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME]`: make the paper's tables from own runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 USAGE_LINE = "python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME]"
 USAGE = f"""usage: {USAGE_LINE}
 
-Averages finished runs over their seeds and sets them next to the published figures. Prints the tables of comparison
-and of components in Markdown, and writes both as .md, .tex and .csv.
+Averages finished runs over their seeds and shows them next to the published figures. Prints the comparison table and
+the components table in Markdown, and writes both as .md, .tex and .csv.
 
   runs=FOLDER   where the run folders are, at any depth (default: runs)
   out=FOLDER    where the tables are written (default: tables)
@@ -19,9 +19,10 @@ DEFAULTS = {"runs": "runs", "out": "tables", "sweep": ""}
 
 
 def make_tables(runs: Path, out: Path, sweep: str = "") -> str:
-    """Write both tables below `out` in three formats. Returns their Markdown.
+    """Write both tables below `out` in three formats, and return their Markdown.
 
-    What had to be skipped is said on stderr. Raises UserError for a missing folder or an unknown sweep.
+    Runs that cannot be read are skipped, with a sentence on standard error for each. Raises UserError for a missing
+    folder of runs, an unknown sweep or a folder `out` that cannot be written.
     """
     from analysis.published import load_published
     from analysis.render import write_table
@@ -38,7 +39,7 @@ def make_tables(runs: Path, out: Path, sweep: str = "") -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Returns the exit status: 0, or 2 where the user has something to mend."""
+    """Run the command and return its exit status: 0, or 2 for an error that the user can fix."""
     from htc.arguments import parse_arguments
     from htc.errors import UserError
 
@@ -64,6 +65,6 @@ def start() -> None:
 
 if __name__ == "__main__":
     if not __package__:
-        # As a script Python starts imports in this folder; the packages stand in the one above.
+        # Python puts the folder of a script on the import path; the packages are in the folder above it.
         sys.path[0] = str(Path(__file__).resolve().parents[1])
     start()

@@ -15,38 +15,39 @@ REFERENCE = Path(__file__).parent / "reference"
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row as it was published. Figures in percent; a figure that was not published is absent."""
+    """One row as it was published."""
 
     method: str
     backbone: str
     schedule: str
     figures: dict[str, float]
-    """Keys of METRICS, and fps."""
+    """Figures by the keys of METRICS (in percent) and `fps`; those that were not published are absent."""
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Rows of one source, on one split."""
+    """Rows of one source, all evaluated on the same split."""
 
     data: str
     split: str
     source: str
     rows: list[PublishedRow]
     fps_conditions: str = ""
+    """Hardware and settings of the fps figures."""
     remark: str = ""
-    """What else the source states, as a sentence; may be empty."""
+    """A sentence about further statements of the source; empty if there are none."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """Everything that is set next to own runs."""
+    """The published rows that each table shows next to own runs."""
 
     comparison: list[PublishedTable]
     components: list[PublishedTable]
 
 
 def load_published(folder: Path = REFERENCE) -> Published:
-    """Read the published figures below `folder`."""
+    """Return the published figures of the files in `folder`."""
     paper = _load(folder / "comparison_test_dev.yaml")
     zoo = _load(folder / "mmdetection_zoo_val2017.yaml")
     components = _load(folder / "components_val2017.yaml")
@@ -69,6 +70,7 @@ def load_published(folder: Path = REFERENCE) -> Published:
 
 
 def _table(content: dict[str, Any], remark: str) -> PublishedTable:
+    """Return the table that a file's `columns` and `rows` hold."""
     rows = []
     for values in content["rows"]:
         row = dict(zip(content["columns"], values, strict=True))

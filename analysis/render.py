@@ -21,30 +21,35 @@ LATEX = {
 }  # fmt: skip
 
 
-class Marks:
-    """Footnote marks of one table, handed out in order of first use: the same text gets the same mark."""
+class Footnotes:
+    """Footnotes of one table, marked by letters or numbers in order of first use; equal texts share one mark."""
 
     def __init__(self, letters: bool) -> None:
         self.letters = letters
         self.texts: list[str] = []
 
-    def mark(self, text: str) -> str:
+    def add(self, text: str) -> str:
+        """Add a footnote unless it exists, and return its mark."""
         if text not in self.texts:
             self.texts.append(text)
-        return self._name(self.texts.index(text))
+        return self._mark(self.texts.index(text))
 
-    def listed(self) -> list[tuple[str, str]]:
-        return [(self._name(index), text) for index, text in enumerate(self.texts)]
+    def marked_texts(self) -> list[tuple[str, str]]:
+        """Return the marks and texts of all footnotes."""
+        return [(self._mark(index), text) for index, text in enumerate(self.texts)]
 
-    def _name(self, index: int) -> str:
+    def _mark(self, index: int) -> str:
         if not self.letters:
             return str(index + 1)
-        word = ascii_lowercase[index % 26]
-        return word if index < 26 else f"{word}{index // 26}"
+        letter = ascii_lowercase[index % 26]
+        return letter if index < 26 else f"{letter}{index // 26}"
 
 
 def write_table(table: Table, out: Path) -> str:
-    """Write NAME.md, NAME.tex and NAME.csv below `out`. Returns the Markdown. UserError where that is impossible."""
+    """Write NAME.md, NAME.tex and NAME.csv below `out`, and return the Markdown.
+
+    Raises UserError where the files cannot be written.
+    """
     text = markdown(table)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,7 @@ def write_table(table: Table, out: Path) -> str:
 
 
 def cell(row: Row, key: str) -> str:
-    """One cell, without footnote marks."""
+    """Return the text of one cell, without footnote marks."""
     if key in row.switches:
         return "✓" if row.switches[key] else "–"
     if key in METRICS or key == "fps":
@@ -70,14 +75,14 @@ def cell(row: Row, key: str) -> str:
 
 
 def figure(stat: Stat | None) -> str:
-    """`36.9 ± 0.2`, or without spread where there is one value only."""
+    """Return `36.9 ± 0.2`, or `36.9` for a single value; a dash for None."""
     if stat is None:
         return MISSING
     return f"{stat.mean:.1f}" if stat.std is None else f"{stat.mean:.1f} ± {stat.std:.1f}"
 
 
 def signed(value: float | None) -> str:
-    """`+0.6`, `−0.3` or `0.0`."""
+    """Return `+0.6`, `−0.3` or `0.0`; a dash for None."""
     if value is None:
         return MISSING
     text = f"{value:+.1f}"
@@ -85,8 +90,11 @@ def signed(value: float | None) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A heading, one Markdown table a block, and the notes: fps conditions by letter, origins by number."""
-    conditions, origins = Marks(letters=True), Marks(letters=False)
+    """Return a heading, one Markdown table per block, and the notes.
+
+    Letters mark the conditions of an fps figure, and numbers the runs or the source of a row.
+    """
+    conditions, origins = Footnotes(letters=True), Footnotes(letters=False)
     parts = [f"## {table.caption.rstrip('.')}", ""]
     for block in table.blocks:
         lines = [list(table.columns.values())]
@@ -95,20 +103,20 @@ def markdown(table: Table) -> str:
             for key in table.columns:
                 if key == "from":
                     origin = f"{row.source}." if block.published else ", ".join(f"`{name}`" for name in row.runs)
-                    cells.append(f"{'published ' if block.published else ''}[{origins.mark(origin)}]")
+                    cells.append(f"{'published ' if block.published else ''}[{origins.add(origin)}]")
                 elif key == "fps" and row.fps_conditions:
-                    cells.append(f"{cell(row, key)} [{conditions.mark(row.fps_conditions)}]")
+                    cells.append(f"{cell(row, key)} [{conditions.add(row.fps_conditions)}]")
                 else:
                     cells.append(cell(row, key))
             lines.append(cells)
         parts += [f"### {block.title}", "", *_pipes(lines, list(table.columns)), ""]
-    notes = table.notes + [f"fps [{mark}]: {text}." for mark, text in conditions.listed()]
-    notes += [f"From [{mark}]: {text}" for mark, text in origins.listed()] + table.remarks
+    notes = table.notes + [f"fps [{mark}]: {text}." for mark, text in conditions.marked_texts()]
+    notes += [f"From [{mark}]: {text}" for mark, text in origins.marked_texts()] + table.remarks
     return "\n".join([*parts, *(f"- {note}" for note in notes), ""])
 
 
 def _pipes(lines: list[list[str]], keys: list[str]) -> list[str]:
-    """Pipe table with aligned columns: words to the left, figures to the right."""
+    """Return the lines of a Markdown table: words are aligned to the left, figures to the right."""
     lines = [[text.replace("|", r"\|") for text in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = [_is_figure(key) for key in keys]
@@ -121,12 +129,13 @@ def _pipes(lines: list[list[str]], keys: list[str]) -> list[str]:
 
 
 def _is_figure(key: str) -> bool:
+    """Return whether the column holds numbers."""
     return key in METRICS or key in ("fps", "delta", "seeds", "stages")
 
 
 def latex(table: Table) -> str:
-    """A `table*` in booktabs style; each own row is followed by a comment that names its runs."""
-    conditions = Marks(letters=True)
+    """Return a `table*` in booktabs style; a comment after each own row names its runs."""
+    conditions = Footnotes(letters=True)
     keys = [key for key in table.columns if key not in ("data", "split", "from")]
     lines = [
         r"% needs \usepackage{booktabs,amssymb,graphicx}",
@@ -137,7 +146,7 @@ def latex(table: Table) -> str:
         r"\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{escape(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
-        # Shrunk where it is wider than the page, and only there.
+        # Shrink a table only if it is wider than the page.
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join(_alignment(key) for key in keys)}}}",
         r"\toprule",
@@ -147,28 +156,28 @@ def latex(table: Table) -> str:
         lines += [r"\midrule", rf"\multicolumn{{{len(keys)}}}{{l}}{{\textit{{{escape(_full_title(block))}}}}} \\"]
         lines += [_latex_row(row, keys, block, conditions) for row in block.rows]
     notes = [escape(note) for note in table.notes]
-    notes += [rf"\textsuperscript{{{mark}}}~{escape(text)}." for mark, text in conditions.listed()]
+    notes += [rf"\textsuperscript{{{mark}}}~{escape(text)}." for mark, text in conditions.marked_texts()]
     lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip", r"\begin{minipage}{\linewidth}", r"\scriptsize"]
     lines += [" \\\\\n".join(notes), r"\end{minipage}", r"\end{table*}", ""]
     return "\n".join(lines)
 
 
-def _latex_row(row: Row, keys: list[str], block: Block, conditions: Marks) -> str:
+def _latex_row(row: Row, keys: list[str], block: Block, conditions: Footnotes) -> str:
     cells = []
     for key in keys:
         text = escape(cell(row, key))
         if key in METRICS or key == "fps":
-            # A small spread leaves room for a dozen columns.
+            # The spread is set in small type: the table has a dozen columns.
             text = re.sub(r" \$\\pm\$ (\S+)", r"\\,{\\scriptsize$\\pm$\1}", text)
         if key == "fps" and row.fps_conditions:
-            text += rf"\textsuperscript{{{conditions.mark(row.fps_conditions)}}}"
+            text += rf"\textsuperscript{{{conditions.add(row.fps_conditions)}}}"
         cells.append(text)
     comment = "" if block.published else f" % runs: {_one_line(', '.join(row.runs))}"
     return " & ".join(cells) + r" \\" + comment
 
 
 def _full_title(block: Block) -> str:
-    """The title with the source of a published block: LaTeX has no column for it."""
+    """Return the title of a block with its published sources, for which the LaTeX table has no column."""
     sources = sorted({row.source for row in block.rows if row.source})
     return f"{block.title} ({'; '.join(sources)})" if sources else block.title
 
@@ -186,7 +195,7 @@ def _alignment(key: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX; `code` becomes typewriter."""
+    """Return the text escaped for LaTeX; parts between backticks become typewriter."""
     parts = ["".join(LATEX.get(letter, letter) for letter in part) for part in text.split("`")]
     return "".join(rf"\texttt{{{part}}}" if index % 2 else part for index, part in enumerate(parts))
 
@@ -196,7 +205,7 @@ def _one_line(text: str) -> str:
 
 
 def csv(table: Table) -> str:
-    """Raw figures: mean, std and n in a column each (AP in percent), with what each row comes from."""
+    """Return the figures as CSV: mean, std and n in a column each (AP in percent), and the origin of each row."""
     lines = []
     for block in table.blocks:
         for row in block.rows:

@@ -1,4 +1,4 @@
-"""Run folders as the tables need them: status, flat settings, metrics. Whatever cannot be read is skipped and said."""
+"""Reading of run folders for the tables: status, settings and metrics. What cannot be read is skipped and reported."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import yaml
 
 from htc.config.signature import in_signature, omitted_defaults
 from htc.errors import UserError
+from htc.runs.json_values import mapping, whole_number
 from htc.runs.record import RunRecord
 
-# Metric of the tables -> (section of results.json, key in it).
 METRICS = {
     "box_AP": ("bbox", "AP"),
     "mask_AP": ("segm", "AP"),
@@ -28,41 +28,44 @@ METRICS = {
     "mask_APm": ("segm", "APm"),
     "mask_APl": ("segm", "APl"),
 }
+"""Metrics of the tables: each with its section of results.json and its key there."""
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+"""Stands for a time that is not recorded: such a run is older than any other."""
 
 
 class UnreadableError(Exception):
-    """One file of a run cannot be used; the message names it and says why."""
+    """A file of a run cannot be used. The message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `settings`, `seed`, `metrics` and `fps` are filled for finished runs only."""
+    """One run folder. Only a finished run has values in the fields from `seed` on."""
 
     folder: str
-    """Relative to the folder of runs, with forward slashes."""
+    """Path relative to the folder of runs, with forward slashes."""
     status: str
     sweep: str
     ended: datetime = LONG_AGO
+    """Time of the end, or of the start where there is no end."""
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
-    """Dotted key -> value: what can change the result, without the seed."""
+    """Settings that can change the result, by dotted key, without the seed."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Keys of METRICS in percent; NaN where there is no ground truth."""
+    """Metrics by the keys of METRICS, in percent; NaN where there is no ground truth."""
     fps: float = math.nan
     conditions: str = ""
-    """What fps was measured under, in words."""
+    """Hardware and settings of the fps measurement, in words."""
     images: int | None = None
-    """Images evaluated."""
+    """Number of images evaluated."""
 
     @property
     def group(self) -> str:
-        """The same for runs that differ in nothing but the seed."""
+        """A string that is equal for runs that differ in the seed only."""
         return json.dumps([self.settings, self.images], sort_keys=True, default=str)
 
 
 def read_runs(root: Path) -> tuple[list[Run], list[str]]:
-    """All runs at any depth below `root`, in the order of their folders, and a sentence for each one skipped.
+    """Return all runs at any depth below `root`, sorted by folder, and a sentence for each run that was skipped.
 
     Raises UserError where `root` is not a folder.
     """
@@ -79,7 +82,10 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
 
 
 def run_folders(root: Path, complaints: list[str]) -> Iterator[Path]:
-    """Folders that hold a run.json. Links are followed, each folder is seen once, runs are not searched inside."""
+    """Yield the folders that hold a run.json, each once; links are followed, and folders inside a run are not searched.
+
+    Sentences about folders that cannot be read are appended to `complaints`.
+    """
     seen: set[str] = set()
     walk = os.walk(
         root, followlinks=True, onerror=lambda error: complaints.append(f"skipped {error.filename}: {error.strerror}.")
@@ -100,7 +106,7 @@ def run_folders(root: Path, complaints: list[str]) -> Iterator[Path]:
 
 
 def select_sweep(runs: list[Run], sweep: str, root: Path) -> list[Run]:
-    """The runs of one sweep. Raises UserError, naming the nearest sweep there is, where it has none."""
+    """Return the runs of one sweep. Raises UserError, with the most similar name of a sweep, where there are none."""
     sweeps = sorted({run.sweep for run in runs})
     if sweep not in sweeps:
         nearest = difflib.get_close_matches(sweep, sweeps, n=1, cutoff=0.0)
@@ -110,7 +116,10 @@ def select_sweep(runs: list[Run], sweep: str, root: Path) -> list[Run]:
 
 
 def read_run(folder: Path, root: Path) -> Run:
-    """One run. Raises UnreadableError for a torn, foreign or missing file; an unfinished run needs run.json only."""
+    """Return one run. Raises UnreadableError for a damaged, foreign or missing file.
+
+    Only run.json is read of an unfinished run.
+    """
     record_path = folder / "run.json"
     record = RunRecord.from_json(read_json(record_path))
     status = record.status
@@ -129,59 +138,69 @@ def read_run(folder: Path, root: Path) -> Run:
     return Run(
         **{key: getattr(base, key) for key in ("folder", "status", "sweep", "ended")},
         seed=settings.pop("seed"),
-        settings={key: value for key, value in settings.items() if not without_effect(key)},
+        settings={key: value for key, value in settings.items() if in_signature(key)},
         **read_results(folder / "results.json"),
     )
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """config.yaml with dotted keys. Raises UnreadableError."""
+    """Return the settings of a config.yaml by dotted key. Raises UnreadableError."""
     try:
         config = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UnreadableError(f"{path}: it is not complete YAML.") from error
     # A run that is older than such a key is the same as one with the key's default.
-    settings = flatten(omitted_defaults()) | (flatten(config) if isinstance(config, dict) else {})
+    settings = flatten(omitted_defaults()) | flatten(mapping(config))
     for key in ("model.name", "backbone.name", "data.name"):
         if not isinstance(settings.get(key), str):
             raise UnreadableError(f"{path}: it has no {key}, so it is not the configuration of a run.")
-    if type(settings.get("seed")) is not int:
+    if whole_number(settings.get("seed")) is None:
         raise UnreadableError(f"{path}: its seed is {settings.get('seed')!r}, not a whole number.")
     return settings
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The fields `metrics`, `fps`, `conditions` and `images` of a Run from results.json. Raises UnreadableError."""
+    """Return the fields `metrics`, `fps`, `conditions` and `images` of a Run from results.json.
+
+    Raises UnreadableError.
+    """
     results = read_json(path)
     metrics = {}
     for metric, (section, key) in METRICS.items():
         if not isinstance(results.get(section), dict):
             raise UnreadableError(f"{path}: it has no {section} metrics.")
-        metrics[metric] = 100 * number(results[section].get(key), f"{section}.{key}", path, at_most=1.0)
-    speed = results.get("speed")
-    speed = speed if isinstance(speed, dict) else {}
-    images = results.get("images_evaluated")
+        metrics[metric] = 100 * measured_number(results[section].get(key), f"{section}.{key}", path, at_most=1.0)
+    speed = mapping(results.get("speed"))
     return {
         "metrics": metrics,
-        "fps": number(speed.get("fps"), "speed.fps", path),
-        "conditions": describe_conditions(speed.get("conditions")),
-        "images": images if type(images) is int else None,
+        "fps": measured_number(speed.get("fps"), "speed.fps", path),
+        "conditions": describe_conditions(mapping(speed.get("conditions"))),
+        "images": whole_number(results.get("images_evaluated")),
     }
 
 
-def number(value: Any, name: str, path: Path, at_most: float = math.inf) -> float:
-    """A measured number; NaN for null, for COCO's -1 (no ground truth) and for what is not finite."""
+def measured_number(value: Any, name: str, path: Path, at_most: float = math.inf) -> float:
+    """Return a measured number as a float.
+
+    Args:
+        value: a value of results.json. Null, COCO's -1 (no ground truth) and numbers that are not finite become NaN.
+        name: its dotted key, for the message.
+        path: the file, for the message.
+        at_most: the largest valid number.
+
+    Raises:
+        UnreadableError: for a value that is not a number, or is too large.
+    """
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float) or value > at_most:
-        raise UnreadableError(f"{path}: its {name} is {value!r}, which is no such number.")
+        expected = "a number" if at_most == math.inf else f"a number up to {at_most:g}"
+        raise UnreadableError(f"{path}: its {name} is {value!r}, not {expected}.")
     return float(value) if math.isfinite(value) and value >= 0 else math.nan
 
 
-def describe_conditions(conditions: Any) -> str:
-    """`NVIDIA V100, 8 threads, fp32, batch size 1`; empty where nothing was recorded."""
-    if not isinstance(conditions, dict):
-        return ""
+def describe_conditions(conditions: dict[str, Any]) -> str:
+    """Return `NVIDIA V100, 8 threads, fp32, batch size 1`; an empty string where nothing was recorded."""
     rest = {key: value for key, value in conditions.items() if value is not None}
     words = []
     for key, template in (("device", "{}"), ("threads", "{} threads"), ("precision", "{}")):
@@ -194,20 +213,15 @@ def describe_conditions(conditions: Any) -> str:
 
 
 def flatten(node: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> dotted keys; lists stay values."""
+    """Return the values of nested dicts by dotted key; lists are values."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
 
 
-def without_effect(key: str) -> bool:
-    """Whether the dotted key is one that cannot change a result, by the rule of the runs' own signature."""
-    return not in_signature(key)
-
-
 def parse_time(text: Any) -> datetime:
-    """ISO 8601; UTC where no zone is given, long ago where it is not a time."""
+    """Return the time of an ISO 8601 string, which is in UTC unless it names a zone; LONG_AGO for any other value."""
     try:
         time = datetime.fromisoformat(text)
     except (TypeError, ValueError):
@@ -216,7 +230,7 @@ def parse_time(text: Any) -> datetime:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UnreadableError."""
+    """Return the JSON object of a file. Raises UnreadableError."""
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -227,7 +241,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """The file as text. Raises UnreadableError where there is none."""
+    """Return the text of a file. Raises UnreadableError where the file cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

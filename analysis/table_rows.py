@@ -1,4 +1,4 @@
-"""From runs to rows: seeds of one configuration are averaged, and every row gets the words it is shown with."""
+"""Rows of the tables: the mean over the seeds of one configuration, and the words that show the configuration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ IDEAS = {"interleaved": "interleaving", "mask_flow": "mask flow", "semantic": "s
 ADDED_SWITCHES: dict[str, str] = {}
 """Switches of the model that the paper does not have, each a column of the components table: key -> header."""
 DATA = {"coco": "COCO"}
-# Normalisation of the body -> words, where it is not that of stored statistics.
 NORMS = {("sync_bn", "batch"): ["SyncBN"], ("bn", "batch"): ["BN of the batch"], ("gn", "stored"): ["GN"]}
+"""Words for the normalisation of the backbone, by `backbone.norm` and `backbone.bn_mode`; batch norm with stored
+statistics, as in the paper, has none."""
 
 
 @dataclass(frozen=True)
 class Stat:
-    """A figure over seeds: mean, sample standard deviation (None below two values) and number of values."""
+    """A figure over seeds: mean, sample standard deviation (None for one value) and number of values."""
 
     mean: float
     std: float | None
@@ -40,16 +41,18 @@ class Row:
     split: str
     schedule: str
     stats: dict[str, Stat]
-    """Keys of METRICS (percent) and fps; what is not known is absent."""
+    """Figures by the keys of METRICS (in percent) and `fps`; unknown ones are absent."""
     fps_conditions: str = ""
+    """Hardware and settings of the fps figure."""
     source: str = ""
-    """Of a published row."""
+    """Source of a published row."""
     runs: list[str] = field(default_factory=list)
-    """Folders of an own row, by seed."""
+    """Folders of the runs of an own row, sorted by seed."""
     seeds: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of an own row that can change the result, by dotted key, without the seed."""
     switches: dict[str, bool] = field(default_factory=dict)
-    """`cascade`, and the keys of IDEAS and ADDED_SWITCHES."""
+    """Whether the row has a `cascade`, and whether it has each of IDEAS and ADDED_SWITCHES."""
     fusion: str = ""
     stages: int | None = None
     images: int | None = None
@@ -59,13 +62,15 @@ class Row:
 
     @property
     def ideas(self) -> int:
+        """Number of ideas that the row has: HTC's and added ones."""
         return sum(self.switches[idea] for idea in (*IDEAS, *ADDED_SWITCHES))
 
 
 def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
-    """Rows of the finished runs, one a configuration, and a sentence for each seed that was run more than once.
+    """Return one row per configuration of the finished runs, and a sentence for each seed that was run more than once.
 
-    Of several runs with one seed the newest counts: averaging them would give that seed the weight of two.
+    Of several runs with the same seed, only the newest is used: averaging all of them would give that seed more weight
+    than the others.
     """
     finished = {run.folder: run for run in runs if run.status == "done"}
     if not finished:
@@ -90,7 +95,7 @@ def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
     for _, repeated in frame[frame.duplicated(["group", "seed"], keep=False)].groupby(["group", "seed"]):
         *older, last = repeated["folder"]
         left_out = ", ".join(f"`{folder}`" for folder in older)
-        remarks.append(f"Run more than once with one seed: the newest, `{last}`, counts; left out: {left_out}.")
+        remarks.append(f"Run more than once with the same seed: the newest, `{last}`, is used; left out: {left_out}.")
     rows = []
     statistics = frame[newest].groupby("group")[[*METRICS, "fps"]].agg(["mean", "std", "count"])
     for group, members in frame[newest].groupby("group"):
@@ -105,13 +110,13 @@ def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
 
 
 def _own_row(runs: list[Run], stats: dict[str, Stat]) -> Row:
-    """The row of one configuration's runs. fps of different conditions is listed, not averaged."""
+    """Return the row of the runs of one configuration; fps figures of different conditions are listed, not averaged."""
     settings = runs[0].settings
     conditions = sorted({run.conditions or "conditions not recorded" for run in runs if "fps" in stats})
     if len(conditions) > 1:
         del stats["fps"]
         measured = "; ".join(f"{run.fps:.1f} ({run.conditions or 'conditions not recorded'})" for run in runs)
-        conditions = [f"not averaged, as the seeds were measured under different conditions: {measured}"]
+        conditions = [f"not averaged, because the seeds were measured under different conditions: {measured}"]
     stages = settings.get("model.num_stages")
     switches = {idea: settings.get(f"model.{idea}") is True for idea in (*IDEAS, *ADDED_SWITCHES)}
     return Row(
@@ -133,7 +138,7 @@ def _own_row(runs: list[Run], stats: dict[str, Stat]) -> Row:
 
 
 def published_row(table: PublishedTable, row: PublishedRow) -> Row:
-    """A published row; of the methods' names alone follows which switches are on."""
+    """Return the row of a published row; its switches follow from the name of the method."""
     is_htc = row.method.split(",")[0] == METHODS["htc"]
     return Row(
         method=row.method,
@@ -153,7 +158,7 @@ def published_row(table: PublishedTable, row: PublishedRow) -> Row:
 
 
 def backbone_label(settings: dict[str, Any]) -> str:
-    """`ResNet-50-FPN`; what makes it another network than the paper's is said: widths, normalisation, DCN."""
+    """Return `ResNet-50-FPN`, with the widths, DCN and normalisation that differ from the paper's in brackets."""
     name = str(settings["backbone.name"])
     label = re.sub(r"^resnext(\d+)_(\w+)$", r"ResNeXt-\1-\2", re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) + "-FPN"
     widths = {"width": (settings.get("backbone.width"), 64), "channels": (settings.get("model.channels"), 256)}
@@ -166,7 +171,7 @@ def backbone_label(settings: dict[str, Any]) -> str:
 
 
 def schedule_label(settings: dict[str, Any]) -> str:
-    """`12 epochs` or `300 iterations`."""
+    """Return `12 epochs` or `300 iterations`."""
     for unit in ("epochs", "iterations"):
         if (length := settings.get(f"schedule.{unit}")) is not None:
             return f"{length} {unit}"
@@ -174,14 +179,14 @@ def schedule_label(settings: dict[str, Any]) -> str:
 
 
 def data_label(settings: dict[str, Any], images: int | None) -> str:
-    """`COCO` or `shapes`, with the number of images where that is not the whole split."""
+    """Return `COCO` or `shapes`, followed by the number of images if only a part of the split was evaluated."""
     name = DATA.get(settings["data.name"], settings["data.name"])
     limited = settings.get("eval.limit") is not None or settings.get("data.val.limit") is not None
     return f"{name} ({images} images)" if limited and images is not None else name
 
 
 def method_with_variant(row: Row) -> str:
-    """`HTC w/o mask flow`: the method and what sets it apart from the method as it is known."""
+    """Return the method and its differences from the published method, such as `HTC w/o mask flow`."""
     if not row.settings:
         return row.method
     name = row.settings["model.name"]
@@ -200,5 +205,6 @@ def method_with_variant(row: Row) -> str:
 
 
 def _listed(words: Iterable[str]) -> str:
+    """Return `a, b and c`."""
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last

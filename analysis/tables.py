@@ -1,4 +1,4 @@
-"""The two tables of the paper: methods compared, and what each component brings."""
+"""The two tables of the paper: the comparison of methods, and the gain of each component."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.differences import LABEL_KEYS, METHOD_KEYS, changed, name_differences, tell_apart
+from analysis.differences import (
+    LABEL_KEYS,
+    METHOD_KEYS,
+    changed_settings,
+    distinguishing_settings,
+    name_differences,
+)
 from analysis.published import Published, PublishedTable
 from analysis.runs import Run
 from analysis.table_rows import ADDED_SWITCHES, IDEAS, METHODS, Row, average, method_with_variant, published_row
@@ -31,15 +37,15 @@ SWITCH_HEADERS = {
     "semantic": "semantic",
 }
 LEGEND = (
-    "AP in percent; AP50 to APl are of masks. Mean ± sample standard deviation over n seeds where n > 1. "
-    "Blocks differ in data, split or settings: compare within a block. "
-    "Its rows say in brackets what else they differ in."
+    "AP in percent; AP50 to APl are mask APs. Mean ± sample standard deviation over n seeds where n > 1. "
+    "Blocks differ in data, split or settings: compare only rows of the same block. "
+    "Further settings in which the rows of a block differ are in brackets after the method."
 )
 
 
 @dataclass
 class Block:
-    """Rows that may be read against one another: one data set and split, own or published, never both."""
+    """Rows that can be compared: all of one data set and split, and either own or published."""
 
     title: str
     rows: list[Row]
@@ -48,20 +54,22 @@ class Block:
 
 @dataclass
 class Table:
-    """What is rendered. Columns are keys of Row's fields, switches and figures with their headers."""
+    """A table before it is rendered."""
 
     name: str
+    """Name of its files, without the ending."""
     caption: str
     columns: dict[str, str]
+    """Header of each column, by field of Row, switch, key of METRICS, `fps` or `from`."""
     blocks: list[Block]
     notes: list[str] = field(default_factory=list)
-    """What a reader of the table needs."""
+    """Sentences for the reader of the table."""
     remarks: list[str] = field(default_factory=list)
-    """What its author needs: runs that are not in it, and why."""
+    """Sentences for its author: the runs that are not in it, and why."""
 
 
 def build_tables(runs: list[Run], published: Published, root: Path) -> list[Table]:
-    """The tables of comparison and of components from the runs found below `root`."""
+    """Return the comparison table and the components table of the runs found below `root`."""
     rows, repeats = average(runs)
     remarks = _remarks(runs, rows, repeats, root)
     return [
@@ -71,7 +79,7 @@ def build_tables(runs: list[Run], published: Published, root: Path) -> list[Tabl
 
 
 def _comparison_table(rows: list[Row], published: Published, remarks: list[str]) -> Table:
-    """Methods next to the published ones: a block a data set and split, then a block a published source."""
+    """Return own and published methods: one block per data set and split, then one per published source."""
     rows.sort(key=_comparison_order)
     blocks = _own_blocks(rows, _is_data, _data_title)
     for block in blocks:
@@ -91,7 +99,7 @@ def _comparison_table(rows: list[Row], published: Published, remarks: list[str])
 
 
 def _components_table(rows: list[Row], published: Published, remarks: list[str]) -> Table:
-    """What each component brings: a block for everything but the model alike, with differences to its base."""
+    """Return the gain of each component: the rows of a block differ in the model only, and are compared to its base."""
     rows.sort(key=_components_order)
     blocks = _own_blocks(rows, _is_setting, _setting_title)
     for block in blocks:
@@ -108,9 +116,9 @@ def _components_table(rows: list[Row], published: Published, remarks: list[str])
     notes = [LEGEND]
     if blocks:
         notes.append(
-            "Δ mask AP: points above the row marked 'base', which has the fewest of interleaving, mask flow and "
-            "semantic branch in its block; a block without one has several such rows. From means before rounding. "
-            "Rows of a block differ in nothing but the model."
+            "Δ mask AP: difference in points to the row marked 'base', the one in its block with the fewest of "
+            "interleaving, mask flow and semantic branch; a block in which several rows tie has no base. "
+            "Differences are computed before rounding. Rows of a block differ in the model only."
         )
     notes += [table.remark for table in published.components]
     return Table(
@@ -123,15 +131,18 @@ def _components_table(rows: list[Row], published: Published, remarks: list[str])
     )
 
 
-def _own_blocks(rows: list[Row], belongs: Callable[[str], bool], title: Callable[[Row], str]) -> list[Block]:
-    """Rows alike in the settings whose key `belongs` picks, and in the images evaluated, make a block."""
+def _own_blocks(rows: list[Row], is_shared: Callable[[str], bool], title: Callable[[Row], str]) -> list[Block]:
+    """Group rows into blocks with equal numbers of images and equal settings of the keys for which `is_shared` holds.
+
+    Blocks whose titles are equal also get the settings in which they differ.
+    """
     by_key: dict[str, list[Row]] = {}
     for row in rows:
-        shared = {key: value for key, value in row.settings.items() if belongs(key)}
+        shared = {key: value for key, value in row.settings.items() if is_shared(key)}
         by_key.setdefault(json.dumps([shared, row.images], sort_keys=True, default=str), []).append(row)
     first = [group[0] for group in by_key.values()]
-    ignore = {key for row in first for key in row.settings if not belongs(key)}
-    differences = tell_apart(first, title, ignore)
+    ignore = {key for row in first for key in row.settings if not is_shared(key)}
+    differences = distinguishing_settings(first, title, ignore)
     blocks = []
     for group in by_key.values():
         parts = [f"Ours: {title(group[0])}", *differences.get(id(group[0]), [])]
@@ -140,12 +151,12 @@ def _own_blocks(rows: list[Row], belongs: Callable[[str], bool], title: Callable
 
 
 def _is_data(key: str) -> bool:
-    """Whether the dotted key says what is evaluated on."""
+    """Return whether the dotted key determines the data that a run is evaluated on."""
     return key in ("data.name", "eval.limit") or key.startswith(("data.val.", "data.shapes."))
 
 
 def _is_setting(key: str) -> bool:
-    """Whether the dotted key is the same for all rows of a block of components: all but the model at one width."""
+    """Return whether the dotted key has one value per block of components: every key but the model's, and its width."""
     return not key.startswith("model.") or key == "model.channels"
 
 
@@ -158,7 +169,7 @@ def _setting_title(row: Row) -> str:
 
 
 def _published_blocks(tables: list[PublishedTable], name_backbone: bool = False) -> list[Block]:
-    """A block a source; the title names the backbones where no column does."""
+    """Return one block per source; with `name_backbone`, the title names the backbones, which no column shows."""
     blocks = []
     for table in tables:
         backbones = dict.fromkeys(row.backbone for row in table.rows) if name_backbone else ()
@@ -168,13 +179,14 @@ def _published_blocks(tables: list[PublishedTable], name_backbone: bool = False)
 
 
 def _set_deltas(rows: list[Row]) -> None:
-    """Differences to the base: fewest ideas, a cascade before a single stage, HTC's own settings before others'.
+    """Mark the base of a block, and set the difference in mask AP of all other rows to it.
 
-    Where several rows are equals in all of that, none is the base.
+    The base has the fewest ideas. Among several such rows, a cascade comes before a single stage, then HTC before other
+    methods, then the row with the fewest changed settings. Where rows still tie, there is no base.
     """
 
     def rank(row: Row) -> tuple[Any, ...]:
-        return (row.ideas, not row.switches["cascade"], row.method != METHODS["htc"], len(changed(row)))
+        return (row.ideas, not row.switches["cascade"], row.method != METHODS["htc"], len(changed_settings(row)))
 
     base = min(rows, key=rank)
     if [rank(row) for row in rows].count(rank(base)) > 1:
@@ -186,6 +198,7 @@ def _set_deltas(rows: list[Row]) -> None:
 
 
 def _remarks(runs: list[Run], rows: list[Row], repeats: list[str], root: Path) -> list[str]:
+    """Return sentences about runs that are not in the tables; `repeats` are those of `average`."""
     remarks = []
     if not rows:
         remarks.append(f"There is no finished run below {root}: only published rows are shown.")
@@ -198,17 +211,18 @@ def _remarks(runs: list[Run], rows: list[Row], repeats: list[str], root: Path) -
 
 
 def _method_rank(row: Row) -> tuple[int, str]:
+    """Sort key: known methods in the order of METHODS, then others by name."""
     known = list(METHODS.values())
     return (known.index(row.method) if row.method in known else len(known), row.method)
 
 
 def _natural(text: str) -> list[Any]:
-    """Sort key with numbers by value: ResNet-50 before ResNet-101."""
+    """Sort key that compares numbers by value: ResNet-50 comes before ResNet-101."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text)]
 
 
 def _switch_order(row: Row) -> tuple[Any, ...]:
-    """Fewest ideas first, and in the paper's order of adding them."""
+    """Sort key: fewest ideas first, then in the order in which the paper adds them."""
     return (row.ideas, *(not row.switches[idea] for idea in IDEAS), row.fusion, row.stages or 0)
 
 

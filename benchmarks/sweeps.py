@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,10 +22,10 @@ from statistics import median
 
 from htc.cli import read_settings, run_command
 from htc.errors import UserError
-from tests.cluster.conftest import SLURM, tiny
 from tests.cluster.slurm_cluster import SlurmCluster, missing_programs, running_cluster
+from tests.helpers.command import command
+from tests.helpers.tiny_run import SLURM, tiny_launched
 
-ROOT = Path(__file__).parents[1]
 DEFAULTS = {"rows": "1000", "rounds": "3", "out": ""}
 SWEEP_ROWS = 4
 """Number of rows in sweeps/components.yaml; seeds multiply them."""
@@ -57,7 +56,7 @@ def measure(cluster: SlurmCluster, folder: Path, seeds: int, seconds: dict[str, 
         seconds: Measured seconds by command, to which this appends.
     """
     runs = folder / "runs"
-    sweep = ["-m", "+sweep=components", *tiny(folder / "data", runs), *SLURM, "launcher.sbatch=[--hold]"]
+    sweep = ["-m", "+sweep=components", *tiny_launched(runs, folder / "data"), *SLURM, "launcher.sbatch=[--hold]"]
     sweep.append(f"seed=range(0,{seeds})")
     commands = {
         "plan, nothing there (--dry-run)": ["htc.run", *sweep, "--dry-run"],
@@ -67,19 +66,17 @@ def measure(cluster: SlurmCluster, folder: Path, seeds: int, seconds: dict[str, 
         "status": ["htc.status", "components", f"runs={runs}"],
         "status --json": ["htc.status", "components", f"runs={runs}", "--json"],
     }
-    for name, command in commands.items():
+    for name, arguments in commands.items():
         seconds["--help"].append(timed(cluster, ["htc.run", "--help"]))
-        seconds[name].append(timed(cluster, command))
+        seconds[name].append(timed(cluster, arguments))
     cluster.cancel_all()
     shutil.rmtree(runs)
 
 
-def timed(cluster: SlurmCluster, command: list[str]) -> float:
+def timed(cluster: SlurmCluster, arguments: list[str]) -> float:
     """Return the seconds that a command takes."""
     start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, env=cluster.environment, check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    command(*arguments, environment=cluster.environment).check_returncode()
     return time.perf_counter() - start
 
 

@@ -1,11 +1,8 @@
-"""Checkpoints written anew, and the commands on checkpoints of other frameworks as a user types them."""
+"""Conversion of checkpoints, and the commands on checkpoints of other frameworks as a user types them."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +18,10 @@ from htc.convert import convert
 from htc.errors import UserError
 from htc.evaluate import evaluate
 from tests.helpers.checkpoints import assert_same_tensors, imported_config, random_detector, save, their_state
+from tests.helpers.command import command
 from tests.helpers.tiny import tiny_config, tiny_detector
 
-ROOT = Path(__file__).parents[1]
 HTC = {"interleaved": True, "mask_flow": True, "semantic": True}
-
-
-def command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
 
 
 def their_file(path: Path, num_classes: int = 3, **meta: Any) -> Path:

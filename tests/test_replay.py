@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +23,10 @@ from htc.replay import replay
 from htc.runs.folder import RunFolder
 from htc.runs.tracking import Tracker
 from htc.structures import Sample
-from tests.helpers.fuzzing import fuzz
+from tests.helpers.command import command
+from tests.helpers.fuzzing import ANYTHING, damage, fuzz, is_sentence
 from tests.helpers.tiny import tiny_batch, tiny_config, tiny_detector
 from tests.helpers.trainers import make_trainer, training_config
-from tests.robustness.test_fuzz import damage, is_sentence
-from tests.test_trained_model import ANYTHING
-
-ROOT = Path(__file__).parents[1]
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "htc.replay", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
 
 
 def spoil_gradient(trainer: Trainer, step: int, value: float) -> None:
@@ -64,7 +53,7 @@ def test_step_with_a_huge_weight_is_done_again_and_its_place_is_named(tiny_shape
         trainer.train(Tracker(None))
     (file,) = (tmp_path / "replay").glob("*.pt")
     assert str(file) in str(caught.value)
-    done = command(str(file), "device=cpu")
+    done = command("htc.replay", str(file), "device=cpu")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("step 2, images ") and lines[-1] == "reproduced"
@@ -84,7 +73,7 @@ def test_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(
     assert "s2.loss_cls" in str(caught.value)
     assert all(value.isfinite().all() for value in trainer.raw_model.state_dict().values() if value.is_floating_point())
     (file,) = (tmp_path / "replay").glob("*.pt")
-    done = command(str(file))
+    done = command("htc.replay", str(file))
     assert done.returncode == 1 and done.stdout.splitlines()[-1] == "all values are finite here: not reproduced", (
         "what spoilt the gradient in this test is not in the file"
     )
@@ -130,7 +119,7 @@ def test_overflow_that_no_scale_prevents_stops_the_run(tiny_shapes: DataConfig, 
     ],
 )
 def test_what_is_no_replay_file_is_refused_in_a_sentence(arguments: list[str], sentence: str) -> None:
-    done = command(*arguments)
+    done = command("htc.replay", *arguments)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and sentence in done.stderr
 
 

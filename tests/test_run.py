@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,33 +17,15 @@ from pycocotools.cocoeval import COCOeval
 from htc.config.compose import composed_config
 from htc.trained_model import load_trained_model
 from tests.helpers.checkpoints import random_detector, save, their_state
-
-ROOT = Path(__file__).parents[1]
-
-
-def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE ARGUMENTS` from the project's root."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT, env={**clean, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-
-
-def tiny(folder: Path) -> list[str]:
-    """Overrides of a run of seconds, writing below `folder`."""
-    return [
-        f"runs={folder / 'runs'}", f"data.root={folder / 'data'}", "data.workers=0", "data.shapes.image_size=64",
-        "data.shapes.train_images=16", "data.shapes.val_images=6", "data.short_side=64", "data.long_side=80",
-        "backbone.width=8", "model.channels=16", "model.fc_channels=32", "schedule.iterations=6", "log_every=2",
-    ]  # fmt: skip
+from tests.helpers.command import ROOT, command
+from tests.helpers.tiny_run import tiny
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, tracked by wandb offline."""
     folder = tmp_path_factory.mktemp("finished")
-    result = command("htc.run", *tiny(folder), "wandb.mode=offline", "schedule.eval_every=4")
+    result = command("htc.run", *tiny(folder / "runs"), "wandb.mode=offline", "schedule.eval_every=4")
     assert result.returncode == 0, result.stderr
     (run,) = (folder / "runs" / "single").iterdir()
     return run
@@ -73,7 +53,7 @@ def test_a_run_leaves_every_file_that_the_readme_names(finished: Path) -> None:
     assert len(results["bbox"]) == len(results["segm"]) == 12
 
 
-def test_results_are_what_pycocotools_says_of_the_written_predictions(finished: Path) -> None:
+def test_results_equal_those_of_pycocotools_on_the_written_predictions(finished: Path) -> None:
     (annotations,) = (finished.parents[2] / "data").glob("*/annotations/instances_val2017.json")
     results = json.loads((finished / "results.json").read_text())
     truth = COCO(str(annotations))
@@ -93,17 +73,17 @@ def test_results_are_what_pycocotools_says_of_the_written_predictions(finished: 
 def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(finished: Path) -> None:
     folder = finished.parents[2]
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    result = command("htc.run", *tiny(folder), "schedule.eval_every=4")
+    result = command("htc.run", *tiny(folder / "runs"), "schedule.eval_every=4")
     assert result.returncode == 0
     assert "done already" in result.stdout
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
-def test_force_runs_a_finished_run_anew_beside_it_with_the_same_result(finished: Path) -> None:
-    result = command("htc.run", *tiny(finished.parents[2]), "force=true")
+def test_force_repeats_a_finished_run_next_to_it_with_the_same_result(finished: Path) -> None:
+    result = command("htc.run", *tiny(finished.parents[1]), "force=true")
     assert result.returncode == 0, result.stderr
-    beside = finished.with_name(finished.name + "-r2")
-    old, new = (json.loads((run / "results.json").read_text()) for run in (finished, beside))
+    repeated = finished.with_name(finished.name + "-r2")
+    old, new = (json.loads((run / "results.json").read_text()) for run in (finished, repeated))
     assert new["segm"] == old["segm"]
     assert new["bbox"] == old["bbox"]
 
@@ -183,7 +163,7 @@ def test_predict_takes_ids_and_images_of_a_coco_file_without_annotations(finishe
     assert set(found[0]) >= {"image_id", "category_id", "score", "segmentation"}
 
 
-def test_predict_goes_on_after_a_broken_image_and_says_so(finished: Path, tmp_path: Path) -> None:
+def test_predict_goes_on_after_a_broken_image_and_reports_it(finished: Path, tmp_path: Path) -> None:
     (images,) = (finished.parents[2] / "data").glob("*/val2017")
     pictures = tmp_path / "images"
     pictures.mkdir()
@@ -220,21 +200,18 @@ def test_predict_draws_every_image_and_writes_coco_results(finished: Path, tmp_p
 
 
 def test_a_sweep_by_hydra_makes_a_run_of_each_row_and_the_table_compares_them(tmp_path: Path) -> None:
-    result = command("htc.run", "-m", *tiny(tmp_path), "schedule.iterations=2", "model.mask_flow=true,false")
+    result = command("htc.run", "-m", *tiny(tmp_path / "runs"), "schedule.iterations=2", "model.mask_flow=true,false")
     assert result.returncode == 0, result.stderr
     runs = [path for path in (tmp_path / "runs" / "single").glob("[!.]*") if path.is_dir()]
     assert len(runs) == 2
-    table = subprocess.run(
-        [sys.executable, "analysis/make_tables.py", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'tables'}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    table = command("analysis/make_tables.py", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'tables'}")
     assert table.returncode == 0, table.stderr
     assert all(run.name in table.stdout for run in runs)
     assert (tmp_path / "tables" / "components.tex").is_file()
 
 
 def test_a_failed_run_says_why_in_one_sentence_and_in_its_record(tmp_path: Path) -> None:
-    result = command("htc.run", *tiny(tmp_path), "schedule.learning_rate=1e30", "schedule.clip_norm=null",
+    result = command("htc.run", *tiny(tmp_path / "runs"), "schedule.learning_rate=1e30", "schedule.clip_norm=null",
                      "schedule.optimizer=sgd", "schedule.warmup_iterations=0")  # fmt: skip
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
@@ -250,8 +227,8 @@ def test_deterministic_run_is_the_same_every_time(tmp_path: Path, device: str) -
     states = []
     for name in ("first", "second"):
         folder = tmp_path / name
-        data = f"data.root={tmp_path / 'data'}"
-        result = command("htc.run", *tiny(folder), data, "deterministic=true", f"device={device}")
+        arguments = [*tiny(folder / "runs", tmp_path / "data"), "deterministic=true", f"device={device}"]
+        result = command("htc.run", *arguments)
         assert result.returncode == 0, result.stderr
         (run,) = (folder / "runs" / "single").iterdir()
         states.append(torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"])
@@ -273,18 +250,18 @@ def test_real_coco_trains_and_evaluates(tmp_path: Path) -> None:
 
 
 def test_broken_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
-    first = command("htc.run", *tiny(tmp_path), "schedule.iterations=1")
+    first = command("htc.run", *tiny(tmp_path / "runs"), "schedule.iterations=1")
     assert first.returncode == 0, first.stderr
     for image in (tmp_path / "data").glob("*/train2017/*"):
         image.write_bytes(b"not an image")
-    result = command("htc.run", *tiny(tmp_path), "data.workers=1", "seed=1")
+    result = command("htc.run", *tiny(tmp_path / "runs"), "data.workers=1", "seed=1")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert result.stderr.rstrip().rsplit("\n", 1)[-1].startswith("error: ")
 
 
 def test_fine_tuning_starts_from_a_checkpoint_of_mmdetection(tmp_path: Path) -> None:
-    overrides = [*tiny(tmp_path), "backbone=resnet18", "backbone.width=8", "schedule.learning_rate=0"]
+    overrides = [*tiny(tmp_path / "runs"), "backbone=resnet18", "backbone.width=8", "schedule.learning_rate=0"]
     model = random_detector(composed_config([*overrides, "backbone.weights=null"]), num_classes=10)
     theirs = save(tmp_path / "theirs.pth", {"state_dict": their_state(model)})
     refused = command("htc.run", *overrides, f"checkpoint={theirs}")

@@ -1,4 +1,4 @@
-"""Checkpoints of this project with any content: a model, or a sentence that says what is wrong with the file."""
+"""Checkpoints of this project with any content: each is a model, or is refused with a message about the file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from htc.data.image_files import ImageFile, listed_images, picture_files
 from htc.errors import UserError
 from htc.structures import Detections
 from htc.trained_model import load_trained_model
-from tests.helpers.fuzzing import fuzz
+from tests.helpers.fuzzing import ANYTHING, damage, fuzz, is_sentence
 from tests.helpers.tiny import NUM_CLASSES, tiny_config, tiny_detector, tiny_image
-from tests.robustness.test_fuzz import NUMBERS, TEXT, VALUES, damage, is_sentence
 
 
 def content() -> dict[str, Any]:
-    """What a checkpoint of a tiny run tells of the trained model."""
+    """Return the part of a tiny run's checkpoint that describes the trained model."""
     config = tiny_config()
     return {
         "model": tiny_detector(config).state_dict(),
@@ -38,18 +37,10 @@ def content() -> dict[str, Any]:
 
 SOUND = content()
 WEIGHTS = sorted(SOUND["model"])
-ODD_TENSORS = st.sampled_from(
-    [
-        torch.zeros(()), torch.zeros(0), torch.ones(3, 2), torch.full((8,), torch.nan), torch.ones(8).to_sparse(),
-        torch.ones(8, dtype=torch.complex64), torch.ones(8, dtype=torch.int64), torch.empty(8, device="meta"),
-        torch.ones(8, dtype=torch.bool),
-    ]
-)  # fmt: skip
-ANYTHING = st.none() | NUMBERS | TEXT | VALUES | ODD_TENSORS
 
 
 def outcome(state: Any, path: Path) -> str | None:
-    """The sentence with which a file of this content is refused; None where it is a model that predicts."""
+    """Return the message that refuses a file of this content; None if it is a model."""
     torch.save(state, path)
     try:
         trained = load_trained_model({"checkpoint": str(path)}, [])
@@ -94,7 +85,7 @@ def test_entry_of_a_wrong_kind_is_named(tmp_path: Path, entry: str, value: Any) 
     assert f"wrong.pt is damaged, or not a checkpoint of this project: its `{entry}` is not" in sentence
 
 
-def test_network_that_no_memory_holds_is_refused_before_it_is_built(tmp_path: Path) -> None:
+def test_network_too_large_for_memory_is_refused_before_it_is_built(tmp_path: Path) -> None:
     state = copy.deepcopy(SOUND)
     state["config"]["model"]["fc_channels"] = 2**16
     sentence = outcome(state, tmp_path / "huge.pt")

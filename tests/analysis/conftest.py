@@ -1,4 +1,4 @@
-"""A folder of runs for each test."""
+"""Fixtures of the tests of the tables: an empty folder of runs, and a function that writes run folders into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.helpers.run_folders import WriteRun, run_writer
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """The folder of runs, empty."""
+    """An empty folder of runs."""
     folder = tmp_path / "runs"
     folder.mkdir()
     return folder
@@ -19,5 +19,5 @@ def runs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_run(runs: Path) -> WriteRun:
-    """Writes run folders below `runs`."""
+    """A function that writes run folders below `runs`."""
     return run_writer(runs)

@@ -1,36 +1,24 @@
-"""The command, as a user meets it."""
+"""The command that makes the tables, and the text of the tables."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from analysis.make_tables import main
 from htc.config.schema import BnMode, Config, Norm, Precision, RPNConfig, SemanticFusion
+from tests.helpers.command import clean_environment, command, run_code
 from tests.helpers.run_folders import ON, WriteRun
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """The script form in a process of its own, from any folder and without the package on the path."""
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | (environment or {})
-    return subprocess.run(
-        [sys.executable, str(ROOT / "analysis" / "make_tables.py"), *arguments],
-        check=False, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=clean, timeout=60,
-    )  # fmt: skip
 
 
 def tables(runs: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], list[dict[str, str]]]:
-    """Run the command. Returns the folder of tables, and the own rows of comparison.csv and components.csv."""
+    """Run the command, and return the folder of tables and the own rows of comparison.csv and components.csv."""
     out = runs.parent / "tables"
     assert main([f"runs={runs}", f"out={out}", *arguments]) == 0
     contents = []
@@ -42,7 +30,9 @@ def tables(runs: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], lis
 
 def test_script_prints_and_writes_both_tables_from_any_folder(runs: Path, write_run: WriteRun, tmp_path: Path) -> None:
     write_run(mask_ap=0.3, **ON)
-    done = command("runs=runs", cwd=tmp_path, environment={"LC_ALL": "C", "PYTHONUTF8": "0"})
+    # Without the package on the path.
+    environment = clean_environment("PYTHONPATH", LC_ALL="C", PYTHONUTF8="0")
+    done = command("analysis/make_tables.py", "runs=runs", cwd=tmp_path, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
     written = [(tmp_path / "tables" / f"{name}.md").read_text("utf-8") for name in ("comparison", "components")]
     assert done.stdout == "\n".join(written)
@@ -50,10 +40,7 @@ def test_script_prints_and_writes_both_tables_from_any_folder(runs: Path, write_
 
 
 def test_module_form_works_too(runs: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.make_tables", f"runs={runs}", f"out={tmp_path / 't'}"],
-        check=False, capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=60,
-    )  # fmt: skip
+    done = command("analysis.make_tables", f"runs={runs}", f"out={tmp_path / 't'}")
     assert done.returncode == 0
     assert "There is no finished run" in done.stdout
 
@@ -65,12 +52,7 @@ def test_torch_is_never_imported(runs: Path, write_run: WriteRun, tmp_path: Path
         f"status = main(['runs={runs}', 'out={tmp_path / 't'}']); "
         "sys.exit(status or ('torch' in sys.modules and 9))"
     )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, timeout=60
-        ).returncode
-        == 0
-    )
+    assert run_code(program).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +84,7 @@ def test_help_names_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"{key}=" in printed for key in ("runs", "out", "sweep"))
 
 
-def test_without_finished_runs_only_published_rows_are_shown_and_it_is_said(
+def test_without_finished_runs_only_published_rows_are_shown_with_a_remark(
     runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(status="queued")
@@ -126,23 +108,23 @@ def test_seeds_are_averaged_with_sample_deviation(
     assert "30.0 ± 2.0" in capsys.readouterr().out
 
 
-def test_runs_that_differ_in_what_cannot_change_a_result_are_one_row(runs: Path, write_run: WriteRun) -> None:
+def test_runs_that_differ_in_settings_without_effect_on_the_result_are_one_row(runs: Path, write_run: WriteRun) -> None:
     write_run(seed=0, change=lambda config: setattr(config.data, "workers", 7), **ON)
     write_run(seed=1, change=lambda config: setattr(config.wandb, "project", "other"), **ON)
     _, rows, _ = tables(runs)
     assert [row["seeds"] for row in rows] == ["2"]
 
 
-def test_rows_that_would_look_alike_say_what_they_differ_in(runs: Path, write_run: WriteRun) -> None:
+def test_rows_that_would_look_alike_show_the_settings_in_which_they_differ(runs: Path, write_run: WriteRun) -> None:
     write_run(**ON)
     write_run(change=lambda config: setattr(config.schedule, "learning_rate", 0.01), **ON)
     _, comparison, components = tables(runs)
     expected = ["HTC (schedule.learning_rate=0.01)", "HTC (schedule.learning_rate=0.02)"]
     assert sorted(row["method"] for row in comparison) == expected
-    assert len({row["block"] for row in components}) == 2, "another learning rate is no base to compare with"
+    assert len({row["block"] for row in components}) == 2, "rows of different learning rates are not comparable"
 
 
-def test_rows_without_a_twin_say_what_they_differ_in_too(runs: Path, write_run: WriteRun) -> None:
+def test_rows_of_different_methods_show_the_settings_in_which_they_differ_too(runs: Path, write_run: WriteRun) -> None:
     mask_rcnn = {"name": "mask_rcnn", "class_agnostic": False, "box_loss": "l1", "low_quality_matches": True}
     mask_rcnn["rpn"] = RPNConfig(allowed_border=-1, train_proposals=1000)
     write_run(change=lambda config: setattr(config.eval, "score_threshold", 0.001), **mask_rcnn)
@@ -156,7 +138,7 @@ def test_rows_without_a_twin_say_what_they_differ_in_too(runs: Path, write_run: 
     ]
 
 
-def test_other_networks_are_told_in_the_backbone(runs: Path, write_run: WriteRun) -> None:
+def test_backbone_column_shows_what_differs_from_the_network_of_the_paper(runs: Path, write_run: WriteRun) -> None:
     def extended(config: Config) -> None:
         config.backbone.deformable_stages = [2, 3, 4]
         config.backbone.norm, config.backbone.bn_mode = Norm.sync_bn, BnMode.batch
@@ -176,7 +158,7 @@ def test_among_rows_with_the_same_ideas_the_methods_own_settings_are_the_base(
         write_run(semantic_loss_weight=weight, mask_ap=weight / 2, **ON)
     _, _, rows = tables(runs)
     found = {row["method"]: row["is_base"] for row in rows}
-    assert found == {f"HTC (model.semantic_loss_weight={w})": mark for w, mark in zip(weights, base, strict=True)}
+    assert found == {f"HTC (model.semantic_loss_weight={w})": is_base for w, is_base in zip(weights, base, strict=True)}
     assert all(row["mask_AP_delta"] == "" for row in rows if "1" not in base)
 
 
@@ -234,7 +216,7 @@ def test_unfinished_runs_are_listed_with_their_status_and_not_averaged(
     assert f"Not finished, failed: `components/{failed.name}`." in capsys.readouterr().out
 
 
-def test_of_repeated_seeds_the_newest_counts_and_it_is_said(
+def test_newest_run_of_a_repeated_seed_is_used_and_a_remark_names_it(
     runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(mask_ap=0.20, end="2025-01-03T00:00:00Z", suffix="-r9", **ON)
@@ -243,7 +225,7 @@ def test_of_repeated_seeds_the_newest_counts_and_it_is_said(
     _, (row,), _ = tables(runs)
     assert (row["mask_AP_mean"], row["source"]) == ("30.0", f"components/{newest.name}")
     printed = capsys.readouterr().out
-    assert f"the newest, `components/{newest.name}`, counts" in printed
+    assert f"the newest, `components/{newest.name}`, is used" in printed
 
 
 def test_fps_of_different_conditions_is_not_averaged(
@@ -259,7 +241,7 @@ def test_fps_of_different_conditions_is_not_averaged(
     )
 
 
-def test_sweep_selects_runs_and_an_unknown_one_is_refused(
+def test_sweep_selects_runs_and_an_unknown_sweep_is_refused(
     runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(sweep="components", **ON)
@@ -287,7 +269,7 @@ def test_sweep_selects_runs_and_an_unknown_one_is_refused(
         ("results.json", b'{"bbox": {"AP": 36.9}, "segm": {}}'),
     ],
 )
-def test_torn_or_foreign_file_is_skipped_by_name_and_the_rest_counts(
+def test_damaged_or_foreign_file_is_skipped_by_name_and_other_runs_are_kept(
     file: str, content: bytes | None, runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(seed=0, **ON)
@@ -324,7 +306,7 @@ def test_order_does_not_depend_on_the_order_of_folders(runs: Path, write_run: Wr
     assert after == before
 
 
-def test_latex_has_one_cell_a_column_and_nothing_unescaped(runs: Path, write_run: WriteRun, tmp_path: Path) -> None:
+def test_latex_has_one_cell_per_column_and_nothing_unescaped(runs: Path, write_run: WriteRun, tmp_path: Path) -> None:
     for seed in range(2):
         write_run(seed=seed, mask_ap=0.3 + seed / 100, conditions={"device": "A_100 & 50% #1 {x}"}, **ON)
     write_run(change=lambda config: setattr(config.schedule, "learning_rate", 0.01), **ON)

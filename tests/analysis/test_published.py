@@ -1,4 +1,4 @@
-"""Published figures enter the tables as they stand in analysis/reference, each with its source."""
+"""The tables show the published figures of analysis/reference unchanged, each with its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a crash leaves the last good one, and a file never runs code."""
+"""Checkpoint files: a crash leaves the last good one, damaged files are skipped, and no file runs code."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from htc.errors import UserError
 
 
 def state(value: float) -> Checkpoint:
+    """Return a checkpoint of step `value`, whose weights have this value."""
     weights = {"weight": torch.full((1000,), value)}
     return Checkpoint(weights, {"seed": 0}, Categories([1, 3], ["disc", "square"]), int(value))
 
@@ -29,7 +30,7 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_saved_state_comes_back(tmp_path: Path) -> None:
+def test_saved_checkpoint_is_loaded_again(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "new" / "checkpoints", state(7), 2)
     found = load_newest(path.parent)
     assert found is not None
@@ -37,12 +38,12 @@ def test_saved_state_comes_back(tmp_path: Path) -> None:
     assert torch.equal(found.model["weight"], torch.full((1000,), 7.0))
 
 
-def test_only_the_newest_are_kept_and_no_other_file_is_left(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_and_their_checksums_are_kept(tmp_path: Path) -> None:
     save_steps(tmp_path, [5, 10, 20, 100])
     assert files(tmp_path) == {f"step_{step:08d}.{end}" for step in (20, 100) for end in ("pt", "sha256")}
 
 
-def test_damaged_checkpoint_does_not_take_the_place_of_those_that_follow_it(tmp_path: Path) -> None:
+def test_damaged_checkpoint_of_a_later_step_is_deleted_by_the_next_save(tmp_path: Path) -> None:
     save_steps(tmp_path, [100], keep=1)
     (tmp_path / "step_00000100.pt").write_bytes(b"damaged")
     assert load_newest(tmp_path) is None
@@ -52,65 +53,65 @@ def test_damaged_checkpoint_does_not_take_the_place_of_those_that_follow_it(tmp_
     assert files(tmp_path) == {"step_00000010.pt", "step_00000010.sha256"}
 
 
-def test_checksum_without_its_checkpoint_is_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / "step_00000007.sha256").write_text("of a save that a kill ended")
+def test_checksum_without_a_checkpoint_is_deleted_by_the_next_save(tmp_path: Path) -> None:
+    (tmp_path / "step_00000007.sha256").write_text("of an interrupted save")
     save_steps(tmp_path, [8])
     assert files(tmp_path) == {"step_00000008.pt", "step_00000008.sha256"}
 
 
-def test_files_of_the_user_are_not_taken_for_checkpoints(tmp_path: Path) -> None:
+def test_files_of_the_user_are_kept(tmp_path: Path) -> None:
     (tmp_path / "step_best.pt").write_text("mine")
     save_steps(tmp_path, [1, 2], keep=1)
     assert files(tmp_path) == {"step_best.pt", "step_00000002.pt", "step_00000002.sha256"}
 
 
-def test_at_least_one_is_kept(tmp_path: Path) -> None:
+def test_at_least_one_checkpoint_is_kept(tmp_path: Path) -> None:
     save_steps(tmp_path, [1, 2], keep=0)
     assert files(tmp_path) == {"step_00000002.pt", "step_00000002.sha256"}
 
 
-def test_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
+def test_empty_or_missing_folder_has_no_newest_checkpoint(tmp_path: Path) -> None:
     assert load_newest(tmp_path) is None
     assert load_newest(tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize(
     "damage",
-    ["cut short", "a bit flipped", "no checksum", "checksum of other bytes", "bad sector", "checksum in a bad sector"],
+    ["truncated", "bit flipped", "no checksum", "invalid checksum", "bad sector", "checksum in a bad sector"],
 )
-def test_damaged_checkpoint_gives_way_to_the_one_before_it(
+def test_checkpoint_before_a_damaged_one_is_loaded_with_a_warning(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("htc"), "propagate", True)
     save_steps(tmp_path, [1, 2])
     newest = tmp_path / "step_00000002.pt"
     content = bytearray(newest.read_bytes())
-    if damage == "cut short":
+    if damage == "truncated":
         newest.write_bytes(content[: len(content) // 2])
-    elif damage == "a bit flipped":
+    elif damage == "bit flipped":
         content[len(content) // 2] ^= 1
         newest.write_bytes(content)
-    elif damage == "checksum of other bytes":
+    elif damage == "invalid checksum":
         newest.with_suffix(".sha256").write_bytes(b"\xff\xfe\x80")
     else:
-        lost = newest if damage == "bad sector" else newest.with_suffix(".sha256")
-        lost.unlink()
+        file = newest if damage == "bad sector" else newest.with_suffix(".sha256")
+        file.unlink()
         if damage != "no checksum":
-            # Reading a process's memory at its start fails as a bad sector does.
-            lost.symlink_to("/proc/self/mem")
+            # Reading the beginning of this file fails with the same error as reading a bad sector.
+            file.symlink_to("/proc/self/mem")
     found = load_newest(tmp_path)
     assert found is not None and found.step == 1 and found.model["weight"][0] == 1
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and str(newest) in record.getMessage()
 
 
-def test_nothing_but_damaged_checkpoints_is_a_start_from_nothing(tmp_path: Path) -> None:
+def test_folder_with_only_damaged_checkpoints_has_no_newest_checkpoint(tmp_path: Path) -> None:
     save_steps(tmp_path, [1])
     (tmp_path / "step_00000001.pt").write_bytes(b"")
     assert load_newest(tmp_path) is None
 
 
-def test_crash_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
+def test_error_while_writing_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     save_steps(tmp_path, [1])
     with pytest.raises(ZeroDivisionError):
         save_checkpoint(tmp_path, replace(state(2), config={"broken": Unsaveable()}), 1)
@@ -142,11 +143,11 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
         read_checkpoint(path)
     assert not trace.exists()
     torch.load(path, weights_only=False)
-    assert trace.exists(), "the file was harmless, so the test above says nothing"
+    assert trace.exists(), "the file is harmless, so the assertions above prove nothing"
 
 
 @pytest.mark.parametrize("content", [b"", b"hello"])
-def test_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_a_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.pt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"odd\.pt could not be read"):
@@ -166,20 +167,20 @@ def test_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "nowhere.pt")
 
 
-def test_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("in the way")
+def test_folder_that_cannot_be_created_raises_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file instead of a folder")
     with pytest.raises(UserError, match="could not be written"):
         save_checkpoint(tmp_path / "checkpoints", state(1), 1)
 
 
-def test_what_a_kill_left_of_a_save_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+def test_unfinished_file_of_a_killed_save_is_deleted_by_the_next_save(tmp_path: Path) -> None:
     (tmp_path / "step_00000001.tmp").write_bytes(b"half")
     save_steps(tmp_path, [2])
     assert files(tmp_path) == {"step_00000002.pt", "step_00000002.sha256"}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_full_disk_is_said_in_a_sentence_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_raises_a_user_error_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     save_steps(tmp_path, [1])
     (tmp_path / "step_00000002.tmp").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"step_00000002\.pt could not be written .*make room or make the folder writ"):

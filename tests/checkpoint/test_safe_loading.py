@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import resource
-import subprocess
 import sys
 import tarfile
 import time
@@ -14,7 +12,6 @@ import warnings
 import zipfile
 from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from decimal import Decimal
@@ -31,6 +28,7 @@ from hypothesis import strategies as st
 
 from htc.checkpoint.safe_loading import load_tensors
 from htc.errors import UserError
+from tests.helpers.attacks import ATTACKS, Call, Trap, leave_trace
 from tests.helpers.checkpoints import foreign_module, save
 from tests.helpers.fuzzing import fuzz
 
@@ -158,36 +156,6 @@ def test_content_of_our_own_files_is_read_unchanged(tmp_path: Path) -> None:
     assert read == content
 
 
-class Call:
-    """Calls a function when it is unpickled."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __call__(self) -> None:
-        """Make the object callable: pickle requires it of the function that it calls."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
-def leave_trace(path: str) -> None:
-    Path(path).touch()
-
-
-class Trap:
-    """A class of a framework that leaves a trace when it is created, or when its methods are called."""
-
-    system = os.system
-
-    def __init__(self, trace: str) -> None:
-        leave_trace(trace)
-
-    @staticmethod
-    def run(trace: str) -> None:
-        leave_trace(trace)
-
-
 class TrapState(Trap):
     """A class of a framework that leaves a trace when its state is set."""
 
@@ -196,34 +164,6 @@ class TrapState(Trap):
 
     def __setstate__(self, state: dict[str, str]) -> None:
         leave_trace(state["trace"])
-
-
-def attack_numpy(trace: str) -> Call:
-    from numpy.testing._private.utils import runstring
-
-    return Call(runstring, f"open({trace!r}, 'w').close()", {})
-
-
-# Objects that leave a trace when they are unpickled, and a part of the message that refuses the file.
-ATTACKS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "os.system": (lambda trace: Call(os.system, f"touch {trace}"), "posix.system"),
-    "eval": (lambda trace: Call(eval, f"open({trace!r}, 'w')"), "builtins.eval"),
-    "exec": (lambda trace: Call(exec, f"open({trace!r}, 'w')"), "builtins.exec"),
-    "Popen": (lambda trace: Call(subprocess.Popen, ["touch", trace]), "subprocess.Popen"),
-    "Path.touch": (lambda trace: Call(Path.touch, Path(trace)), "builtins.getattr"),
-    "bound method": (lambda trace: Call(Path(trace).touch), "builtins.getattr"),
-    "open": (lambda trace: Call(open, trace, "w"), "io.open"),
-    "numpy.testing": (attack_numpy, "numpy.testing._private.utils.runstring"),
-    "function of mm*": (lambda trace: Call(leave_trace, trace), "mmengine.hooks.leave_trace"),
-    "method of mm*": (lambda trace: Call(Trap.run, trace), "builtins.getattr"),
-    "attribute of mm*": (lambda trace: Call(Call(getattr, Trap, "system"), f"touch {trace}"), "builtins.getattr"),
-    "getattr twice": (
-        lambda trace: Call(Call(getattr, Call(getattr, Trap, "run"), "__call__"), trace),
-        "builtins.getattr",
-    ),
-    "map": (lambda trace: Call(list, Call(map, leave_trace, [trace])), "builtins.map"),
-    "__import__": (lambda trace: Call(Call(getattr, Call(__import__, "os"), "system"), f"touch {trace}"), "__import__"),
-}
 
 
 def hidden(payload: Any) -> dict[str, Any]:

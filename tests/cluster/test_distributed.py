@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cluster.conftest import ROOT, Command, environment_without_slurm, tiny
 from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, record, wait_until
 from tests.cluster.slurm_cluster import SlurmCluster
+from tests.helpers.command import Command
+from tests.helpers.command import command as command_here
+from tests.helpers.tiny_run import tiny_launched
 
 pytestmark = pytest.mark.slurm
 # All images have the same size after padding. Otherwise one process would pad its batch of two to the larger image,
@@ -40,12 +40,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return model
 
 
-def run_here(command: list[str], data: Path, runs: Path) -> Path:
+def run_here(program: list[str], data: Path, runs: Path) -> Path:
     """Start a run on this machine, without Slurm, and return its folder."""
-    result = subprocess.run(
-        [sys.executable, *command, *tiny(data, runs, ITERATIONS), *SAME_PADDING], cwd=ROOT, capture_output=True,
-        text=True, timeout=200, env={**environment_without_slurm(), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    result = command_here(*program, *tiny_launched(runs, data, ITERATIONS), *SAME_PADDING)
     assert result.returncode == 0, result.stderr
     return only_run(runs)
 
@@ -53,20 +50,20 @@ def run_here(command: list[str], data: Path, runs: Path) -> Path:
 @pytest.fixture(scope="module")
 def by_torchrun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the same run, trained by two processes that torchrun starts."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "htc.run"]
-    return run_here(command, data, tmp_path_factory.mktemp("torchrun"))
+    program = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "htc.run"]
+    return run_here(program, data, tmp_path_factory.mktemp("torchrun"))
 
 
 @pytest.fixture(scope="module")
 def by_one_process(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the same run, trained by a single process."""
-    return run_here(["-m", "htc.run"], data, tmp_path_factory.mktemp("single"))
+    return run_here(["htc.run"], data, tmp_path_factory.mktemp("single"))
 
 
 def started_on_two_nodes(command: Command, cluster: SlurmCluster, data: Path, runs: Path) -> tuple[Path, int]:
     """Launch a run on two nodes, wait for a checkpoint, and return the run's folder and the id of its main process."""
     cluster.wait_for_idle_nodes()
-    launched = command("htc.run", "-m", *tiny(data, runs, ITERATIONS), *SAME_PADDING, *TWO_NODES)
+    launched = command("htc.run", "-m", *tiny_launched(runs, data, ITERATIONS), *SAME_PADDING, *TWO_NODES)
     assert launched.returncode == 0, launched.stderr
     folder = only_run(runs)
     wait_until(lambda: checkpoint_steps(folder), "a checkpoint")

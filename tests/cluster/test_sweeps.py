@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from htc.runs.wandb_files import offline_files
-from tests.cluster.conftest import ROOT, SLURM, Command, tiny
 from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, record, run_folder, wait_until
 from tests.cluster.slurm_cluster import SlurmCluster
+from tests.helpers.command import ROOT, Command, start
+from tests.helpers.command import command as command_here
+from tests.helpers.tiny_run import SLURM, tiny_launched
 from tests.helpers.wandb_history import read_history, read_records
 
 pytestmark = pytest.mark.slurm
@@ -72,7 +74,7 @@ class Sweep:
 @pytest.fixture(scope="module")
 def undisturbed(command: Command, cluster: SlurmCluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     runs = tmp_path_factory.mktemp("undisturbed")
-    arguments = ["-m", "+sweep=components", *tiny(data, runs), *SLURM, "launcher.cpus_per_task=2"]
+    arguments = ["-m", "+sweep=components", *tiny_launched(runs, data), *SLURM, "launcher.cpus_per_task=2"]
     launches = [command("htc.run", *arguments, "seed=0")]
     at_return = states(command, runs)
     launches += [command("htc.run", *arguments, "seed=0,1") for _ in range(2)]
@@ -81,6 +83,7 @@ def undisturbed(command: Command, cluster: SlurmCluster, data: Path, tmp_path_fa
     return Sweep(runs, launches, at_return)
 
 
+@pytest.mark.slow
 def test_a_launch_returns_at_once_starts_nothing_twice_and_its_runs_end_in_the_table(
     command: Command, undisturbed: Sweep
 ) -> None:
@@ -98,10 +101,8 @@ def test_a_launch_returns_at_once_starts_nothing_twice_and_its_runs_end_in_the_t
     assert all(row["state"] == "done" and row["restarts"] == 0 for row in found.values())
     assert all(row["step"] == row["total_steps"] == 32 for row in found.values())
     assert "nothing to start, 8 done" in last
-    table = subprocess.run(
-        [sys.executable, "analysis/make_tables.py", f"runs={undisturbed.runs}", f"out={undisturbed.runs / 'tables'}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    tables = undisturbed.runs / "tables"
+    table = command_here("analysis/make_tables.py", f"runs={undisturbed.runs}", f"out={tables}")
     assert table.returncode == 0, table.stderr
     assert all(name in table.stdout for name in found)
 
@@ -113,8 +114,8 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_a_kill_and_a_failing_ro
     cluster.wait_for_idle_nodes()
     sweep = tmp_path / "components"
     launched = command(
-        "htc.run", "-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "seed=0", "launcher.signal_before=25",
-        "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt'",
+        "htc.run", "-m", "+sweep=components", *tiny_launched(tmp_path, data), *SLURM, "seed=0",
+        "launcher.signal_before=25", "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt'",
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
     cascade, interleaved, mask_flow, semantic = (run_folder(sweep, row) for row in ROWS)
@@ -166,11 +167,12 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_a_kill_and_a_failing_ro
     assert text.count("nowhere.pt") == 1
 
 
+@pytest.mark.slow
 def test_cancelled_runs_resume_when_they_are_retried(
     command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
-    arguments = ["-m", *tiny(data, tmp_path), *SLURM, "sweep=components", "model.interleaved=false"]
+    arguments = ["-m", *tiny_launched(tmp_path, data), *SLURM, "sweep=components", "model.interleaved=false"]
     arguments += ["model.mask_flow=false", "model.semantic=false", "wandb.mode=offline"]
     launched = command("htc.run", *arguments)
     assert launched.returncode == 0, launched.stderr
@@ -199,7 +201,7 @@ def test_a_run_longer_than_the_time_limit_resumes_in_the_same_job(
 ) -> None:
     cluster.wait_for_idle_nodes()
     launched = command(
-        "htc.run", "-m", *tiny(data, tmp_path, iterations=100_000), *SLURM, "launcher.time=1",
+        "htc.run", "-m", *tiny_launched(tmp_path, data, iterations=100_000), *SLURM, "launcher.time=2",
         "launcher.signal_before=25",
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
@@ -215,7 +217,7 @@ def test_a_preemption_by_sigterm_queues_the_run_again_and_scancel_does_not(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
-    launched = command("htc.run", "-m", *tiny(data, tmp_path, iterations=100_000), *SLURM)
+    launched = command("htc.run", "-m", *tiny_launched(tmp_path, data, iterations=100_000), *SLURM)
     assert launched.returncode == 0, launched.stderr
     (folder,) = [path for path in (tmp_path / "single").iterdir() if not path.name.startswith(".")]
     wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
@@ -240,8 +242,8 @@ def test_jobs_run_the_code_of_their_submission(
         subprocess.run(["cp", "-a", f"{ROOT / name}/.", str(copy / name)], check=True)
     module = copy / "htc" / "experiment.py"
     source = module.read_text()
-    module.write_text(source + "\nlog.warning('the code of the submission')\n")
-    arguments = [*tiny(data, tmp_path / "runs", iterations=2), *SLURM, "launcher.sbatch=[--hold]"]
+    module.write_text(source + "\nlogger.warning('the code of the submission')\n")
+    arguments = [*tiny_launched(tmp_path / "runs", data, iterations=2), *SLURM, "launcher.sbatch=[--hold]"]
     launched = command("htc.run", "-m", *arguments, cwd=copy)
     assert launched.returncode == 0, launched.stderr
     module.write_text("raise RuntimeError('edited after the submission')\n")
@@ -259,14 +261,9 @@ def test_jobs_run_the_code_of_their_submission(
 def test_two_people_launching_at_once_start_each_run_once(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
-    arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]", "seed=0,1"]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "htc.run", *arguments], cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
+    arguments = ["-m", "+sweep=components", *tiny_launched(tmp_path, data), *SLURM, "launcher.sbatch=[--hold]"]
+    arguments += ["seed=0,1"]
+    both = [start("htc.run", *arguments, environment=cluster.environment) for _ in range(2)]
     output = [process.communicate(timeout=120)[0] for process in both]
     try:
         assert [process.returncode for process in both] == [0, 0]
@@ -282,7 +279,7 @@ def test_two_people_launching_at_once_start_each_run_once(
 def test_a_launch_that_was_killed_before_it_recorded_its_jobs_starts_none_twice(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
-    arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
+    arguments = ["-m", "+sweep=components", *tiny_launched(tmp_path, data), *SLURM, "launcher.sbatch=[--hold]"]
     assert command("htc.run", *arguments).returncode == 0
     (submission,) = (tmp_path / "components" / ".launch").glob("*/submission.json")
     content = json.loads(submission.read_text())
@@ -298,7 +295,7 @@ def test_a_thousand_runs_are_planned_submitted_and_shown(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
     """benchmarks/sweeps.py measures how long this takes."""
-    arguments = ["-m", "+sweep=components", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
+    arguments = ["-m", "+sweep=components", *tiny_launched(tmp_path, data), *SLURM, "launcher.sbatch=[--hold]"]
     arguments += ["seed=range(0,250)"]
     planned = command("htc.run", *arguments, "--dry-run")
     assert planned.returncode == 0, planned.stderr
@@ -331,7 +328,7 @@ def test_a_thousand_runs_are_planned_submitted_and_shown(
 def test_options_that_the_cluster_refuses_are_reported_in_one_sentence_and_leave_nothing_behind(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
-    result = command("htc.run", "-m", *tiny(data, tmp_path), *SLURM, *arguments)
+    result = command("htc.run", "-m", *tiny_launched(tmp_path, data), *SLURM, *arguments)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
@@ -344,7 +341,7 @@ def test_options_that_the_cluster_refuses_are_reported_in_one_sentence_and_leave
 def test_without_slurm_a_launch_fails_with_one_sentence_and_status_shows_unknown(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:
-    arguments = ["-m", *tiny(data, tmp_path), *SLURM, "launcher.sbatch=[--hold]"]
+    arguments = ["-m", *tiny_launched(tmp_path, data), *SLURM, "launcher.sbatch=[--hold]"]
     without = {"PATH": str(Path(sys.executable).parent)}
     result = command("htc.run", *arguments, **without)
     assert result.returncode == 2
@@ -365,7 +362,7 @@ def test_a_launch_that_waits_reports_a_failure_and_exits_with_1(
 ) -> None:
     cluster.wait_for_idle_nodes()
     result = command(
-        "htc.run", "-m", *tiny(data, tmp_path, iterations=4), *SLURM, "launcher.wait=true",
+        "htc.run", "-m", *tiny_launched(tmp_path, data, iterations=4), *SLURM, "launcher.wait=true",
         "+hydra.sweeper.rows.good=''", "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt'",
     )  # fmt: skip
     assert result.returncode == 1

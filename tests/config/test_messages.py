@@ -1,10 +1,9 @@
-"""The configuration: what is refused and how, what a signature says, and that asking for help is quick."""
+"""The configuration: what is refused and how, what a signature depends on, and that `--help` is quick."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +18,13 @@ from htc.config.folders import CONFIG_FOLDER, group_options
 from htc.config.schema import Config, register, schema_fields
 from htc.config.signature import signature, to_plain
 from htc.errors import UserError
-
-ROOT = Path(__file__).parents[2]
-REFUSED = {
-    "unknown key": (["model.mask_flw=true"], ["model.mask_flw is not a key", "did you mean model.mask_flow"]),
-    "unknown group": (["modle=htc"], ["modle is not a key", "did you mean model"]),
-    "key added with a plus": (["+foo=1"], ["foo is not a key of the configuration"]),
-    "key forced with two pluses": (["++model.foo=1"], ["model.foo is not a key of the configuration"]),
-    "unknown option of a group": (["model=hct"], ["model=hct is not one of cascade_mask_rcnn, htc, mask_rcnn"]),
-    "word for a number": (["schedule.batch_size=many"], ["schedule.batch_size", "'many'"]),
-    "fraction for a whole number": (["model.num_stages=2.5"], ["model.num_stages", "2.5"]),
-    "whole number in a list of lists": (
-        ["model.stage_stds=[[1,1,1,1]]"],
-        ["model.stage_stds[0]: Value 1 (int)", "write 1.0"],
-    ),
-    "no value": (["seed="], ["seed"]),
-    "unknown choice": (["model.semantic_fusion=all"], ["model.semantic_fusion", "'all'", "box, mask, both"]),
-    "wrong type deep inside": (["data.shapes.image_size=large"], ["data.shapes.image_size", "'large'"]),
-    "not of the form KEY=VALUE": (["model.mask_flow"], ["model.mask_flow is not of the form KEY=VALUE"]),
-    "data without a place": (["data=coco"], ["data.root has no value", "data.root=VALUE"]),
-    "sweep with a value that is none": (
-        ["-m", "model.mask_flow=true,false", "model.semantic_fusion=all"],
-        ["model.semantic_fusion", "'all'", "box, mask, both"],
-    ),
-    "combination without meaning": (["model.num_stages=1"], ["model.mask_flow=true", "model.num_stages=1"]),
-}
+from tests.helpers.command import command, run_code
+from tests.helpers.refused_settings import MEANINGLESS, REFUSED
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "htc.run", f"runs={folder}/runs", *arguments]
-    if arguments and arguments[0] == "-m":
-        command = [sys.executable, "-m", "htc.run", *arguments, f"runs={folder}/runs"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    """Run `python -m htc.run` with a folder of runs of its own."""
+    return command("htc.run", *arguments, f"runs={folder}/runs")
 
 
 @pytest.mark.parametrize(("arguments", "expected"), REFUSED.values(), ids=REFUSED.keys())
@@ -75,40 +49,10 @@ def test_errors_that_are_causes_of_each_other_are_explained(tmp_path: Path, monk
 
 
 def configuration(*overrides: str) -> Config:
-    """The configuration of a command line, composed without a process of its own."""
+    """Return the configuration of a command line, composed in this process."""
     register()
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         return finalize(compose("config", list(overrides)))
-
-
-MEANINGLESS = {
-    "model.num_stages": ["model.num_stages=0", "model.mask_flow=false"],
-    "model.mask_flow=true": ["model.num_stages=1"],
-    "model.semantic_fusion=box": ["model.semantic=false", "model.semantic_fusion=box"],
-    "model.stage_loss_weights": ["model.stage_loss_weights=[1,0.5]"],
-    "model.stage_ious has 1": ["model.stage_ious=[0.5]"],
-    "model.stage_ious=.*between": ["model.stage_ious=[0.5,0.6,1.2]"],
-    "model.stage_stds=.*four": ["model=mask_rcnn", "model.stage_stds=[[0.1,0.1]]"],
-    "model.roi_sampling=-1": ["model.roi_sampling=-1"],
-    "model.semantic_loss_weight=-1": ["model.semantic_loss_weight=-1"],
-    "backbone.frozen_stages=5": ["backbone.frozen_stages=5"],
-    "schedule.epochs=3 and schedule.iterations=": ["schedule.epochs=3"],
-    "schedule.epochs=None and schedule.iterations=None": ["schedule.iterations=null"],
-    "schedule.iterations=0 is out of range": ["schedule.iterations=0"],
-    "schedule.milestones": ["schedule.milestones=[8,11]"],
-    "schedule.accumulate=3": ["schedule.batch_size=8", "schedule.accumulate=3"],
-    "precision=fp16": ["precision=fp16", "device=cpu"],
-    "schedule.clip_norm=0.* 0 excluded; null switches clipping off": ["schedule.clip_norm=0"],
-    "schedule.ema=1.* 1 excluded": ["schedule.ema=1"],
-    "eval.mask_threshold=0": ["eval.mask_threshold=0"],
-    "backbone.norm=sync_bn has no meaning": ["backbone.norm=sync_bn"],
-    "backbone.bn_mode=batch has no meaning with backbone.norm=gn": ["backbone.bn_mode=batch"],
-    "backbone.bn_mode=batch has no meaning with backbone.norm=frozen_bn": [
-        "backbone.norm=frozen_bn",
-        "backbone.bn_mode=batch",
-    ],
-    "data.train.stuff": ["data.semantic_source=stuff", "data.train.stuff=null"],
-}
 
 
 @pytest.mark.parametrize(("named", "overrides"), MEANINGLESS.items(), ids=MEANINGLESS.keys())
@@ -175,7 +119,7 @@ def test_default_spelled_out_is_the_same_run() -> None:
     assert spelled.name == configuration().name
 
 
-def test_name_tells_the_ablation() -> None:
+def test_name_shows_the_ablation() -> None:
     assert configuration().name == "htc-resnet18-shapes-seed0"
     config = configuration("model.mask_flow=false", "model.semantic_fusion=mask", "seed=3", "backbone=resnet50")
     assert config.name == "htc-no_mask_flow-fusion_mask-resnet50-shapes-seed3"
@@ -233,7 +177,7 @@ def test_change_that_cannot_be_read_is_named(override: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["model.mask_flw=true"], ["model.num_stages=1"]])
 def test_asking_and_being_refused_do_not_wait_for_pytorch(tmp_path: Path, arguments: list[str]) -> None:
-    script = (
+    code = (
         "import runpy, sys\n"
         f"sys.argv[1:] = {arguments!r}\n"
         "try:\n"
@@ -242,9 +186,7 @@ def test_asking_and_being_refused_do_not_wait_for_pytorch(tmp_path: Path, argume
         "    heavy = {'torch', 'torchvision', 'cv2', 'pycocotools', 'wandb', 'numpy'} & set(sys.modules)\n"
         "    print('imported:', sorted(heavy), file=sys.stderr)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    result = run_code(code)
     assert "imported: []" in result.stderr
     assert result.returncode == (0 if arguments[0].startswith("--") else 2)
 

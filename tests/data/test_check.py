@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,18 +15,14 @@ import torch
 from htc.config.schema import DataConfig
 from htc.data.coco.annotations import Annotations
 from htc.data.coco.reader import load_annotations
+from tests.helpers.command import command
 
 if TYPE_CHECKING:
     from tests.helpers.hand_made import Folder
 
-ROOT = Path(__file__).parents[2]
-
 
 def check(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "htc.data.check", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
-    )  # fmt: skip
+    return command("htc.data.check", *arguments)
 
 
 def arguments(folder: Folder, val: str = "val.json") -> list[str]:

@@ -1,4 +1,4 @@
-"""The learning rate over time, and what the optimiser trains."""
+"""The learning rate over time, and the parameters that the optimiser trains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_milestones_are_fractions_of_iterations() -> None:
     assert rates == pytest.approx([0.02, 0.02, 0.002, 0.002, 0.0002, 0.0002])
 
 
-def test_warm_up_rises_in_a_line_from_its_factor_to_the_whole_rate() -> None:
+def test_warm_up_rises_linearly_from_its_factor_to_the_full_rate() -> None:
     schedule = ScheduleConfig(epochs=12, warmup_iterations=500, warmup_factor=0.001)
     rates = torch.tensor([learning_rate(step, schedule, 7330) for step in range(502)], dtype=torch.float64)
     assert rates[0] == pytest.approx(0.02 * 0.001)
@@ -34,26 +34,26 @@ def test_warm_up_rises_in_a_line_from_its_factor_to_the_whole_rate() -> None:
     torch.testing.assert_close(rates[:500].diff(), rates[:500].diff()[:1].expand(499))
 
 
-def test_warm_up_and_drop_multiply_where_they_meet() -> None:
+def test_warm_up_and_drop_are_multiplied_where_they_overlap() -> None:
     schedule = ScheduleConfig(iterations=100, milestones=[0.1], warmup_iterations=21, warmup_factor=0.0)
     assert learning_rate(10, schedule, 1) == pytest.approx(0.02 * 0.1 * 0.5)
 
 
 @pytest.mark.parametrize(("batch_size", "rate"), [(16, 0.02), (8, 0.01), (64, 0.08)])
-def test_rate_grows_with_the_batch(batch_size: int, rate: float) -> None:
+def test_rate_is_proportional_to_the_batch_size(batch_size: int, rate: float) -> None:
     schedule = ScheduleConfig(epochs=1, batch_size=batch_size, warmup_iterations=0)
     assert learning_rate(0, schedule, 100) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("warmup", [0, 1])
-def test_run_without_warm_up_starts_at_the_whole_rate_or_its_factor(warmup: int) -> None:
+def test_warm_up_of_one_step_starts_at_its_factor_and_no_warm_up_at_the_full_rate(warmup: int) -> None:
     schedule = ScheduleConfig(iterations=10, warmup_iterations=warmup, warmup_factor=0.5)
     assert learning_rate(0, schedule, 1) == pytest.approx(0.02 if warmup == 0 else 0.01)
     assert learning_rate(1, schedule, 1) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("optimizer", list(Optimizer))
-def test_frozen_parameters_are_left_to_themselves(optimizer: Optimizer) -> None:
+def test_frozen_parameters_are_not_optimised(optimizer: Optimizer) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
     built = build_optimizer(model, ScheduleConfig(optimizer=optimizer, weight_decay=0.3))
@@ -62,7 +62,7 @@ def test_frozen_parameters_are_left_to_themselves(optimizer: Optimizer) -> None:
     assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in model[1].parameters()}
 
 
-def test_step_is_momentum_and_weight_decay_at_the_set_rate() -> None:
+def test_step_applies_momentum_and_weight_decay_at_the_set_rate() -> None:
     layer = nn.Linear(1, 1, bias=False)
     nn.init.ones_(layer.weight)
     optimizer = build_optimizer(layer, ScheduleConfig(momentum=0.5, weight_decay=0.1))
@@ -75,7 +75,7 @@ def test_step_is_momentum_and_weight_decay_at_the_set_rate() -> None:
     assert layer.weight.item() == pytest.approx(weight - 0.25 * (0.5 * first + 2 + 0.1 * weight))
 
 
-def test_gradient_is_clipped_to_the_norm_only_where_asked_for() -> None:
+def test_gradient_is_clipped_only_if_a_norm_is_set_and_exceeded() -> None:
     layer = nn.Linear(2, 1, bias=False)
     for limit, expected in ((None, [3.0, 4.0]), (10.0, [3.0, 4.0]), (1.0, [0.6, 0.8])):
         layer.weight.grad = torch.tensor([[3.0, 4.0]])

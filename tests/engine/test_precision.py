@@ -1,4 +1,4 @@
-"""Number formats."""
+"""Number formats of the forward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def losses(precision: Precision, device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Training losses and the gradient of their sum with respect to the stem, in a precision."""
+    """Return the training losses and the gradient of their sum with respect to the stem, computed in a precision."""
     model = tiny_detector(tiny_config(interleaved=True, mask_flow=True, semantic=True)).train().to(device)
     images, targets = tiny_batch()
     with autocast_of(precision, device)():
@@ -34,7 +34,7 @@ def losses(precision: Precision, device: torch.device) -> tuple[dict[str, torch.
     ],
     ids=["bf16-cpu", "bf16-gpu", "fp16-gpu"],
 )
-def test_losses_in_half_precision_are_those_of_fp32_but_for_rounding(
+def test_losses_in_half_precision_equal_those_of_fp32_up_to_rounding(
     precision: Precision, device: torch.device
 ) -> None:
     exact, exact_gradient = losses(Precision.fp32, device)
@@ -51,7 +51,7 @@ def test_fp32_changes_nothing() -> None:
         assert not torch.is_autocast_enabled("cpu")
 
 
-def test_bf16_holds_inside_the_context_alone() -> None:
+def test_bf16_is_active_inside_the_context_only() -> None:
     layer, inputs = torch.nn.Linear(2, 2), torch.zeros(1, 2)
     autocast = autocast_of(Precision.bf16, CPU)
     for _ in range(2):
@@ -66,6 +66,6 @@ def test_fp16_without_a_gpu_is_refused() -> None:
 
 
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
-def test_gradients_are_not_scaled_where_there_is_no_need(precision: Precision) -> None:
+def test_gradients_are_scaled_for_fp16_only(precision: Precision) -> None:
     scaler = gradient_scaler(precision, CPU)
     assert scaler.scale(torch.tensor(3.0)).item() == 3.0

@@ -1,4 +1,4 @@
-"""The training loop: resuming, stopping, accumulating, and refusing to go on with losses that are not numbers."""
+"""The training loop: resuming, stopping, accumulation, and the end of a run whose losses are not finite."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from tests.helpers.trainers import make_trainer, training_config
 
 
 class Killed(Exception):  # noqa: N818 - not an error
-    """Stands for the end of the process."""
+    """Raised in place of the end of the process."""
 
 
 def checkpoints(folder: Path) -> list[str]:
+    """Return the names of the checkpoints of a run."""
     return sorted(path.name for path in (folder / "checkpoints").glob("*.pt"))
 
 
 def assert_same(a: Any, b: Any) -> None:
-    """Equal to the last bit, tensors inside included."""
+    """Assert that two values are equal to the last bit, including tensors in nested dicts and lists."""
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b)
     elif isinstance(a, dict):
@@ -52,7 +53,7 @@ def assert_same(a: Any, b: Any) -> None:
 SCHEDULES = {
     "SGD": {},
     "AdamW": {"optimizer": Optimizer.adamw, "learning_rate": 1e-3},
-    "accumulated passes": {"batch_size": 4, "accumulate": 2},
+    "accumulated micro-batches": {"batch_size": 4, "accumulate": 2},
     "epochs": {"iterations": None, "epochs": 2, "milestones": [1]},
     "average of the weights": {"ema": 0.9},
 }
@@ -62,39 +63,42 @@ SCHEDULES = {
 def test_resumed_run_equals_uninterrupted_run(tiny_shapes: DataConfig, tmp_path: Path, changes: dict[str, Any]) -> None:
     config = training_config(tiny_shapes)
     config.schedule = dataclasses.replace(config.schedule, **changes)
-    whole = make_trainer(config, tmp_path / "whole")
-    whole.train(Tracker(None))
+    uninterrupted = make_trainer(config, tmp_path / "uninterrupted")
+    uninterrupted.train(Tracker(None))
 
     def kill() -> None:
         raise Killed
 
     config.save.every = 3
     config.schedule.eval_every = 3 if config.schedule.epochs is None else 1
-    first = make_trainer(config, tmp_path / "parts", evaluate=kill)
+    first = make_trainer(config, tmp_path / "resumed", evaluate=kill)
     with pytest.raises(Killed):
         first.train(Tracker(None))
     config.schedule.eval_every = None
     torch.manual_seed(99)
-    second = make_trainer(config, tmp_path / "parts")
-    assert second.resumed and not whole.resumed
-    assert second.step == first.step and 0 < second.step < whole.total_steps
+    second = make_trainer(config, tmp_path / "resumed")
+    assert second.resumed and not uninterrupted.resumed
+    assert second.step == first.step and 0 < second.step < uninterrupted.total_steps
     second.train(Tracker(None))
 
-    assert second.step == whole.step == whole.total_steps
-    assert_same(second.raw_model.state_dict(), whole.raw_model.state_dict())
-    assert_same(second.evaluated_model.state_dict(), whole.evaluated_model.state_dict())
-    assert_same(second.optimizer.state_dict(), whole.optimizer.state_dict())
-    last = [RunFolder(tmp_path / name).read_metrics()[-1] for name in ("whole", "parts")]
+    assert second.step == uninterrupted.step == uninterrupted.total_steps
+    assert_same(second.raw_model.state_dict(), uninterrupted.raw_model.state_dict())
+    assert_same(second.evaluated_model.state_dict(), uninterrupted.evaluated_model.state_dict())
+    assert_same(second.optimizer.state_dict(), uninterrupted.optimizer.state_dict())
+    last = [RunFolder(tmp_path / name).read_metrics()[-1] for name in ("uninterrupted", "resumed")]
     assert {key: last[0][key] for key in ("step", "lr", "losses")} == {
         key: last[1][key] for key in ("step", "lr", "losses")
     }
 
 
 def test_resumed_run_writes_the_same_lines_wherever_it_was_stopped(tiny_shapes: DataConfig, tmp_path: Path) -> None:
-    """A line is a mean over several steps, some of them before the stop; and an evaluation may have been kept back."""
+    """A line is a mean over several steps, of which some come before the stop, and an evaluation may be pending."""
 
     def train(folder: Path, *stops: int) -> list[dict[str, Any]]:
-        """Stopped by SIGTERM in these steps; an evaluation draws random numbers, as a network with dropout does."""
+        """Train with a SIGTERM in each of these steps and a resume after it, and return the lines without times.
+
+        An evaluation draws random numbers, as a network with dropout does.
+        """
         for stop in [*stops, None]:
             config = training_config(tiny_shapes)
             config.log_every, config.save.every, config.schedule.eval_every = 4, 100, 2
@@ -125,11 +129,11 @@ def test_resumed_run_writes_the_same_lines_wherever_it_was_stopped(tiny_shapes: 
             for line in RunFolder(folder).read_metrics()
         ]
 
-    whole = train(tmp_path / "whole")
-    assert [(line["kind"], line["step"]) for line in whole] == [
+    uninterrupted = train(tmp_path / "uninterrupted")
+    assert [(line["kind"], line["step"]) for line in uninterrupted] == [
         ("eval", 2), ("train", 4), ("eval", 4), ("train", 6),
     ]  # fmt: skip
-    assert train(tmp_path / "parts", 2, 3, 4) == whole
+    assert train(tmp_path / "stopped", 2, 3, 4) == uninterrupted
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.75])
@@ -154,7 +158,7 @@ def test_average_is_evaluated_in_place_of_the_weights(tiny_shapes: DataConfig, t
 
 
 def test_good_checkpoint_is_not_written_again(tiny_shapes: DataConfig, tmp_path: Path) -> None:
-    """A kill in the middle would spoil the only one."""
+    """A kill while it is written again would damage the only checkpoint."""
     config = training_config(tiny_shapes)
     config.schedule.iterations = 1
     make_trainer(config, tmp_path).train(Tracker(None))
@@ -165,7 +169,7 @@ def test_good_checkpoint_is_not_written_again(tiny_shapes: DataConfig, tmp_path:
 
 
 def test_another_seed_is_another_run(tiny_shapes: DataConfig, tmp_path: Path) -> None:
-    """What the test above compares does differ between runs."""
+    """The weights that the tests above compare differ between seeds."""
     ends = []
     for seed in (0, 1):
         config = training_config(tiny_shapes)
@@ -203,7 +207,7 @@ def test_training_lowers_the_loss(tiny_shapes: DataConfig, tmp_path: Path) -> No
     assert len(losses) == 5 and losses[-1] < 0.8 * losses[0]
 
 
-def test_metrics_say_how_training_goes(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+def test_metrics_hold_the_losses_rate_speed_and_memory_of_each_report(tiny_shapes: DataConfig, tmp_path: Path) -> None:
     make_trainer(training_config(tiny_shapes), tmp_path).train(Tracker(None))
     lines = RunFolder(tmp_path).read_metrics()
     assert [line["step"] for line in lines] == [2, 4, 6]
@@ -215,16 +219,16 @@ def test_metrics_say_how_training_goes(tiny_shapes: DataConfig, tmp_path: Path) 
         assert line["loss"] == pytest.approx(sum(line["losses"].values()))
 
 
-def test_evaluation_midway_comes_when_it_is_asked_for(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+def test_evaluation_during_training_runs_at_the_steps_of_the_schedule(tiny_shapes: DataConfig, tmp_path: Path) -> None:
     config = training_config(tiny_shapes)
     config.schedule.eval_every = 2
     seen: list[tuple[int, float]] = []
     trainer = make_trainer(config, tmp_path, evaluate=lambda: seen.append((trainer.step, trainer.epoch)))
     trainer.train(Tracker(None))
-    assert seen == [(2, 0.5), (4, 1.0)], "the one at the end is not the trainer's"
+    assert seen == [(2, 0.5), (4, 1.0)], "the trainer does not call the final evaluation"
 
 
-def test_checkpoints_come_at_epochs_and_every_so_many_steps(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+def test_checkpoints_are_written_after_epochs_and_every_n_steps(tiny_shapes: DataConfig, tmp_path: Path) -> None:
     config = training_config(tiny_shapes)
     config.schedule = dataclasses.replace(config.schedule, iterations=None, epochs=2, milestones=[])
     config.save.every, config.save.keep = 3, 100
@@ -233,7 +237,7 @@ def test_checkpoints_come_at_epochs_and_every_so_many_steps(tiny_shapes: DataCon
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_accumulating_makes_several_passes_of_one_update(
+def test_accumulation_makes_several_forward_passes_per_update(
     tiny_shapes: DataConfig, tmp_path: Path, accumulate: int
 ) -> None:
     config = training_config(tiny_shapes)
@@ -248,7 +252,7 @@ def test_accumulating_makes_several_passes_of_one_update(
     assert updates == [accumulate, 2 * accumulate]
 
 
-def test_update_is_the_mean_gradient_of_its_passes(tiny_shapes: DataConfig, tmp_path: Path) -> None:
+def test_update_uses_the_mean_gradient_of_its_micro_batches(tiny_shapes: DataConfig, tmp_path: Path) -> None:
     config = training_config(tiny_shapes)
     config.schedule = dataclasses.replace(
         config.schedule, iterations=1, milestones=[], batch_size=4, reference_batch=4, accumulate=2, weight_decay=0.0,
@@ -277,12 +281,12 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(
     trainer = make_trainer(config, tmp_path)
     passes: list[int] = []
 
-    def spoil(module: torch.nn.Module, arguments: Any) -> None:
+    def break_weights(module: torch.nn.Module, arguments: Any) -> None:
         passes.append(len(passes))
         if len(passes) == 3:
             torch.nn.init.constant_(trainer.raw_model.get_parameter("cascade.box_heads.1.logits.bias"), math.nan)
 
-    trainer.raw_model.register_forward_pre_hook(spoil)
+    trainer.raw_model.register_forward_pre_hook(break_weights)
     expected = [str(trainer.dataset.image_ids[draw.index]) for draw in nth_batch(trainer, 2)]
     with pytest.raises(UserError) as caught:
         trainer.train(Tracker(None))
@@ -290,10 +294,11 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(
     images = re.search(r"not finite at step 3 \(images ([\d, ]+)\)", sentence)
     assert images is not None and images[1].split(", ") == expected
     assert "s1.loss_cls nan" in sentence and "schedule.learning_rate" in sentence and "\n" not in sentence
-    assert checkpoints(tmp_path) == [], "spoilt weights must not be saved"
+    assert checkpoints(tmp_path) == [], "weights that are not finite must not be saved"
 
 
 def nth_batch(trainer: Trainer, number: int) -> list[Any]:
+    """Return the indices of the batch with this number, counted from 0."""
     batches = iter(trainer.loader.batch_sampler)  # type: ignore[arg-type]
     for _ in range(number):
         next(batches)
@@ -332,19 +337,19 @@ def test_second_ctrl_c_ends_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
+def test_run_with_a_damaged_newest_checkpoint_continues_from_the_one_before(
     tiny_shapes: DataConfig, tmp_path: Path
 ) -> None:
     config = training_config(tiny_shapes)
     config.save.every = 2
     make_trainer(config, tmp_path).train(Tracker(None))
     newest = tmp_path / "checkpoints" / "step_00000006.pt"
-    whole = read_checkpoint(newest).model
+    expected = read_checkpoint(newest).model
     newest.write_bytes(newest.read_bytes()[:1000])
     again = make_trainer(config, tmp_path)
     assert again.step == 4
     again.train(Tracker(None))
-    assert_same(again.raw_model.state_dict(), whole)
+    assert_same(again.raw_model.state_dict(), expected)
 
 
 def test_bf16_run_trains_and_keeps_its_weights_in_fp32(tiny_shapes: DataConfig, tmp_path: Path) -> None:
@@ -358,7 +363,7 @@ def test_bf16_run_trains_and_keeps_its_weights_in_fp32(tiny_shapes: DataConfig, 
 
 
 @pytest.mark.parametrize("change", [{"name": "jar"}, {"id": 90}])
-def test_run_whose_data_have_other_categories_by_now_does_not_go_on(
+def test_run_whose_data_set_has_changed_categories_is_not_continued(
     tiny_shapes: DataConfig, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     root = shutil.copytree(tiny_shapes.root, tmp_path / "data")

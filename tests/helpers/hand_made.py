@@ -1,4 +1,4 @@
-"""A small data set in COCO layout, drawn by hand, with what real ones hold: gaps in ids, both RLEs, a crowd."""
+"""A small data set in COCO layout, with the peculiarities of real ones: gaps in ids, both kinds of RLE, a crowd."""
 
 from __future__ import annotations
 
@@ -24,31 +24,49 @@ class Folder:
 
     @property
     def file(self) -> Path:
+        """The annotation file."""
         return self.root / "annotations.json"
 
     def write(self) -> None:
+        """Write `content` to the annotation file."""
         self.file.write_text(json.dumps(self.content))
 
 
 def rectangle(height: int, width: int, x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+    """Return a mask [height, width] uint8 that is 1 inside a rectangle, in the memory order of pycocotools.
+
+    Args:
+        height: height of the mask in pixels.
+        width: width of the mask in pixels.
+        x1: first column of the rectangle.
+        y1: first row of the rectangle.
+        x2: first column to the right of the rectangle.
+        y2: first row below the rectangle.
+    """
     mask = np.zeros((height, width), np.uint8, order="F")
     mask[y1:y2, x1:x2] = 1
     return mask
 
 
 def compressed(mask: np.ndarray) -> dict[str, Any]:
+    """Return the mask as COCO's compressed RLE."""
     encoded = mask_utils.encode(mask)
     return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 
 def uncompressed(mask: np.ndarray) -> dict[str, Any]:
+    """Return the mask as COCO's uncompressed RLE."""
     flat = np.concatenate([[0], mask.ravel(order="F")])
     runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]]))
     return {"size": list(mask.shape), "counts": runs.tolist()}
 
 
 def hand_made(root: Path) -> Folder:
-    """Ids with gaps, listed out of order; image 3 holds polygons, both RLEs and a crowd; 12 nothing of use."""
+    """Write the data set below `root`, and return it.
+
+    The ids have gaps and are not in order. Image 3 has polygons, both kinds of RLE and a crowd; image 12 has no usable
+    object.
+    """
     sizes = {40: (60, 80), 3: (100, 120), 12: (50, 50), 7: (120, 90)}
     (root / "images").mkdir()
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Run folders on disk in the format that runs write, through the schema itself."""
+"""Run folders on disk in the format that runs write, with configurations of the schema."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from htc.config.schema import BackboneConfig, Config, DataConfig, ModelConfig, S
 from htc.config.signature import signature, to_plain
 
 ON = {"interleaved": True, "mask_flow": True, "semantic": True}
+"""Settings below `model` with all ideas of HTC."""
 CONDITIONS = {"device": "Example GPU_1", "threads": 2, "batch_size": 1, "precision": "fp32", "input_size": [192, 192]}
 WriteRun = Callable[..., Path]
 
 
 def make_config(model: dict[str, Any], data: dict[str, Any], backbone: str, seed: int, sweep: str) -> Config:
-    """A composed configuration of one of the three methods."""
+    """Return a complete configuration of one of the three methods.
+
+    Args:
+        model: fields of ModelConfig that differ from the defaults.
+        data: fields of DataConfig that differ from those of the built-in data.
+        backbone: name of the backbone.
+        seed: seed of the run.
+        sweep: name of the sweep.
+    """
     splits = {
         split: SplitConfig(images=f"{split}2017", annotations=f"annotations/instances_{split}2017.json")
         for split in ("train", "val")
@@ -37,7 +46,11 @@ def make_config(model: dict[str, Any], data: dict[str, Any], backbone: str, seed
 
 
 def run_writer(runs: Path) -> WriteRun:
-    """A function that writes one run folder below `runs`; `mask_ap` and `box_ap` are in 0..1."""
+    """Return a function that writes one run folder below `runs`, and returns the folder.
+
+    Its keywords `mask_ap` and `box_ap` are in 0..1, `change` modifies the configuration, `suffix` is appended to the
+    name of the folder, and all unknown keywords are fields of ModelConfig.
+    """
 
     def write(
         *,

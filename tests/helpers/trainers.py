@@ -1,4 +1,4 @@
-"""A trainer of the tiny network on the tiny data."""
+"""A trainer of the tiny network on tiny data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from htc.runs.folder import RunFolder
 from tests.helpers.tiny import tiny_config, tiny_detector
 
 ALONE = Processes(0, 1, torch.device("cpu"))
+"""The only process of a run on the CPU."""
 
 
 def training_config(data: DataConfig) -> Config:
-    """Six steps of two images with everything that has a state: momentum, warm-up, a drop, flips."""
+    """Return a configuration of six steps of two images, with momentum, warm-up, a drop of the learning rate and flips.
+
+    A resume must restore the state of all of them.
+    """
     config = tiny_config(interleaved=True, mask_flow=True, semantic=True)
     config.data = data
     config.schedule.milestones = [0.5]
@@ -34,6 +38,14 @@ def make_trainer(
     processes: Processes = ALONE,
     evaluate: Callable[[], object] = lambda: None,
 ) -> Trainer:
+    """Return a trainer of the tiny network, which continues from the newest checkpoint in the folder if there is one.
+
+    Args:
+        config: the run's configuration.
+        folder: the run's folder.
+        processes: the processes of the run.
+        evaluate: called where the schedule asks for an evaluation.
+    """
     dataset = build_dataset(config.data, train=True, semantic=config.model.semantic)
     model = tiny_detector(config, config.seed, len(dataset.category_ids)).to(processes.device)
     folder.mkdir(parents=True, exist_ok=True)

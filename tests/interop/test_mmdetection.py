@@ -33,9 +33,8 @@ from tests.helpers.checkpoints import (
     save,
     their_state,
 )
-from tests.helpers.fuzzing import fuzz
+from tests.helpers.fuzzing import fuzz, is_sentence
 from tests.helpers.tiny import tiny_image
-from tests.robustness.test_fuzz import is_sentence
 
 MASK_RCNN = {"name": "mask_rcnn", "num_stages": 1, "class_agnostic": False}
 CASCADE = {"name": "cascade_mask_rcnn"}

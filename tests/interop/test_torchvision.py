@@ -22,8 +22,7 @@ from htc.interop.coco_categories import coco_ids, coco_names
 from htc.interop.importer import read_external_checkpoint
 from htc.trained_model import TrainedModel, load_trained_model
 from tests.helpers.checkpoints import ODD_WEIGHTS, assert_same_tensors, save
-from tests.helpers.fuzzing import fuzz
-from tests.robustness.test_fuzz import is_sentence
+from tests.helpers.fuzzing import fuzz, is_sentence
 
 SIZE = (128, 192)
 

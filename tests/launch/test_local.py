@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,32 +19,10 @@ from htc.launch.local import LocalManager
 from htc.launch.locks import is_held
 from htc.launch.submission import Submission, read_submissions
 from tests.cluster.observe import assert_twins, checkpoint_steps, record, wait_until
+from tests.helpers.command import command, start
+from tests.helpers.tiny_run import tiny_launched
 
-ROOT = Path(__file__).parents[2]
-
-
-def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "SLURM_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, env={**clean, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def command(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    process = start(module, *arguments, **environment)
-    output, errors = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
-
-
-def tiny(folder: Path, iterations: int = 4) -> list[str]:
-    return [
-        f"runs={folder / 'runs'}", f"data.root={folder / 'data'}", "data.workers=0", "data.shapes.image_size=64",
-        "data.shapes.train_images=16", "data.shapes.val_images=4", "data.short_side=64", "data.long_side=80",
-        "backbone.width=8", "model.channels=16", "model.fc_channels=32", f"schedule.iterations={iterations}",
-        "schedule.batch_size=2", "log_every=4", "save.every=4", "device=cpu", "wandb.mode=disabled",
-        "model.semantic=false",
-    ]  # fmt: skip
+small = partial(tiny_launched, iterations=4)
 
 
 def states(folder: Path, sweep: str) -> dict[str, str]:
@@ -86,7 +64,7 @@ def killing(run: Path) -> Iterator[list[int]]:
 
 @pytest.mark.slow
 def test_a_failure_is_shown_the_other_runs_continue_and_the_same_command_starts_missing_runs(tmp_path: Path) -> None:
-    arguments = ["-m", *tiny(tmp_path), "launcher.jobs=2", "seed=0,1", "+hydra.sweeper.rows.good=''"]
+    arguments = ["-m", *small(tmp_path / "runs"), "launcher.jobs=2", "seed=0,1", "+hydra.sweeper.rows.good=''"]
     first = command("htc.run", *arguments, "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt seed=7'")
     assert first.returncode == 1
     broken = [line for line in first.stderr.splitlines() if "nowhere.pt is not a file" in line]
@@ -104,8 +82,9 @@ def test_a_failure_is_shown_the_other_runs_continue_and_the_same_command_starts_
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice_is_given_up_and_resumes_when_it_is_launched_again(tmp_path: Path) -> None:
-    arguments = ["-m", *tiny(tmp_path, 12), "name=mortal"]
+    arguments = ["-m", *small(tmp_path / "runs", iterations=12), "name=mortal"]
     dry = command("htc.run", *arguments, "--dry-run")
     name = next(line.split()[0] for line in dry.stdout.splitlines() if line.startswith("mortal"))
     run = tmp_path / "runs" / "single" / name
@@ -123,7 +102,7 @@ def test_a_run_that_is_killed_twice_is_given_up_and_resumes_when_it_is_launched_
 
 @pytest.mark.slow
 def test_a_stopped_launcher_saves_its_runs_and_the_same_command_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    arguments = ["-m", *tiny(tmp_path, 24), "seed=0,1", "launcher.jobs=2"]
+    arguments = ["-m", *small(tmp_path / "runs", iterations=24), "seed=0,1", "launcher.jobs=2"]
     process = start("htc.run", *arguments)
     sweep = tmp_path / "runs" / "single"
     wait_until(lambda: len(list(sweep.glob("*/checkpoints/step_*.pt"))) >= 2, "checkpoints")
@@ -144,7 +123,7 @@ def test_a_stopped_launcher_saves_its_runs_and_the_same_command_ends_like_an_und
 
 @pytest.mark.slow
 def test_runs_in_the_background_get_different_gpus_and_can_be_cancelled_and_retried(tmp_path: Path) -> None:
-    arguments = ["-m", *tiny(tmp_path, 200_000), "seed=0,1,2", "launcher.wait=false"]
+    arguments = ["-m", *small(tmp_path / "runs", iterations=200_000), "seed=0,1,2", "launcher.wait=false"]
     launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="4,7")
     assert launched.returncode == 0, launched.stderr
     sweep = tmp_path / "runs" / "single"
@@ -170,7 +149,8 @@ def test_runs_in_the_background_get_different_gpus_and_can_be_cancelled_and_retr
 @pytest.mark.slow
 def test_a_cancelled_run_leaves_the_queue_and_only_its_retry_starts_it(tmp_path: Path) -> None:
     folder = f"runs={tmp_path / 'runs'}"
-    arguments = ["-m", *tiny(tmp_path, 200_000), "seed=0,1", "launcher.wait=false", "launcher.jobs=1"]
+    arguments = ["-m", *small(tmp_path / "runs", iterations=200_000), "seed=0,1"]
+    arguments += ["launcher.wait=false", "launcher.jobs=1"]
     launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="")
     assert launched.returncode == 0, launched.stderr
     sweep = tmp_path / "runs" / "single"
@@ -196,8 +176,9 @@ def test_a_cancelled_run_leaves_the_queue_and_only_its_retry_starts_it(tmp_path:
     assert not record(second)["resumes"]
 
 
+@pytest.mark.slow
 def test_a_half_deleted_folder_is_completed_with_the_same_results(tmp_path: Path) -> None:
-    arguments = ["-m", *tiny(tmp_path)]
+    arguments = ["-m", *small(tmp_path / "runs")]
     assert command("htc.run", *arguments).returncode == 0
     (run,) = run_folders(tmp_path / "runs" / "single")
     results = json.loads((run / "results.json").read_text())
@@ -212,7 +193,7 @@ def test_a_half_deleted_folder_is_completed_with_the_same_results(tmp_path: Path
 @pytest.fixture
 def failed_run(tmp_path: Path) -> Path:
     """A launched run that failed."""
-    result = command("htc.run", "-m", *tiny(tmp_path), "checkpoint.file=nowhere.pt")
+    result = command("htc.run", "-m", *small(tmp_path / "runs"), "checkpoint.file=nowhere.pt")
     assert result.returncode == 1
     (run,) = run_folders(tmp_path / "runs" / "single")
     return run
@@ -236,7 +217,7 @@ def refused(run: Path, words: str) -> bool:
 
 
 def test_settings_that_one_of_several_processes_refuses_make_the_run_fail_at_once(tmp_path: Path) -> None:
-    arguments = [*tiny(tmp_path), "checkpoint.file=nowhere.pt", "launcher.gpus_per_run=2"]
+    arguments = [*small(tmp_path / "runs"), "checkpoint.file=nowhere.pt", "launcher.gpus_per_run=2"]
     result = command("htc.run", "-m", *arguments, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 1
     (run,) = run_folders(tmp_path / "runs" / "single")
@@ -310,7 +291,7 @@ def test_a_full_disk_is_reported_in_one_sentence(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip("file systems cannot be mounted here")
     try:
-        result = command("htc.run", "-m", *tiny(tmp_path), f"runs={disk / 'runs'}")
+        result = command("htc.run", "-m", *small(disk / "runs", tmp_path / "data"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert result.returncode == 2
@@ -320,7 +301,7 @@ def test_a_full_disk_is_reported_in_one_sentence(tmp_path: Path) -> None:
 
 def test_a_runs_folder_that_is_a_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    result = command("htc.run", "-m", *tiny(tmp_path))
+    result = command("htc.run", "-m", *small(tmp_path / "runs"))
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
@@ -329,11 +310,8 @@ def test_a_runs_folder_that_is_a_file_is_reported_in_one_sentence(tmp_path: Path
 
 def test_a_run_whose_processes_all_get_sigterm_saves_its_state_and_leaves_no_process(tmp_path: Path) -> None:
     """At `scancel`, Slurm sends SIGTERM to all processes, including data loading workers."""
-    arguments = [argument for argument in tiny(tmp_path, 100_000) if argument != "data.workers=0"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "htc.run", *arguments, "data.workers=2"], cwd=ROOT, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = [*small(tmp_path / "runs", iterations=100_000), "data.workers=2"]
+    process = start("htc.run", *arguments, stdout=subprocess.DEVNULL, start_new_session=True)
     sweep = tmp_path / "runs" / "single"
     wait_until(lambda: list(sweep.glob("*/checkpoints/step_*.pt")), "a checkpoint")
     os.killpg(process.pid, signal.SIGTERM)
@@ -361,7 +339,7 @@ atexit.register(lambda: sys.argv[0].endswith("child.py") and os.kill(os.getpid()
 def test_a_forced_run_whose_process_crashes_after_it_is_done_is_not_started_again(tmp_path: Path) -> None:
     (tmp_path / "faulty").mkdir()
     (tmp_path / "faulty" / "sitecustomize.py").write_text(DIES_AT_EXIT)
-    result = command("htc.run", "-m", *tiny(tmp_path), "force=true", PYTHONPATH=str(tmp_path / "faulty"))
+    result = command("htc.run", "-m", *small(tmp_path / "runs"), "force=true", PYTHONPATH=str(tmp_path / "faulty"))
     assert result.returncode == 0, result.stderr
     (run,) = run_folders(tmp_path / "runs" / "single")
     assert record(run)["status"] == "done"

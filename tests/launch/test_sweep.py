@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from htc.config.compose import composed_config
-from htc.config.folders import CONFIG_FOLDER
-from htc.config.schema import register
 from htc.config.signature import signature, to_plain
 from htc.errors import UserError
 from htc.launch.estimate import Throughput
 from htc.launch.sweep import Composer, expand
+from tests.helpers.command import ROOT, command, run_code
+from tests.helpers.composition import compose_fully
 
-ROOT = Path(__file__).parents[2]
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
-
-
-def compose_fully(overrides: list[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    register()
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return compose("config", overrides)
 
 
 def test_command_line_wins_over_row_and_row_over_parameter() -> None:
@@ -88,10 +76,7 @@ def test_a_bad_value_in_one_row_is_refused(bad: str) -> None:
     ids=["shapes", "coco"],
 )
 def test_every_sweep_plans_distinct_runs_on_both_data_sets(sweep: str, data: list[str], tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "htc.run", "-m", f"+sweep={sweep}", *data, "seed=0,1", f"runs={tmp_path}", "--dry-run"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    result = command("htc.run", "-m", f"+sweep={sweep}", *data, "seed=0,1", f"runs={tmp_path}", "--dry-run")
     assert result.returncode == 0, result.stderr
     rows = OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows
     assert f"{2 * len(rows)} runs: {2 * len(rows)} to start" in result.stdout
@@ -100,10 +85,7 @@ def test_every_sweep_plans_distinct_runs_on_both_data_sets(sweep: str, data: lis
 
 
 def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "htc.run", "seed=0,1", "-m", f"runs={tmp_path}", "--dry-run", "model.mask_flow=false"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    result = command("htc.run", "seed=0,1", "-m", f"runs={tmp_path}", "--dry-run", "model.mask_flow=false")
     assert result.returncode == 0, result.stderr
     assert "2 runs: 2 to start" in result.stdout
 
@@ -130,7 +112,8 @@ import sys
 from omegaconf import OmegaConf
 from htc.experiment import run_experiment
 from htc.launch.sweep import Composer, expand
-from tests.launch.test_sweep import ROOT, compose_fully
+from tests.helpers.command import ROOT
+from tests.helpers.composition import compose_fully
 
 sweep, *arguments = sys.argv[1:]
 given = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper)
@@ -145,10 +128,9 @@ for config in Composer(compose_fully).configs(rows):
 def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> None:
     """Run the rows in one process, one after the other; other tests cover launchers, which use a process per run."""
     small = ["schedule.iterations=1", "data.shapes.train_images=16", "data.shapes.val_images=2", "eval.limit=1"]
-    result = subprocess.run(
-        [sys.executable, "-c", EVERY_ROW, sweep, "data=shapes", "schedule=short", *small, f"runs={tmp_path / 'runs'}",
-         f"data.root={tmp_path / 'data'}", "data.workers=0", "wandb.mode=disabled"],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    result = run_code(
+        EVERY_ROW, sweep, "data=shapes", "schedule=short", *small, f"runs={tmp_path / 'runs'}",
+        f"data.root={tmp_path / 'data'}", "data.workers=0", "wandb.mode=disabled",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     results = list((tmp_path / "runs" / sweep).glob("*/results.json"))

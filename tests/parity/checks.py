@@ -1,6 +1,6 @@
-"""What must agree with the reference, each item within the tolerance of golden/README.md.
+"""Checks that our network agrees with the reference, within the tolerances of golden/README.md.
 
-Each check yields its deviations as (item, deviation) and raises AssertionError where one is beyond its tolerance.
+Each check yields its deviations as (item, deviation), and raises AssertionError if one exceeds its tolerance.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ from htc.ops.paste import encode_masks
 from tests.parity.reference import Comparison
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
-# Which of two equal scores suppresses the other is up to PyTorch's sort, which keeps the input's order on processors
-# without AVX-512 or AVX2. There a confident network has other proposals than the reference's, and other samples.
-SORTS_ALIKE = not torch.equal(torch.zeros(2000).sort(descending=True).indices, torch.arange(2000))
-MATCHED = 0.99 if SORTS_ALIKE else 0.95
-TRAINING_RELATIVE = RELATIVE if SORTS_ALIKE else 1e-2
+# Which of two boxes of equal score suppresses the other depends on the order of PyTorch's sort, which keeps the order
+# of the input on processors without AVX-512 or AVX2. There, a confident network has other proposals and other samples
+# than the reference.
+SORTS_LIKE_REFERENCE = not torch.equal(torch.zeros(2000).sort(descending=True).indices, torch.arange(2000))
+MIN_MATCHED = 0.99 if SORTS_LIKE_REFERENCE else 0.95
+TRAINING_RELATIVE = RELATIVE if SORTS_LIKE_REFERENCE else 1e-2
 UNDECIDED = 1e-4
-"""A mask's pixel whose probability is this close to the threshold may fall to either side: rounding decides, and of a
-mask of forty pixels a single one is more than the two hundredths that may differ."""
+"""Mask pixels whose probability differs from the threshold by at most this are not compared: rounding decides them. In
+a mask of forty pixels, one pixel is already more than the 2 % that may differ."""
 Deviation = tuple[str, float]
+"""Item, and its largest deviation relative to the largest value of the reference."""
 
 
 def agree(
-    item: str, mine: Tensor, reference: Tensor, relative: float = RELATIVE, absolute: float = ABSOLUTE
+    item: str, ours: Tensor, reference: Tensor, relative: float = RELATIVE, absolute: float = ABSOLUTE
 ) -> Deviation:
-    """The largest difference, in proportion to the largest value; `absolute` is allowed near zero."""
-    assert mine.shape == reference.shape, f"{item}: shape {tuple(mine.shape)} instead of {tuple(reference.shape)}"
-    mine, reference = mine.detach().double(), reference.double()
-    difference = (mine - reference).abs()
-    beyond = difference - (absolute + relative * reference.abs())
-    assert beyond.max() <= 0, f"{item} differs by up to {difference.max():.3g} of {reference.abs().max():.3g}"
+    """Assert that all values differ by at most `absolute + relative * |reference|`; return the largest difference."""
+    assert ours.shape == reference.shape, f"{item}: shape {tuple(ours.shape)} instead of {tuple(reference.shape)}"
+    ours, reference = ours.detach().double(), reference.double()
+    difference = (ours - reference).abs()
+    excess = difference - (absolute + relative * reference.abs())
+    assert excess.max() <= 0, f"{item} differs by up to {difference.max():.3g} of {reference.abs().max():.3g}"
     return item, float(difference.max() / reference.abs().max().clamp(min=1e-12))
 
 
@@ -50,6 +52,7 @@ def check_input(comparison: Comparison) -> Iterator[Deviation]:
 
 def check_pyramid(comparison: Comparison) -> Iterator[Deviation]:
     for level, features in enumerate(comparison.pyramid, start=2):
+        # The stored features are subsampled.
         step = max(1, 8 >> (level - 2))
         yield agree("FPN", features[:, :8, ::step, ::step], comparison.reference(f"fpn{level}"))
 
@@ -57,16 +60,16 @@ def check_pyramid(comparison: Comparison) -> Iterator[Deviation]:
 def check_rpn(comparison: Comparison) -> Iterator[Deviation]:
     with torch.no_grad():
         output = comparison.model.rpn(comparison.pyramid)
-        number, size = len(comparison.inputs.images), output.feature_sizes[3]
-        logits = output.logits[3].view(number, *size, -1).permute(0, 3, 1, 2)
-        deltas = output.deltas[3].view(number, *size, -1).permute(0, 3, 1, 2)
+        num_images, size = len(comparison.inputs.images), output.feature_sizes[3]
+        logits = output.logits[3].view(num_images, *size, -1).permute(0, 3, 1, 2)
+        deltas = output.deltas[3].view(num_images, *size, -1).permute(0, 3, 1, 2)
         yield agree("RPN", logits, comparison.reference("rpn_cls_p5"))
         yield agree("RPN", deltas, comparison.reference("rpn_reg_p5"))
         proposals = comparison.model.rpn.propose(output, comparison.inputs.sizes)
-    for i, mine in enumerate(proposals):
+    for i, ours in enumerate(proposals):
         boxes, scores = comparison.reference(f"proposals{i}"), comparison.reference(f"proposal_scores{i}")
-        pairs = match(mine.boxes, mine.scores, None, boxes, scores, None)
-        yield "proposals unmatched", unmatched("proposals", len(pairs), len(mine.boxes), len(boxes))
+        pairs = match(ours.boxes, ours.scores, None, boxes, scores, None)
+        yield "proposals unmatched", unmatched("proposals", len(pairs), len(ours.boxes), len(boxes))
 
 
 def check_semantic(comparison: Comparison) -> Iterator[Deviation]:
@@ -94,21 +97,21 @@ def check_heads(comparison: Comparison) -> Iterator[Deviation]:
 
 def check_detections(comparison: Comparison) -> Iterator[Deviation]:
     inputs, settings = comparison.inputs, comparison.config.eval
-    found = comparison.model.eval().predict(inputs.images, inputs.original_sizes, settings)
-    for i, (mine, size) in enumerate(zip(found, inputs.original_sizes, strict=True)):
+    detections = comparison.model.eval().predict(inputs.images, inputs.original_sizes, settings)
+    for i, (ours, size) in enumerate(zip(detections, inputs.original_sizes, strict=True)):
         boxes, scores = comparison.reference(f"det{i}_boxes"), comparison.reference(f"det{i}_scores")
         labels = comparison.reference(f"det{i}_labels").long()
-        pairs = match(mine.boxes, mine.scores, mine.labels, boxes, scores, labels)
+        pairs = match(ours.boxes, ours.scores, ours.labels, boxes, scores, labels)
         thresholds = (settings.mask_threshold + offset for offset in (0, -UNDECIDED, UNDECIDED))
-        rles, wide, narrow = (encode_masks(mine.mask_probs, mine.boxes, *size, each) for each in thresholds)
+        rles, wide, narrow = (encode_masks(ours.mask_probs, ours.boxes, *size, each) for each in thresholds)
         references = read_rles(json.loads(str(comparison.stored[f"det{i}_rle"])), size)
         overlaps = [mask_iou(rles[a], references[b], wide[a], narrow[a]) for a, b in pairs]
-        good = sum(overlap > 0.98 for overlap in overlaps)
-        yield "detections unmatched", unmatched("detections", good, len(mine), len(boxes))
+        matched = sum(overlap > 0.98 for overlap in overlaps)
+        yield "detections unmatched", unmatched("detections", matched, len(ours), len(boxes))
         if pairs:
             a, b = torch.tensor(pairs).T
-            yield agree("detections: scores", mine.scores[a], scores[b])
-            yield "detections: boxes", float((mine.boxes[a] - boxes[b]).abs().max() / boxes.abs().max())
+            yield agree("detections: scores", ours.scores[a], scores[b])
+            yield "detections: boxes", float((ours.boxes[a] - boxes[b]).abs().max() / boxes.abs().max())
             yield "detections: 1 - mask IoU", 1 - min(overlaps)
 
 
@@ -117,7 +120,10 @@ def check_losses(comparison: Comparison) -> Iterator[Deviation]:
 
 
 def check_training(comparison: Comparison) -> Iterator[Deviation]:
-    """Losses, and the gradients' norms, summed in float64: float32 loses three digits over the largest layer."""
+    """Compare losses and gradient norms.
+
+    Norms are summed in float64, because float32 loses three digits in the largest layer.
+    """
     model = comparison.model
     model.zero_grad()
     losses = training_losses(comparison)
@@ -169,12 +175,15 @@ def match(
     reference_scores: Tensor,
     reference_labels: Tensor | None,
 ) -> list[tuple[int, int]]:
-    """Pairs of one each, of the same label, with box IoU over 0.99 and scores within 0.001."""
+    """Match boxes to reference boxes of the same label, with box IoU over 0.99 and scores within 0.001.
+
+    Return the pairs of indices; each box is in at most one pair.
+    """
     overlaps = box_iou(boxes, reference_boxes)
-    fits = (overlaps > 0.99) & ((scores[:, None] - reference_scores[None]).abs() <= 1e-3)
+    can_match = (overlaps > 0.99) & ((scores[:, None] - reference_scores[None]).abs() <= 1e-3)
     if labels is not None and reference_labels is not None:
-        fits &= labels[:, None] == reference_labels[None]
-    overlaps = torch.where(fits, overlaps, torch.zeros(()))
+        can_match &= labels[:, None] == reference_labels[None]
+    overlaps = torch.where(can_match, overlaps, torch.zeros(()))
     pairs = []
     for i in range(len(boxes)):
         j = int(overlaps[i].argmax()) if len(reference_boxes) else 0
@@ -184,23 +193,30 @@ def match(
     return pairs
 
 
-def unmatched(item: str, matched: int, mine: int, reference: int) -> float:
-    share = matched / max(mine, reference, 1)
-    assert share >= MATCHED or mine == reference == 0, f"{item}: {matched} of {mine} match the reference's {reference}"
+def unmatched(item: str, matched: int, ours: int, reference: int) -> float:
+    """Return the share of items without a partner, and assert that enough have one."""
+    share = matched / max(ours, reference, 1)
+    assert share >= MIN_MATCHED or ours == reference == 0, (
+        f"{item}: {matched} of {ours} match the reference's {reference}"
+    )
     return 1 - share
 
 
 def mask_iou(
-    one: Mapping[str, Any], other: Mapping[str, Any], wide: Mapping[str, Any], narrow: Mapping[str, Any]
+    ours: Mapping[str, Any], reference: Mapping[str, Any], wide: Mapping[str, Any], narrow: Mapping[str, Any]
 ) -> float:
-    """Intersection over union of two RLEs without the pixels in `wide` and not in `narrow`; 1 for two empty ones."""
-    if one["counts"] == other["counts"]:
+    """Return the IoU of two RLEs, without the undecided pixels, which are in `wide` and not in `narrow`.
+
+    The IoU of two empty masks is 1.
+    """
+    if ours["counts"] == reference["counts"]:
         return 1.0
-    mine, reference, undecided = (coco_mask.decode(rle).astype(bool) for rle in (one, other, wide))
-    decided = ~undecided | coco_mask.decode(narrow).astype(bool)
-    union = ((mine | reference) & decided).sum()
-    return float((mine & reference & decided).sum() / union) if union else 1.0
+    our_mask, reference_mask, wide_mask = (coco_mask.decode(rle).astype(bool) for rle in (ours, reference, wide))
+    decided = ~wide_mask | coco_mask.decode(narrow).astype(bool)
+    union = ((our_mask | reference_mask) & decided).sum()
+    return float((our_mask & reference_mask & decided).sum() / union) if union else 1.0
 
 
 def read_rles(stored: list[Any], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Return stored masks as RLEs with the size (height, width) of their image."""
     return [{"size": list(size), "counts": one["counts"] if isinstance(one, dict) else one} for one in stored]

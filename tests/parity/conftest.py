@@ -1,4 +1,4 @@
-"""One comparison a file of the reference's outputs, and a table of the largest deviations at the end."""
+"""One comparison per file of the reference's outputs, and a table of the largest deviations at the end."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from tests.parity.reference import FOLDER, Comparison, is_big, variant_files
 
 
 def parameters() -> list[object]:
-    found = [
+    """Return one parameter per file; those with large networks are slow. Without files, the tests are skipped."""
+    files = [
         pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if is_big(path) else []) for path in variant_files()
     ]
     missing = pytest.mark.skip(reason=f"no outputs of the reference in {FOLDER}; HTC_GOLDEN_DIR names the folder")
-    return [*found] or [pytest.param(FOLDER, marks=missing)]
+    return [*files] or [pytest.param(FOLDER, marks=missing)]
 
 
 @pytest.fixture(scope="module", params=parameters())
 def comparison(request: pytest.FixtureRequest) -> Iterator[Comparison]:
     path: Path = request.param
     yield Comparison.load(path)
-    # Networks of hundreds of megabytes, with graphs that refer to themselves.
+    # A network takes hundreds of megabytes, and reference cycles keep it in memory until the collector runs.
     gc.collect()
 
 

@@ -1,4 +1,4 @@
-"""The largest deviation of each item and variant, gathered from the reports of tests, in whichever process they ran."""
+"""Table of the largest deviation of each item and variant, from the reports of tests in all processes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Record = tuple[str, str, float]
 
 
 def table(records: Iterable[Record]) -> str:
-    """Deviations relative to the largest value, one column a variant, as a Markdown table."""
-    # Item -> variant -> largest deviation
+    """Return the largest deviations as a Markdown table, with one row per item and one column per variant."""
+    # By item, then by variant.
     largest: dict[str, dict[str, float]] = defaultdict(dict)
     for variant, item, deviation in records:
         largest[item][variant] = max(deviation, largest[item].get(variant, 0.0))

@@ -1,6 +1,6 @@
-"""The reference's stored outputs, and our network with the same weights: what tests of agreement compare.
+"""The reference's stored outputs, and our network with the same weights, which the tests of agreement compare.
 
-A file of outputs carries all that builds its variant (see golden/README.md): nothing here knows the files by name.
+Each file of outputs describes its own variant (see golden/README.md), so other files can be compared as well.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from htc.structures import Targets
 from htc.trained_model import load_external_model
 
 FOLDER = Path(os.environ.get("HTC_GOLDEN_DIR") or Path(__file__).with_name("golden"))
-# As the files were made: every candidate is sampled, so that nothing is left to chance.
+# The settings with which the files were made. Every candidate is sampled, so that no result is random.
 SETTINGS = {
     "model.rpn.anchors_per_image": 1_000_000, "model.rpn.positive_fraction": 1.0,
     "model.rpn.train_pre_nms": 300, "model.rpn.train_proposals": 200,
     "model.rpn.test_pre_nms": 500, "model.rpn.test_proposals": 300,
     "model.rois_per_image": 1_000_000, "model.positive_fraction": 1.0,
 }  # fmt: skip
-# Folder of the reference's configuration -> our model
+# Our model by the folder of the reference's configuration.
 FAMILIES = {"htc": "htc", "cascade_rcnn": "cascade_mask_rcnn", "mask_rcnn": "mask_rcnn"}
 SCORE_THRESHOLDS = {"htc": 0.001}
-# Overrides of the reference that the tensors show by themselves.
+# Overrides of the reference that the importer infers from the tensors.
 VISIBLE = {"num_stages", "num_classes", "reg_class_agnostic", "semantic_head", "semantic_roi_extractor", "depth",
            "groups", "base_width", "dcn", "stage_with_dcn", "type", "init_cfg"}  # fmt: skip
 ROI_HEAD = {"interleaved", "mask_info_flow", "semantic_fusion", "stage_loss_weights"}
@@ -56,7 +56,7 @@ class Inputs:
 
 
 def variant_files() -> list[Path]:
-    """The files of outputs in the folder."""
+    """Return the files of outputs in the folder."""
     return sorted(path for path in FOLDER.glob("*.npz") if "meta" in np.load(path).files)
 
 
@@ -66,7 +66,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def is_big(path: Path) -> bool:
-    """Whether the backbone is larger than a ResNet-50."""
+    """Return whether the backbone is larger than a ResNet-50."""
     shapes = read_meta(path)["shapes"]
     return sum(int(np.prod(shape)) for name, shape in shapes.items() if name.startswith("backbone.")) > 30_000_000
 
@@ -88,7 +88,7 @@ def read_inputs(folder: Path) -> Inputs:
 
 
 def filled(shapes: Mapping[str, list[int]], seed: int, folder: Path) -> dict[str, Tensor]:
-    """The weights that the files were made with, under the reference's names."""
+    """Return the weights with which the files were made, under the reference's names."""
     specification = importlib.util.spec_from_file_location("golden_weights", folder / "weights.py")
     assert specification is not None and specification.loader is not None
     weights = importlib.util.module_from_spec(specification)
@@ -97,7 +97,10 @@ def filled(shapes: Mapping[str, list[int]], seed: int, folder: Path) -> dict[str
 
 
 def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The RoI head's keys among a variant's overrides, at whatever depth they stand."""
+    """Return the keys of the RoI head among a variant's overrides, from any depth.
+
+    Raises ValueError for a key that our configuration does not have.
+    """
     found: dict[str, Any] = {}
     for key, value in overrides.items():
         leaf = key.rsplit(".", 1)[-1]
@@ -122,17 +125,17 @@ class Comparison:
 
     @classmethod
     def load(cls, path: Path) -> Comparison:
-        """Build the variant through the importer, as any checkpoint of the reference is."""
+        """Build the variant with the importer, like any checkpoint of the reference."""
         stored, meta = np.load(path), read_meta(path)
-        foreign = read_external_checkpoint({"state_dict": filled(meta["shapes"], meta["seed"], path.parent)}, path)
+        imported = read_external_checkpoint({"state_dict": filled(meta["shapes"], meta["seed"], path.parent)}, path)
         family = FAMILIES[meta["config"].split("/")[0]]
-        foreign.overrides |= {
+        imported.overrides |= {
             **SETTINGS,
             "model": family,
             "eval.score_threshold": SCORE_THRESHOLDS.get(family, 0.05),
             **roi_head_settings(overridden(meta["overrides"])),
         }
-        trained = load_external_model(foreign, str(path), [], partial=False)
+        trained = load_external_model(imported, str(path), [], partial=False)
         return cls(stored, meta, trained.model.eval(), trained.config, read_inputs(path.parent))
 
     @cached_property
@@ -152,7 +155,9 @@ class Comparison:
         return ImageFeatures(self.pyramid, self.semantic[1] if self.semantic else None, self.inputs.sizes)
 
     def reference(self, name: str) -> Tensor:
+        """Return a stored output."""
         return torch.from_numpy(np.asarray(self.stored[name]))
 
     def names(self, prefix: str) -> Iterator[str]:
+        """Return the names of stored outputs that begin with the prefix."""
         return (name for name in self.stored.files if name.startswith(prefix))

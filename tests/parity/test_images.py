@@ -1,4 +1,4 @@
-"""Images are read and resized as the reference does it."""
+"""Images are read and resized as in the reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.parity.reference import FOLDER, read_inputs, read_meta, variant_files
 
 
 @needs_coco_tiny
-def test_images_are_the_references_pixel_by_pixel() -> None:
+def test_pixels_of_resized_images_equal_the_references() -> None:
     variants = variant_files()
     if not variants:
         pytest.skip(f"no outputs of the reference in {FOLDER}")
@@ -25,5 +25,5 @@ def test_images_are_the_references_pixel_by_pixel() -> None:
     for image_id, theirs, original in zip(ids, inputs.images, inputs.original_sizes, strict=True):
         image = read_image(ROOT / "val2017" / files[image_id], original)
         size = (theirs.shape[1], theirs.shape[2])
-        mine = resize_image(image, size).transpose(2, 0, 1)
-        assert np.abs(mine.astype(int) - theirs.numpy()).max() <= 1
+        ours = resize_image(image, size).transpose(2, 0, 1)
+        assert np.abs(ours.astype(int) - theirs.numpy()).max() <= 1

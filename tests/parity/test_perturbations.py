@@ -1,4 +1,4 @@
-"""A wrong constant does not go unseen: each one, put into the network alone, fails a comparison with the reference."""
+"""The comparison with the reference detects errors: each wrong constant in the network makes a check fail."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ Check = Callable[[Comparison], Iterator[Deviation]]
 
 
 @pytest.fixture(scope="module")
-def whole() -> Comparison:
-    """A variant with all three ideas: its network has every part that can be wrong."""
+def complete_htc() -> Comparison:
+    """A variant with all three ideas, whose network has all the parts that the perturbations change."""
     for path in variant_files():
         if not is_big(path):
-            found = Comparison.load(path)
-            model = found.config.model
+            comparison = Comparison.load(path)
+            model = comparison.config.model
             if model.interleaved and model.mask_flow and model.semantic:
-                return found
-    pytest.skip(f"no outputs of the whole HTC in {FOLDER}")
+                return comparison
+    pytest.skip(f"no outputs of the complete HTC in {FOLDER}")
 
 
-def with_stages(comparison: Comparison, patch: pytest.MonkeyPatch, **values: object) -> None:
-    """Every stage of the cascade with other values."""
+def change_stages(comparison: Comparison, patch: pytest.MonkeyPatch, **values: object) -> None:
+    """Set fields of every stage of the cascade."""
     stages = [replace(stage, **values) for stage in comparison.model.cascade.stages]  # type: ignore[arg-type]
     patch.setattr(comparison.model.cascade, "stages", stages)
 
 
 def equal_stds(comparison: Comparison, patch: pytest.MonkeyPatch) -> None:
-    with_stages(comparison, patch, stds=(0.1, 0.1, 0.2, 0.2))
+    change_stages(comparison, patch, stds=(0.1, 0.1, 0.2, 0.2))
 
 
 def equal_weights(comparison: Comparison, patch: pytest.MonkeyPatch) -> None:
-    with_stages(comparison, patch, loss_weight=1.0)
+    change_stages(comparison, patch, loss_weight=1.0)
 
 
 def level_one_off(_: Comparison, patch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def flow_in_another_order(comparison: Comparison, patch: pytest.MonkeyPatch) -> 
 
 
 def flow_without_earlier_heads(comparison: Comparison, patch: pytest.MonkeyPatch) -> None:
-    """Each stage receives the RoI features instead of the head before it."""
+    """Each stage receives the RoI features instead of the mask features of the preceding stage."""
     flow = comparison.model.cascade.mask_branch.flow
     assert flow is not None
     patch.setattr(flow, "forward", lambda stage, x, previous: x + flow.embeddings[str(stage)](x))
@@ -106,12 +106,14 @@ def masks_before_refinement(comparison: Comparison, patch: pytest.MonkeyPatch) -
 def losses_by_positives(_: Comparison, patch: pytest.MonkeyPatch) -> None:
     original = cascade.box_losses
 
-    def wrong(stage: cascade.Stage, samples: RoISamples, *outputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    def divided_by_positives(
+        stage: cascade.Stage, samples: RoISamples, *outputs: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         losses = original(stage, samples, *outputs)
         losses["loss_bbox"] = losses["loss_bbox"] * len(samples.labels) / max(len(samples.positives), 1)
         return losses
 
-    patch.setattr(cascade, "box_losses", wrong)
+    patch.setattr(cascade, "box_losses", divided_by_positives)
 
 
 def blue_first(comparison: Comparison, patch: pytest.MonkeyPatch) -> None:
@@ -143,11 +145,13 @@ PERTURBATIONS: list[tuple[Perturb, Check]] = [
 
 
 @pytest.mark.parametrize(("perturb", "check"), PERTURBATIONS, ids=lambda value: value.__name__)
-def test_wrong_constant_is_caught(
-    whole: Comparison, monkeypatch: pytest.MonkeyPatch, perturb: Perturb, check: Check
+def test_wrong_constant_is_detected(
+    complete_htc: Comparison, monkeypatch: pytest.MonkeyPatch, perturb: Perturb, check: Check
 ) -> None:
-    # The stored features are computed anew: a perturbation may change them.
-    untouched = Comparison(whole.stored, whole.meta, whole.model, whole.config, whole.inputs)
-    perturb(untouched, monkeypatch)
+    # A new comparison computes its features again, because a perturbation may change them.
+    comparison = Comparison(
+        complete_htc.stored, complete_htc.meta, complete_htc.model, complete_htc.config, complete_htc.inputs
+    )
+    perturb(comparison, monkeypatch)
     with pytest.raises(AssertionError):
-        list(check(untouched))
+        list(check(comparison))

@@ -1,4 +1,4 @@
-"""Every stored variant of the reference is computed alike, from the image to the gradients."""
+"""Our network agrees with every stored variant of the reference, from the image to the gradients."""
 
 from __future__ import annotations
 

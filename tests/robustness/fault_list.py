@@ -1,4 +1,4 @@
-"""The faults of `tests.robustness.faults`: how each is made, and how the command that meets it should end."""
+"""The faults of `tests.robustness.faults`: how each is made, and how the command must end."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from PIL import Image
 
 from htc.checkpoint.files import checkpoint_steps, checksum, checksum_file
 from htc.cli import USER_ERROR
-from tests.checkpoint.test_safe_loading import ATTACKS
-from tests.config.test_messages import MEANINGLESS, REFUSED
-from tests.data.test_annotation_faults import FAULTS, REPAIRS, Change, drop
+from tests.helpers.annotation_faults import FAULTS, REPAIRS, Change, drop
+from tests.helpers.attacks import ATTACKS
 from tests.helpers.hand_made import Folder
+from tests.helpers.refused_settings import MEANINGLESS, REFUSED
+from tests.helpers.tiny_run import SMALL
 from tests.robustness.forks import has_ended
 
 FINE, STOPPED = 0, 128 + signal.SIGTERM
@@ -35,7 +36,7 @@ WOULD_RUN = r"would run (posix|builtins|subprocess)\."
 
 @dataclass
 class Place:
-    """What a fault is made of: a folder, a data set in it that may be spoilt, and a folder of runs."""
+    """A folder with a data set, in which a fault is made, and a folder of runs."""
 
     root: Path
     data: Folder
@@ -44,7 +45,7 @@ class Place:
 
     @property
     def trace(self) -> Path:
-        """The file that the code in an evil checkpoint makes."""
+        """The file that the code in an evil checkpoint would create."""
         return self.root / "executed"
 
     @property
@@ -54,19 +55,19 @@ class Place:
 
     @property
     def run(self) -> Path:
+        """The folder of the only run."""
         (run,) = (path for path in (self.root / "runs").glob("*/*") if (path / "run.json").is_file())
         return run
 
     def options(self) -> list[str]:
-        """A run of four steps on the data set."""
+        """Return the overrides of a run of four steps on the data set."""
         return [
             "data=coco", f"data.root={self.data.root}", "data.train.images=images", "data.val.images=images",
             "data.train.annotations=annotations.json", "data.val.annotations=annotations.json",
-            "data.train.stuff=stuff", "data.short_side=64", "data.long_side=80", "data.workers=0",
-            "data.semantic_classes=16", "backbone=resnet18_narrow", "backbone.width=8", "size=narrow",
-            "model.channels=16", "model.fc_channels=32", "schedule=short", "schedule.iterations=4",
-            "schedule.batch_size=2", "schedule.reference_batch=2", "save.every=2", "log_every=1", "threads=1",
-            "device=cpu", "progress=false", "wandb.mode=disabled", f"runs={self.root / 'runs'}",
+            "data.train.stuff=stuff", "data.semantic_classes=16", "backbone=resnet18_narrow", "size=narrow", *SMALL,
+            "schedule=short", "schedule.iterations=4", "schedule.batch_size=2", "schedule.reference_batch=2",
+            "save.every=2", "log_every=1", "threads=1", "device=cpu", "progress=false", "wandb.mode=disabled",
+            f"runs={self.root / 'runs'}",
         ]  # fmt: skip
 
 
@@ -75,29 +76,33 @@ Make = Callable[[Place], list[str] | None]
 
 @dataclass
 class Fault:
+    """A fault, and the command that has to cope with it."""
+
     name: str
     make: Make
-    """Spoils the place; what it returns are the command's last arguments."""
+    """Make the fault in a place, and return further arguments of the command."""
     status: int = USER_ERROR
-    says: str = ""
-    """A pattern of the line that tells the user."""
+    """Expected exit status."""
+    message: str = ""
+    """Pattern of the line that informs the user."""
     module: str = "htc.run"
     bare: bool = False
-    """Whether the command gets none of the run's options."""
+    """True if the command gets no overrides of the run."""
     after_a_run: bool = False
-    """Whether the place holds a finished run of the same command."""
+    """True if the same command has finished a run in the place before."""
     prepare: Callable[[], object] = lambda: None
-    """Called in the process of the command."""
+    """Called in the process of the command before it starts."""
     meanwhile: Callable[[Place, int], object] = lambda place, process: None
-    """Called while the command runs, with its process id."""
+    """Called with the process id while the command runs."""
 
 
 def arguments(*values: str) -> Make:
+    """Return a fault that consists of arguments alone."""
     return lambda place: list(values)
 
 
 def nothing(place: Place) -> None:
-    pass
+    """Leave the place as it is."""
 
 
 # Annotations and images
@@ -115,16 +120,16 @@ def annotation_faults() -> Iterator[Fault]:
         place.data.file.unlink()
 
     for name, (change, _) in FAULTS.items():
-        yield Fault(name, partial(changed, change), says=r"annotations\.json")
+        yield Fault(name, partial(changed, change), message=r"annotations\.json")
     for name, (change, flaw, _) in REPAIRS.items():
         words = flaw.counted(0).partition(": 0")[0]
         yield Fault(f"{name}: dropped or clipped", partial(changed, change), FINE, re.escape(words))
-    yield Fault("no such file", absent, says=r"annotations\.json")
+    yield Fault("no such file", absent, message=r"annotations\.json")
     for name, content in {
-        "empty file": "", "no JSON": "<html>", "JSON of something else": "[1, 2]", "no table of images": "{}",
-        "JSON that breaks off": '{"images": [{"id": 1', "nested 100,000 deep": "[" * 100_000,
+        "empty file": "", "not JSON": "<html>", "JSON of another kind": "[1, 2]", "no table of images": "{}",
+        "truncated JSON": '{"images": [{"id": 1', "nested 100,000 deep": "[" * 100_000,
     }.items():  # fmt: skip
-        yield Fault(name, partial(text, content), says=r"annotations\.json")
+        yield Fault(name, partial(text, content), message=r"annotations\.json")
 
 
 def image_faults() -> Iterator[Fault]:
@@ -142,8 +147,8 @@ def image_faults() -> Iterator[Fault]:
         for path in place.images:
             path.write_bytes(path.read_bytes()[:300])
 
-    def spoilt_later(place: Place, process: int) -> None:
-        """After the checks at the start; images of validation cannot be told apart from those of training here."""
+    def cut_later(place: Place, process: int) -> None:
+        """Cut the images off after the checks at the start; training and validation use the same files here."""
         wait_for_training(place, process)
         cut(place)
 
@@ -170,20 +175,21 @@ def image_faults() -> Iterator[Fault]:
         for path in place.images:
             cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
 
-    yield Fault("no such folder", no_folder, says="images")
-    yield Fault("listed but absent", absent, says=r"7\.png")
-    for name, content in {"empty": b"", "a page of HTML": b"<html>", "zeros": bytes(1000)}.items():
-        yield Fault(name, partial(written, content), says=r"\.png is")
-    yield Fault("cut off: refused before training", cut, says=r"image 3 of .*annotations\.json: .*3\.png is cut off")
-    yield Fault("cut off while it trains", arguments(*LONG), says=r"\.png is cut off", meanwhile=spoilt_later)
-    yield Fault("another size than the annotations say", smaller, says=r"\.png is")
+    yield Fault("no such folder", no_folder, message="images")
+    yield Fault("listed but missing", absent, message=r"7\.png")
+    for name, content in {"empty": b"", "HTML": b"<html>", "zeros": bytes(1000)}.items():
+        yield Fault(name, partial(written, content), message=r"\.png is")
+    before = r"image 3 of .*annotations\.json: .*3\.png is cut off"
+    yield Fault("truncated: refused before training", cut, message=before)
+    yield Fault("truncated during training", arguments(*LONG), message=r"\.png is cut off", meanwhile=cut_later)
+    yield Fault("a size that differs from the annotations", smaller, message=r"\.png is")
     for name, mode, form in (
         ("JPEG named png", "RGB", "JPEG"), ("CMYK", "CMYK", "JPEG"), ("grey", "L", "PNG"), ("palette", "P", "PNG"),
         ("transparent", "RGBA", "PNG"),
     ):  # fmt: skip
         yield Fault(f"{name}: read", partial(saved, mode, form), FINE, "step 4/4")
     yield Fault("16 bits: read", deep, FINE, "step 4/4")
-    yield Fault("turned by EXIF, which COCO's annotations ignore: read", turned, FINE, "step 4/4")
+    yield Fault("EXIF orientation, which COCO's annotations ignore: read", turned, FINE, "step 4/4")
 
 
 def stuff_faults() -> Iterator[Fault]:
@@ -196,11 +202,11 @@ def stuff_faults() -> Iterator[Fault]:
             cv2.imwrite(str(folder / f"{row['id']}.png"), np.full(shape, value, np.uint8))
         return []
 
-    yield Fault("none for one image", partial(maps, leave_out=1), says="stuff")
-    yield Fault("another size than the image", partial(maps, size=(9, 9)), says="stuff")
-    yield Fault("classes beyond the network's", partial(maps, value=77), says="77")
-    yield Fault("no folder: drawn from the masks", nothing, FINE, "drawn from the instance masks")
-    yield Fault("no folder, but asked for", arguments("data.semantic_source=stuff"), says="stuff")
+    yield Fault("missing for one image", partial(maps, leave_out=1), message="stuff")
+    yield Fault("another size than the image", partial(maps, size=(9, 9)), message="stuff")
+    yield Fault("a class that the network does not have", partial(maps, value=77), message="77")
+    yield Fault("no folder: targets drawn from the masks", nothing, FINE, "drawn from the instance masks")
+    yield Fault("no folder, but required", arguments("data.semantic_source=stuff"), message="stuff")
 
 
 def split_faults() -> Iterator[Fault]:
@@ -221,26 +227,26 @@ def split_faults() -> Iterator[Fault]:
     def boat(content: dict[str, list[dict[str, object]]]) -> None:
         content["categories"].append({"id": 9, "name": "boat"})
 
-    yield Fault("one file for both: meant, and said", nothing, FINE, "memorised")
-    yield Fault("validation shares images with training", partial(other, drop(7)), says="is in training")
-    yield Fault("copies of them in another folder", copied, says="same image")
-    yield Fault("a category of another name", partial(other, jar), says="'bottle'")
-    yield Fault("a category that one of them lacks", partial(other, boat), says="boat")
-    yield Fault("an empty split", partial(other, drop(3, 7, 12, 40)), says="no image")
+    yield Fault("one annotation file for both: reported", nothing, FINE, "memorised")
+    yield Fault("validation shares images with training", partial(other, drop(7)), message="is in training")
+    yield Fault("validation has copies of training images", copied, message="same image")
+    yield Fault("a category of another name", partial(other, jar), message="'bottle'")
+    yield Fault("a category that one split does not have", partial(other, boat), message="boat")
+    yield Fault("an empty split", partial(other, drop(3, 7, 12, 40)), message="no image")
 
 
 def configuration_faults() -> Iterator[Fault]:
     for name, (given, parts) in REFUSED.items():
-        yield Fault(name, arguments(*given), says=re.escape(parts[0]), bare=True)
+        yield Fault(name, arguments(*given), message=re.escape(parts[0]), bare=True)
     for named, given in MEANINGLESS.items():
-        yield Fault(" ".join(given), arguments(*given), says=named, bare=True)
+        yield Fault(" ".join(given), arguments(*given), message=named, bare=True)
 
 
 # Checkpoints
 
 
 def unfinished(place: Place) -> list[Path]:
-    """Leave the finished run as a crash after its last save would have -> its checkpoints, newest first."""
+    """Change the finished run to one that crashed after its last save, and return its checkpoints, newest first."""
     (place.run / "results.json").unlink()
     record = json.loads((place.run / "run.json").read_text())
     (place.run / "run.json").write_text(json.dumps(record | {"status": "running"}))
@@ -248,13 +254,13 @@ def unfinished(place: Place) -> list[Path]:
 
 
 def evil_file(attack: str, place: Place) -> Path:
-    """A checkpoint whose unpickling would leave `place.trace`."""
+    """Write a checkpoint whose unpickling would create `place.trace`, and return its path."""
     content = {
         "meta": {"time": "now", "hook": ATTACKS[attack][0](str(place.trace))},
         "state_dict": {"w": torch.zeros(2)},
     }
     torch.save(content, place.root / "evil.pth")
-    place.trace.unlink(missing_ok=True)  # some are called when they are made
+    place.trace.unlink(missing_ok=True)  # some attacks run when they are made
     return place.root / "evil.pth"
 
 
@@ -299,20 +305,19 @@ def checkpoint_faults() -> Iterator[Fault]:
         torch.save({"state_dict": {"conv.weight": torch.zeros(2)}}, place.root / "foreign.pth")
         return [f"checkpoint={place.root / 'foreign.pth'}"]
 
-    yield Fault("killed after the last save: goes on", crash, FINE, "continuing after step 4", after_a_run=True)
-    yield Fault("the newest cut short: the one before it", partial(newest, half), FINE, "continuing after step 2",
-                after_a_run=True)  # fmt: skip
-    yield Fault("a bit of the newest flipped: the one before it", partial(newest, flip), FINE,
-                "continuing after step 2", after_a_run=True)  # fmt: skip
-    yield Fault("all cut short: from the start", partial(every, half), FINE, "step 1/4", after_a_run=True)
-    yield Fault("run.json damaged: done anew", record, FINE, "box AP", after_a_run=True)
-    yield Fault("the run's own would run code", evil_own, says=WOULD_RUN, after_a_run=True)
+    yield Fault("killed after the last save: resumed", crash, FINE, "continuing after step 4", after_a_run=True)
+    for name, change in (("the newest is truncated", half), ("a bit of the newest is flipped", flip)):
+        yield Fault(f"{name}: resumed from the one before", partial(newest, change), FINE, "continuing after step 2",
+                    after_a_run=True)  # fmt: skip
+    yield Fault("all are truncated: started again", partial(every, half), FINE, "step 1/4", after_a_run=True)
+    yield Fault("run.json is damaged: finished again", record, FINE, "box AP", after_a_run=True)
+    yield Fault("a checkpoint of the run would run code", evil_own, message=WOULD_RUN, after_a_run=True)
     for attack in ("os.system", "eval", "Popen", "__import__"):
-        yield Fault(f"checkpoint=FILE that would run code ({attack})", partial(evil, attack), says=WOULD_RUN)
-    yield Fault("checkpoint=FILE that is not there", partial(given, None), says=r"weights\.pth")
+        yield Fault(f"checkpoint=FILE that would run code ({attack})", partial(evil, attack), message=WOULD_RUN)
+    yield Fault("checkpoint=FILE that does not exist", partial(given, None), message=r"weights\.pth")
     for name, data in {"empty": b"", "text": b"hello", "half a zip": b"PK\x03\x04 cut"}.items():
-        yield Fault(f"checkpoint=FILE that is none ({name})", partial(given, data), says=r"weights\.pth")
-    yield Fault("checkpoint=FILE of another network", foreign, says=r"foreign\.pth")
+        yield Fault(f"checkpoint=FILE that is no checkpoint ({name})", partial(given, data), message=r"weights\.pth")
+    yield Fault("checkpoint=FILE of another network", foreign, message=r"foreign\.pth")
 
 
 # Runs and what surrounds them
@@ -347,24 +352,24 @@ def run_faults() -> Iterator[Fault]:
     diverging = arguments("schedule.learning_rate=1e30", "schedule.clip_norm=null", "schedule.optimizer=sgd",
                           "schedule.warmup_iterations=0")  # fmt: skip
     online = arguments("wandb.mode=online")
-    yield Fault("a full disk (no file may exceed 60 KiB)", nothing, says="make room", prepare=small_files)
-    yield Fault("a folder that cannot be written", arguments("runs=/dev/null/runs"), says="/dev/null/runs")
-    yield Fault("another process has the run", held, says="in use by process 1 on elsewhere", after_a_run=True)
-    yield Fault("done already: left alone", nothing, FINE, "is done already", after_a_run=True)
+    yield Fault("a full disk (no file may exceed 60 KiB)", nothing, message="make room", prepare=small_files)
+    yield Fault("a folder that cannot be written", arguments("runs=/dev/null/runs"), message="/dev/null/runs")
+    yield Fault("another process uses the run", held, message="in use by process 1 on elsewhere", after_a_run=True)
+    yield Fault("done already: nothing happens", nothing, FINE, "is done already", after_a_run=True)
     for name, number in (("SIGTERM", signal.SIGTERM), ("Ctrl-C", signal.SIGINT)):
-        yield Fault(f"{name}: saves, and says how to go on", arguments(*LONG), STOPPED,
+        yield Fault(f"{name}: saves and is resumable", arguments(*LONG), STOPPED,
                     "the same command continues", meanwhile=partial(send, number))  # fmt: skip
-    yield Fault("a loss that is not finite", diverging, says="not finite at step")
-    yield Fault("not logged in to wandb: goes on", online, FINE, "not logged in")
-    yield Fault("wandb's server cannot be reached: goes on", online, FINE, "Tracking by wandb is off",
+    yield Fault("a loss that is not finite", diverging, message="not finite at step")
+    yield Fault("not logged in to wandb: continues", online, FINE, "not logged in")
+    yield Fault("wandb's server cannot be reached: continues", online, FINE, "Tracking by wandb is off",
                 prepare=environment(WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40))  # fmt: skip
-    yield Fault("a device that is not here", arguments("device=cuda"), says="device=cuda",
+    yield Fault("a device that does not exist", arguments("device=cuda"), message="device=cuda",
                 prepare=environment(CUDA_VISIBLE_DEVICES=""))  # fmt: skip
 
 
 def command_faults() -> Iterator[Fault]:
     def of_run(*values: str) -> Callable[[Place], list[str]]:
-        """RUN, OUT and ROOT stand for the folders."""
+        """Return a fault of arguments, in which RUN, OUT and ROOT stand for folders."""
 
         def make(place: Place) -> list[str]:
             run = str(place.run) if any("RUN" in value for value in values) else ""
@@ -386,23 +391,25 @@ def command_faults() -> Iterator[Fault]:
 
         return make
 
-    yield Fault("evaluate: no such run", of_run("run=ROOT/absent"), says="absent", module="htc.evaluate", bare=True)
-    yield Fault("evaluate: a folder that is no run", of_run("run=ROOT"), says="run", module="htc.evaluate", bare=True)
-    yield Fault("evaluate: an unknown key", of_run("run=ROOT", "evl.limit=2"), says=r"evl\.limit",
+    yield Fault("evaluate: no such run", of_run("run=ROOT/absent"), message="absent", module="htc.evaluate", bare=True)
+    yield Fault(
+        "evaluate: a folder that is not a run", of_run("run=ROOT"), message="run", module="htc.evaluate", bare=True
+    )
+    yield Fault("evaluate: an unknown key", of_run("run=ROOT", "evl.limit=2"), message=r"evl\.limit",
                 module="htc.evaluate", bare=True)  # fmt: skip
-    yield Fault("evaluate: a checkpoint that would run code", evil("checkpoint=ROOT/evil.pth"), says=WOULD_RUN,
+    yield Fault("evaluate: a checkpoint that would run code", evil("checkpoint=ROOT/evil.pth"), message=WOULD_RUN,
                 module="htc.evaluate", bare=True)  # fmt: skip
-    yield Fault("predict: no such image", of_run("run=RUN", "images=ROOT/absent.png", "out=OUT"), says=r"absent\.png",
-                module="htc.predict", after_a_run=True, bare=True)  # fmt: skip
-    yield Fault("predict: an image that is none", photo, says=r"photo\.jpg", module="htc.predict", after_a_run=True,
-                bare=True)  # fmt: skip
+    yield Fault("predict: no such image", of_run("run=RUN", "images=ROOT/absent.png", "out=OUT"),
+                message=r"absent\.png", module="htc.predict", after_a_run=True, bare=True)  # fmt: skip
+    yield Fault("predict: a file that is not an image", photo, message=r"photo\.jpg", module="htc.predict",
+                after_a_run=True, bare=True)  # fmt: skip
     yield Fault("convert: a checkpoint that would run code", evil("checkpoint=ROOT/evil.pth", "out=OUT"),
-                says=WOULD_RUN, module="htc.convert", bare=True)  # fmt: skip
-    yield Fault("replay: a file that would run code", evil("ROOT/evil.pth"), says=WOULD_RUN, module="htc.replay",
+                message=WOULD_RUN, module="htc.convert", bare=True)  # fmt: skip
+    yield Fault("replay: a file that would run code", evil("ROOT/evil.pth"), message=WOULD_RUN, module="htc.replay",
                 bare=True)  # fmt: skip
-    yield Fault("data.check: an unknown key", arguments("data.rot=x"), says=r"data\.rot", module="htc.data.check",
+    yield Fault("data.check: an unknown key", arguments("data.rot=x"), message=r"data\.rot", module="htc.data.check",
                 bare=True)  # fmt: skip
-    yield Fault("status: no such folder", of_run("runs=ROOT/absent"), says="absent", module="htc.status", bare=True)
+    yield Fault("status: no such folder", of_run("runs=ROOT/absent"), message="absent", module="htc.status", bare=True)
 
 
 SECTIONS: dict[str, Callable[[], Iterator[Fault]]] = {

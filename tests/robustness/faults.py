@@ -1,12 +1,12 @@
-"""What the commands say of bad data, damaged files and broken surroundings.
+"""Run the commands on bad data, damaged files and broken surroundings, and check their messages and exit statuses.
 
     python -m tests.robustness.faults [only=TEXT] [out=FILE]
 
-Each fault of tests/robustness/fault_list.py is made in a fresh folder, then a whole command meets it, in a process
-forked from one that has imported everything. It is either refused (status 2, a last line that begins with `error:`),
-repaired, read or survived (status 0, a line that says so), or stops the run (a signal, status 143). In no case may
-there be a traceback, a hang, a file beside the run's folder, or a trace of code that a file brought along. `only` picks
-the faults whose section or name holds the text. The exit status is 1 where one ends otherwise.
+Each fault of tests/robustness/fault_list.py is made in a new folder; then the command runs there, in a process forked
+from one that has imported everything. The command either refuses the fault (status 2, the last line begins with
+`error:`), or repairs, reads or survives it (status 0, a line reports it), or is stopped by a signal (status 143). In no
+case is there a traceback, a hang, a file outside of the run's folder, or a trace of code that a file contained. `only`
+selects the faults whose section or name contains the text. The exit status is 1 if one fault ends in another way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.robustness.forks import import_everything, start
 
 DEFAULTS = {"only": "", "out": ""}
 LONGEST = 120
-"""Seconds; a command that takes longer hangs."""
+"""Seconds; a command that takes longer is killed as hanging."""
 
 
 @dataclass
@@ -41,10 +41,10 @@ class Outcome:
     section: str
     fault: Fault
     status: int
-    said: str
-    """The line that tells the user."""
+    message: str
+    """The line that informs the user."""
     wrong: str
-    """What is not as it should be; empty where nothing is."""
+    """What is not as expected; empty if all is."""
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def meet(section: str, fault: Fault) -> Outcome:
-    """Make the fault in a fresh folder and let the command meet it."""
+    """Make the fault in a new folder, run the command there, and check how it ends."""
     root = Path(tempfile.mkdtemp(prefix="faults"))
     (root / "data").mkdir()
     place, log = Place(root, hand_made(root / "data")), root / "log"
@@ -81,17 +81,19 @@ def meet(section: str, fault: Fault) -> Outcome:
         status = finish(process)
         output = log.read_text()
         lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in output.splitlines()]
-        said = next((line for line in reversed(lines) if re.search(fault.says, line)), "")
-        wrong = {
+        message = next((line for line in reversed(lines) if re.search(fault.message, line)), "")
+        last = "".join(lines[-1:])
+        problems = {
             f"status {status} instead of {fault.status}": status != fault.status,
             "a traceback": "Traceback" in output,
-            f"nothing is said of {fault.says}": not said,
-            "the last line is no error": fault.status == USER_ERROR and not "".join(lines[-1:]).startswith("error: "),
-            "code of a file ran": place.trace.exists(),
-            "a file beside the run's folder": set(files_outside(root)) != before,
+            f"no message of {fault.message}": not message,
+            "the last line is not an error": fault.status == USER_ERROR and not last.startswith("error: "),
+            "code of a file was run": place.trace.exists(),
+            "a file outside of the run's folder": set(files_outside(root)) != before,
         }
-        found = "; ".join(words for words, is_so in wrong.items() if is_so)
-        return Outcome(section, fault, status, said.replace(str(root), "DIR"), found + (f"\n{output}" if found else ""))
+        wrong = "; ".join(words for words, is_so in problems.items() if is_so)
+        wrong += f"\n{output}" if wrong else ""
+        return Outcome(section, fault, status, message.replace(str(root), "DIR"), wrong)
     finally:
         for lock in place.held:
             lock.close()
@@ -99,12 +101,12 @@ def meet(section: str, fault: Fault) -> Outcome:
 
 
 def files_outside(root: Path) -> Iterator[Path]:
-    """Files that are not in the folder of runs."""
+    """Return the files that are not in the folder of runs."""
     return (path for path in root.rglob("*") if path.is_file() and path.relative_to(root).parts[0] != "runs")
 
 
 def finish(process: int) -> int:
-    """The status of a process, which is killed where it hangs."""
+    """Wait for a process, kill it if it hangs, and return its exit status."""
     end = time.perf_counter() + LONGEST
     while time.perf_counter() < end:
         ended, status = os.waitpid(process, os.WNOHANG)
@@ -116,20 +118,21 @@ def finish(process: int) -> int:
 
 
 def table(outcomes: list[Outcome], only: str, seconds: float) -> str:
+    """Return the report as Markdown."""
     command = f"python -m tests.robustness.faults{f' only={only}' if only else ''}"
     lines = [
-        "# Faults and what becomes of them", "",
+        "# Faults and how the commands respond", "",
         f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores ({platform.machine()}), Python "
         f"{platform.python_version()}, PyTorch {torch.__version__}: {len(outcomes)} faults in {seconds / 60:.0f} min.",
         "",
-        "Status 2: refused. Status 0: repaired, read or survived. Status 143: stopped by a signal, after saving. A "
-        "traceback, a hang, a file beside the run's folder or code that ran would be listed here:", "",
+        "Status 2: refused. Status 0: repaired, read or survived. Status 143: stopped by a signal, after saving. "
+        "Tracebacks, hangs, files outside of the run's folder and code that was run are listed here:", "",
         *([f"- {o.section}: {o.fault.name}: {o.wrong}" for o in outcomes if o.wrong] or ["Nothing."]), "",
     ]  # fmt: skip
     for section in dict.fromkeys(outcome.section for outcome in outcomes):
-        lines += [f"## {section}", "", "| fault | status | what is said |", "|---|---|---|"]
+        lines += [f"## {section}", "", "| fault | status | message |", "|---|---|---|"]
         lines += [
-            f"| {cell(outcome.fault.name)} | {outcome.status} | {cell(outcome.said)} |"
+            f"| {cell(outcome.fault.name)} | {outcome.status} | {cell(outcome.message)} |"
             for outcome in outcomes
             if outcome.section == section
         ]
@@ -138,7 +141,7 @@ def table(outcomes: list[Outcome], only: str, seconds: float) -> str:
 
 
 def cell(text: str) -> str:
-    """One line of a table, whatever characters the text holds."""
+    """Return the text as one cell of a table, with unprintable characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text).replace("|", "\\|")
 
 

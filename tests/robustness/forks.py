@@ -1,4 +1,4 @@
-"""Commands in processes forked from one that has imported everything: a command starts in no time."""
+"""Run commands in processes forked from one that has imported everything, so that a command starts at once."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ import torch
 
 
 def import_everything() -> None:
-    """What a command would import."""
+    """Import what the commands import; forked processes have it then."""
     import wandb  # noqa: F401
 
     import htc.run
     from htc import experiment
 
     torch.set_num_threads(1)
-    # The parent holds one thread at this point, which is what the warning is about.
+    # The warning is about locks that another thread holds during the fork; the parent has one thread at this point.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     assert htc.run and experiment
 
 
 def start(module: str, arguments: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> int:
-    """Fork a process that is `python -m MODULE ARGUMENTS` from its first line on -> its id.
+    """Fork a process that runs `python -m MODULE ARGUMENTS`, and return its id.
 
-    What it prints goes to `log`; `prepare` is called in it first.
+    Args:
+        module: Name of the module, such as `htc.run`.
+        arguments: Arguments of the command.
+        log: File that receives standard output and standard error.
+        prepare: Called in the new process before the command.
     """
     process = os.fork()
     if process:
@@ -45,18 +49,19 @@ def start(module: str, arguments: list[str], log: Path, prepare: Callable[[], ob
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # noqa: BLE001 - printed into the log of the attempt
+    except BaseException:  # noqa: BLE001 - the traceback goes to the log
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        # Without the interpreter's hooks: they would delete temporary folders that the parent has made.
+        # `sys.exit` would run the interpreter's exit hooks, which delete temporary folders of the parent.
         os._exit(status)
 
 
 def wait(process: int) -> int:
+    """Wait for the end of a process, and return its exit status: minus the number of the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process has ended; its status is left for `wait`."""
+    """Return whether a process has ended, and leave its status for `wait`."""
     return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

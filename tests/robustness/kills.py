@@ -1,13 +1,14 @@
-"""Kill a training again and again, and see whether its end is that of an undisturbed one.
+"""Kill a training again and again, and compare its result with that of an undisturbed one.
 
     python -m tests.robustness.kills [kills=200] [seed=0] [workers=1] [steps=60] [minutes=60] [out=FILE]
 
-Every attempt is the command `python -m htc.run ...` on small built-in data, killed by SIGKILL at a random moment of its
-life or in the middle of a save (as soon as the temporary file of a checkpoint is there, plus a random delay), and
-started again until it has finished; then the next run of another seed begins, until there were enough kills. Compared
-with the same command left alone are: the weights, the average of the weights, the optimiser's state (to the last bit),
-the steps and losses of metrics.jsonl, the results, and the history that wandb recorded. Attempts are forked from one
-process that has imported everything: that takes seconds, in which a kill would hit nothing of interest.
+Every attempt runs `python -m htc.run ...` on small built-in data and is killed by SIGKILL: in the middle of a save (as
+soon as the temporary file of a checkpoint appears, plus a random delay), at a random place of the training, or at a
+random moment between start and end. The same command is started again until the run has finished; then a run with the
+next seed begins, until the number of kills is reached. Each run is compared with the same command left alone: the
+weights, their moving average and the optimiser's state (to the last bit), the steps and losses of metrics.jsonl, the
+results, and the history that wandb recorded. Attempts are forked from one process that has imported everything, because
+imports take seconds in which a kill would hit nothing of interest.
 """
 
 from __future__ import annotations
@@ -33,30 +34,31 @@ import torch
 
 from htc.checkpoint.files import newest_checkpoint, read_checkpoint
 from htc.cli import read_settings, run_command
+from tests.helpers.tiny_run import tiny
 from tests.robustness.forks import has_ended, import_everything, start, wait
 
 DEFAULTS = {"kills": "200", "seed": "0", "workers": "1", "steps": "60", "minutes": "60", "out": ""}
 LONGEST_DELAY_IN_SAVE = 0.02
-"""Seconds after the temporary file has appeared; a save of the small network takes about as long."""
+"""Seconds between the appearance of a temporary file and the kill; a save of the small network takes about as long."""
 SHARE_IN_SAVES, SHARE_BY_PROGRESS = 0.4, 0.5
-"""Of the kills, so many aim at a save and at a place between here and the end of training; the others come at any
-moment of an undisturbed run's time, its start and its end among them."""
+"""Shares of the kills that aim at a save, and at a place between here and the end of the training. The others come at
+any moment of the time that an undisturbed run takes, its start and end included."""
 LONGEST_STEP = 0.1
-"""Seconds after a line of metrics within which a kill by progress comes."""
+"""A kill by progress comes within this many seconds after a line of metrics."""
 KILLS_OF_A_RUN = 25
+"""Largest number of kills of one run, so that each run ends."""
 KILLS_AFTER_RESULTS = 2
-"""Of a run: what is left then is short, and would otherwise draw most of the kills."""
-
+"""Largest number of kills of one run after its results; otherwise most kills would hit this short time."""
 
 AFTER_RESULTS = "after the results"
 
 
 @dataclass
 class Tally:
-    """What happened so far."""
+    """Counts of what has happened so far."""
 
     kills: Counter[str] = field(default_factory=Counter)
-    """By what was going on: before training, training, in a save, evaluating, after the end."""
+    """Number of kills by what the run was doing."""
     attempts: int = 0
     runs: int = 0
     differences: list[str] = field(default_factory=list)
@@ -65,7 +67,7 @@ class Tally:
 def main() -> None:
     settings = read_settings(sys.argv[1:], DEFAULTS)
     start = time.perf_counter()
-    # Not a TemporaryDirectory: the forked processes would delete it as they end.
+    # Forked processes would delete a TemporaryDirectory at their exit.
     folder = Path(tempfile.mkdtemp(prefix="kills"))
     try:
         numbers = {key: int(settings[key]) for key in ("kills", "seed", "workers", "steps")}
@@ -82,19 +84,28 @@ def main() -> None:
 
 
 def kill_until(folder: Path, kills: int, seed: int, workers: int, steps: int, deadline: float) -> Tally:
-    """Kill until there were `kills` of them, or until the deadline, and let the last run finish; compare each run."""
+    """Kill runs until the number of kills or the deadline is reached, let the last run finish, and compare each run.
+
+    Args:
+        folder: Folder for data, runs and logs.
+        kills: Number of kills.
+        seed: Seed of the moments of the kills.
+        workers: Data loading workers of each run.
+        steps: Training steps of each run.
+        deadline: Value of `time.perf_counter()` after which no kill is made.
+    """
     import_everything()
     tally, dice = Tally(), random.Random(seed)
     while sum(tally.kills.values()) < kills and time.perf_counter() < deadline:
-        options = [*command(folder / "data", steps), f"data.workers={workers}", f"seed={tally.runs}"]
-        whole_start = time.perf_counter()
-        status = wait(start("htc.run", [*options, f"runs={folder / 'whole'}"], folder / "whole.log"))
+        options = f"data.workers={workers}", f"seed={tally.runs}"
+        alone_start = time.perf_counter()
+        alone = arguments(folder / "alone", folder / "data", steps, *options)
+        status = wait(start("htc.run", alone, folder / "alone.log"))
         if status != 0:
-            raise RuntimeError(f"the undisturbed run failed:\n{(folder / 'whole.log').read_text()}")
-        duration = time.perf_counter() - whole_start
-        length = metrics_length(folder / "whole")
-        killed = [*options, f"runs={folder / 'killed'}"]
-        # A limit a run, lest it never ends.
+            raise RuntimeError(f"the undisturbed run failed:\n{(folder / 'alone.log').read_text()}")
+        duration = time.perf_counter() - alone_start
+        length = metrics_length(folder / "alone")
+        killed = arguments(folder / "killed", folder / "data", steps, *options)
         left = min(kills - sum(tally.kills.values()), KILLS_OF_A_RUN)
         after_results = 0
         while True:
@@ -122,7 +133,7 @@ def kill_until(folder: Path, kills: int, seed: int, workers: int, steps: int, de
                 tally.differences.append(f"run {tally.runs}: the same command failed with status {status}:\n{log}")
                 break
         tally.differences += [
-            f"run {tally.runs}: {difference}" for difference in compare(folder / "whole", folder / "killed", tally.runs)
+            f"run {tally.runs}: {difference}" for difference in compare(folder / "alone", folder / "killed", tally.runs)
         ]
         tally.runs += 1
         done = sum(tally.kills.values())
@@ -130,19 +141,18 @@ def kill_until(folder: Path, kills: int, seed: int, workers: int, steps: int, de
     return tally
 
 
-def command(data: Path, steps: int) -> list[str]:
-    """Arguments of `python -m htc.run`: a run of seconds that saves, logs and evaluates often, in all three's ways."""
-    return [
-        f"data.root={data}", "data.shapes.image_size=64", "data.shapes.train_images=8", "data.shapes.val_images=2",
-        "data.short_side=64", "data.long_side=80", "backbone.width=8", "model.channels=16", "model.fc_channels=32",
-        f"schedule.iterations={steps}", "schedule.batch_size=2", "schedule.reference_batch=2", "schedule.ema=0.9",
-        "schedule.warmup_iterations=4", f"schedule.eval_every={max(1, steps // 3)}", "save.every=2", "save.keep=2",
-        "log_every=2", "threads=1", "device=cpu", "progress=false", "wandb.mode=offline", "wandb.images=1",
+def arguments(runs: Path, data: Path, steps: int, *options: str) -> list[str]:
+    """Arguments of `python -m htc.run`: a run of seconds that saves, logs and evaluates often and tracks offline."""
+    overrides = [
+        "schedule.batch_size=2", "schedule.reference_batch=2", "schedule.ema=0.9", "schedule.warmup_iterations=4",
+        f"schedule.eval_every={max(1, steps // 3)}", "save.keep=2", "threads=1", "device=cpu", "progress=false",
+        "wandb.mode=offline", "wandb.images=1", *options,
     ]  # fmt: skip
+    return tiny(runs, data, steps, save_every=2, images=(8, 2), overrides=overrides)
 
 
 def temporary_files(runs: Path) -> set[tuple[str, int]]:
-    """Checkpoints that are being written, or that a kill has left so: name and time of the last byte."""
+    """Return name and time of last change of each checkpoint that is being written, or that a kill left unfinished."""
     found = set()
     for path in runs.glob("*/*/checkpoints/*.tmp"):
         with suppress(FileNotFoundError):
@@ -151,7 +161,7 @@ def temporary_files(runs: Path) -> set[tuple[str, int]]:
 
 
 def kill_after(process: int, runs: Path, seconds: float, known: set[tuple[str, int]]) -> str | None:
-    """Kill after so many seconds -> what was going on; None where the process had ended."""
+    """Kill after `seconds`, and return what the run was doing; None if the process had ended."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         if has_ended(process):
@@ -161,12 +171,23 @@ def kill_after(process: int, runs: Path, seconds: float, known: set[tuple[str, i
 
 
 def metrics_length(runs: Path) -> int:
-    """Bytes of metrics.jsonl; 0 before there is one."""
+    """Return the length of metrics.jsonl in bytes; 0 if the file is missing."""
     return sum(path.stat().st_size for path in runs.glob("*/*/metrics.jsonl"))
 
 
 def kill_at_progress(process: int, runs: Path, length: float, delay: float, known: set[tuple[str, int]]) -> str | None:
-    """Kill `delay` seconds after metrics.jsonl has so many bytes -> what was going on; None where it never had."""
+    """Kill `delay` seconds after metrics.jsonl has reached a length, and return what the run was doing.
+
+    Args:
+        process: Id of the process.
+        runs: Folder of runs.
+        length: Length of metrics.jsonl in bytes.
+        delay: Seconds between reaching it and the kill.
+        known: Temporary files that an earlier kill has left.
+
+    Returns:
+        What the run was doing; None if the process ended before.
+    """
     while metrics_length(runs) < length:
         if has_ended(process):
             return None
@@ -175,7 +196,7 @@ def kill_at_progress(process: int, runs: Path, length: float, delay: float, know
 
 
 def kill_in_a_save(process: int, runs: Path, delay: float, known: set[tuple[str, int]]) -> str | None:
-    """Kill while a checkpoint is being written, `delay` seconds after its first byte; None without a further save."""
+    """Kill `delay` seconds after the next save begins, and return what the run was doing; None if there is no save."""
     while not temporary_files(runs) - known:
         if has_ended(process):
             return None
@@ -185,6 +206,7 @@ def kill_in_a_save(process: int, runs: Path, delay: float, known: set[tuple[str,
 
 
 def kill(process: int, runs: Path, known: set[tuple[str, int]]) -> str | None:
+    """Kill, and return what the run was doing; None if the process had ended."""
     os.kill(process, signal.SIGKILL)
     if wait(process) != -signal.SIGKILL:
         return None
@@ -196,9 +218,9 @@ def kill(process: int, runs: Path, known: set[tuple[str, int]]) -> str | None:
     return "between saves, while training or evaluating" if lines else "before the first line of metrics"
 
 
-def compare(whole: Path, killed: Path, seed: int) -> list[str]:
-    """What differs between the folders of the two runs of a seed."""
-    first, second = (folder_of(runs, seed) for runs in (whole, killed))
+def compare(alone: Path, killed: Path, seed: int) -> list[str]:
+    """Return the differences between the undisturbed and the killed run of a seed, one sentence each."""
+    first, second = (folder_of(runs, seed) for runs in (alone, killed))
     if second is None or first is None:
         return ["there is no finished run"]
     states = []
@@ -224,19 +246,20 @@ def compare(whole: Path, killed: Path, seed: int) -> list[str]:
 
 
 def states_of_processes(state: dict[str, Any]) -> dict[str, Any]:
-    """The states of the process without Python's own random state: nothing here draws from it, but wandb does."""
+    """Return the states of the process without that of Python's `random`: training does not use it, but wandb does."""
     (own,) = state["processes"]
     return {"losses": own["losses"], **{key: value for key, value in own["random"].items() if key != "python"}}
 
 
 def folder_of(runs: Path, seed: int) -> Path | None:
+    """Return the folder of the one run of a seed; None unless it is done."""
     found = [path.parent for path in runs.glob("*/*/run.json") if f"seed{seed}-" in path.parent.name]
     done = [path for path in found if json.loads((path / "run.json").read_text())["status"] == "done"]
     return done[0] if len(found) == len(done) == 1 else None
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit, tensors inside included."""
+    """Return whether two values are equal to the last bit, including tensors in dicts and lists."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -247,18 +270,19 @@ def same(a: Any, b: Any) -> bool:
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what time and memory decide."""
+    """Return the lines of metrics.jsonl without the entries that differ from run to run: time, speed and memory."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("time", "images_per_second", "memory_mb")} for line in lines]
 
 
 def results_of(folder: Path) -> dict[str, Any]:
+    """Return the entries of results.json that do not depend on the time a run takes."""
     results = json.loads((folder / "results.json").read_text())
     return {key: results[key] for key in ("bbox", "segm", "iterations", "images_evaluated", "parameters")}
 
 
 def wandb_steps(folder: Path) -> list[tuple[int, int]]:
-    """The rows of history that `wandb sync` would find in a run folder: wandb's own step, and ours."""
+    """Return wandb's own step and ours of each row of history that `wandb sync` would send."""
     from htc.runs.wandb_files import offline_files
     from tests.helpers.wandb_history import read_history
 
@@ -267,17 +291,18 @@ def wandb_steps(folder: Path) -> list[tuple[int, int]]:
 
 
 def table(tally: Tally, settings: dict[str, str], seconds: float) -> str:
+    """Return the report as Markdown."""
     rows = [f"| {place} | {number} |" for place, number in sorted(tally.kills.items())]
     differences = [f"- {difference}" for difference in tally.differences] or ["None."]
     lines = [
-        "# Runs that were killed", "",
+        "# Killed runs", "",
         f"`python -m tests.robustness.kills {' '.join(f'{key}={settings[key]}' for key in DEFAULTS if key != 'out')}`,"
         f" {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores ({platform.machine()}), "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}: {seconds / 60:.0f} minutes.", "",
-        f"{sum(tally.kills.values())} kills (SIGKILL) in {tally.attempts} attempts at {tally.runs} runs. Each run was "
-        "then finished by the same command and compared with one that was left alone: weights, their moving average, "
+        f"{sum(tally.kills.values())} kills (SIGKILL) in {tally.attempts} attempts at {tally.runs} runs. The same "
+        "command then finished each run, and it was compared with an undisturbed one: weights, their moving average, "
         "optimiser and random states to the last bit; every line of metrics.jsonl; the results; wandb's history.", "",
-        "| the kill came | times |", "|---|---|", *rows, "", "## Differences", "", *differences, "",
+        "| moment of the kill | kills |", "|---|---|", *rows, "", "## Differences", "", *differences, "",
     ]  # fmt: skip
     return "\n".join(lines)
 

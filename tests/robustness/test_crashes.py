@@ -1,4 +1,4 @@
-"""What ends a run from outside: kills, a second process, a full disk, a read-only folder, a signal."""
+"""Events outside of a run that end it: kills, a second process, a full disk, a read-only folder, a signal."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ import pytest
 import torch
 
 from htc.runs.wandb_files import offline_files
+from tests.helpers.command import ROOT, clean_environment, command, start
+from tests.helpers.tiny_run import tiny
 from tests.helpers.wandb_history import read_history
 from tests.robustness.fault_list import SECTIONS
-from tests.test_run import ROOT, command, tiny
 
 
 @pytest.mark.slow
 def test_killed_runs_end_as_undisturbed_ones() -> None:
-    """The short form of the benchmark, whose outcome is in tests/robustness/kills.md."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.robustness.kills", "kills=5", "seed=5", "steps=14"],
-        cwd=ROOT, capture_output=True, text=True, timeout=850,
-    )  # fmt: skip
+    """A short form of the series in tests/robustness/kills.md."""
+    done = command("tests.robustness.kills", "kills=5", "seed=5", "steps=14", timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 kills (SIGKILL)" in done.stdout and done.stdout.rstrip().endswith("None.")
 
@@ -33,11 +31,8 @@ def test_killed_runs_end_as_undisturbed_ones() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("section", "some"), [("Splits", "an empty split"), ("Runs", ""), ("Checkpoints", "")])
 def test_faults_end_as_they_are_expected_to(section: str, some: str) -> None:
-    """A part of the benchmark, whose whole outcome is in tests/robustness/faults.md."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.robustness.faults", f"only={section}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    """Some sections of tests/robustness/faults.md."""
+    done = command("tests.robustness.faults", f"only={section}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\nNothing.\n" in done.stdout and f"\n## {section}\n" in done.stdout
     assert f"| {some}" in done.stdout
@@ -55,13 +50,13 @@ def test_list_of_faults_is_that_of_the_last_measurement() -> None:
 
 
 def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    """A limit on the size of files stands for it: small ones still fit, a checkpoint does not."""
-    arguments = " ".join([*tiny(tmp_path), "wandb.mode=disabled"])
-    first = command("htc.run", *tiny(tmp_path), "wandb.mode=disabled", "schedule.iterations=1")
+    """A limit on the size of files acts like a full disk: small files still fit, a checkpoint does not."""
+    arguments = " ".join([*tiny(tmp_path / "runs"), "wandb.mode=disabled"])
+    first = command("htc.run", *tiny(tmp_path / "runs"), "wandb.mode=disabled", "schedule.iterations=1")
     assert first.returncode == 0, "the data are generated"
     done = subprocess.run(
         ["bash", "-c", f"ulimit -f 400; exec {sys.executable} -m htc.run {arguments}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -71,13 +66,13 @@ def test_full_disk_is_one_sentence(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     runs = "/dev/null/runs"
-    done = command("htc.run", *tiny(tmp_path), f"runs={runs}", "wandb.mode=disabled")
+    done = command("htc.run", *tiny(Path(runs), tmp_path / "data"), "wandb.mode=disabled")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"error: {runs}" in done.stderr and "could not be written" in done.stderr
 
 
-def test_run_whose_record_is_lost_goes_on_with_its_whole_history(tmp_path: Path) -> None:
-    arguments = [*tiny(tmp_path), "wandb.mode=offline", "save.every=2"]
+def test_run_whose_record_is_lost_goes_on_with_its_complete_history(tmp_path: Path) -> None:
+    arguments = [*tiny(tmp_path / "runs"), "wandb.mode=offline", "save.every=2"]
     assert command("htc.run", *arguments).returncode == 0
     (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
     first = json.loads((run / "run.json").read_text())
@@ -98,30 +93,27 @@ def test_run_whose_record_is_lost_goes_on_with_its_whole_history(tmp_path: Path)
 
 def test_run_goes_on_without_the_files_that_it_began_with(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    data = f"data.root={tmp_path / 'data'}"
-    assert command("htc.run", *tiny(source), data, "schedule.iterations=1", "wandb.mode=disabled").returncode == 0
+    first = tiny(source / "runs", tmp_path / "data", iterations=1, overrides=["wandb.mode=disabled"])
+    assert command("htc.run", *first).returncode == 0
     (checkpoint,) = source.glob("runs/single/*/checkpoints/*.pt")
-    arguments = [*tiny(tmp_path), f"checkpoint={checkpoint}", "save.every=2", "wandb.mode=disabled"]
+    arguments = [*tiny(tmp_path / "runs"), f"checkpoint={checkpoint}", "save.every=2", "wandb.mode=disabled"]
     assert command("htc.run", *arguments).returncode == 0
     (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
-    whole = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
+    uninterrupted = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
     for file in (checkpoint, run / "results.json", run / "checkpoints" / "step_00000006.pt"):
         file.unlink()
     again = command("htc.run", *arguments)
     assert again.returncode == 0 and "continuing after step 4" in again.stderr, again.stderr
     resumed = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
-    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+    assert all(torch.equal(value, uninterrupted[name]) for name, value in resumed.items())
 
 
 def interrupted_at_its_start(arguments: list[str], run: str, tmp_path: Path) -> tuple[int, str, str]:
-    """Send Ctrl-C to a run that has its log, before it trains -> exit status and what it said."""
+    """Send Ctrl-C to a run as soon as its log exists, before it trains; return its exit status and both outputs."""
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
     for log in tmp_path.glob(run):
         log.unlink()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "htc.run", *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = start("htc.run", *arguments)
     while not list(tmp_path.glob(run)):
         assert process.poll() is None
         time.sleep(0.005)
@@ -131,8 +123,8 @@ def interrupted_at_its_start(arguments: list[str], run: str, tmp_path: Path) -> 
 
 
 def test_ctrl_c_before_training_says_how_to_go_on(tmp_path: Path) -> None:
-    # Many images, so that it still generates them when the signal comes.
-    arguments = [*tiny(tmp_path), "data.shapes.train_images=400", "wandb.mode=disabled"]
+    # Many images, so that the run is still generating them when the signal arrives.
+    arguments = [*tiny(tmp_path / "runs"), "data.shapes.train_images=400", "wandb.mode=disabled"]
     log = "runs/single/*/log.txt"
     status, output, errors = interrupted_at_its_start(arguments, log, tmp_path)
     assert status == 130 and "the same command continues" in output and "Traceback" not in errors, errors
@@ -145,11 +137,8 @@ def test_ctrl_c_before_training_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_on(tmp_path: Path) -> None:
-    arguments = [*tiny(tmp_path), "wandb.mode=disabled", "schedule.iterations=100000"]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "htc.run", *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    arguments = [*tiny(tmp_path / "runs"), "wandb.mode=disabled", "schedule.iterations=100000"]
+    first = start("htc.run", *arguments, stderr=subprocess.DEVNULL)
     try:
         while not list(tmp_path.glob("runs/*/*/metrics.jsonl")):
             assert first.poll() is None
@@ -158,7 +147,7 @@ def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_
         assert second.returncode == 2
         assert f"in use by process {first.pid} on" in second.stderr and "Traceback" not in second.stderr
         (record,) = tmp_path.glob("runs/*/*/run.json")
-        assert json.loads(record.read_text())["status"] == "running", "the refused one leaves the record alone"
+        assert json.loads(record.read_text())["status"] == "running", "the refused command leaves the record as it is"
     finally:
         first.send_signal(signal.SIGTERM)
     output, _ = first.communicate(timeout=120)

@@ -1,6 +1,6 @@
-"""Whatever stands in a configuration, on a command line or in a run's folder: a sentence or a result, never a trace.
+"""Any value in a configuration, on a command line or in a run's folder gives a result or one message, not a traceback.
 
-Annotations, images and checkpoints are fuzzed beside their own tests (tests/data, tests/checkpoint).
+Tests of annotations, images and checkpoints with random content are in tests/data and tests/checkpoint.
 """
 
 from __future__ import annotations
@@ -25,18 +25,11 @@ from htc.config.schema import Config, schema_keys
 from htc.config.signature import to_plain
 from htc.errors import UserError
 from htc.status import as_json, as_text
-from tests.helpers.fuzzing import fuzz
+from tests.helpers.fuzzing import TEXT, VALUES, damage, fuzz, is_sentence
 from tests.helpers.run_folders import ON, run_writer
 
 KEYS = sorted(schema_keys())
-TEXT = st.text(max_size=8)
-NUMBERS = st.integers() | st.floats() | st.booleans()
-VALUES = st.recursive(
-    st.none() | NUMBERS | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=5,
-)
-# What a slip of the keyboard makes, and what no keyboard does.
+# Typing errors, and characters that nobody types.
 TYPED = st.one_of(
     st.sampled_from(
         ["null", "true", "-1", "0", "1e9", "nan", "[1,2]", "{a:1}", "???", "${model}", "${oc.env:HOME}", "", "'"]
@@ -52,16 +45,12 @@ LAUNCHED = {
 }
 
 
-def is_sentence(text: str) -> bool:
-    return bool(text.strip()) and "\n" not in text and "Traceback" not in text
-
-
 def base() -> dict[str, Any]:
     return to_plain(composed_config(["data=shapes"]))
 
 
 def refusal(make: Callable[[], Config], arguments: list[str]) -> str | None:
-    """The sentence with which a configuration is refused; None where it is accepted."""
+    """Return the message that refuses a configuration; None if it is accepted."""
     try:
         assert isinstance(make(), Config)
     except UserError as error:
@@ -141,7 +130,7 @@ def test_any_damage_to_a_run_leaves_the_status_of_the_others(
 ) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
     write = run_writer(folder)
-    whole = write(mask_ap=0.4321, **ON)
+    sound = write(mask_ap=0.4321, **ON)
     damaged = write(mask_ap=0.2, status=state, **{**ON, "semantic": False})
     (damaged / "metrics.jsonl").write_text(json.dumps(LINE) + "\n")
     record = json.loads((damaged / "run.json").read_text())
@@ -153,9 +142,9 @@ def test_any_damage_to_a_run_leaves_the_status_of_the_others(
         content = value
     (damaged / file).write_text(yaml.safe_dump(content) if file == "config.yaml" else json.dumps(content) + "\n")
     text = as_text(folder, "components", "")
-    assert [whole.name, "done"] in [line.split()[:2] for line in text.splitlines()]
+    assert [sound.name, "done"] in [line.split()[:2] for line in text.splitlines()]
     assert "mask AP 43.2" in text and damaged.name in text
-    assert {run["run"] for run in json.loads(as_json(folder, "", ""))} == {whole.name, damaged.name}
+    assert {run["run"] for run in json.loads(as_json(folder, "", ""))} == {sound.name, damaged.name}
 
 
 @FUZZ
@@ -169,15 +158,3 @@ def test_any_bytes_in_a_run_leave_the_tables_of_the_others(
     Path(write(mask_ap=0.2, **{**ON, "semantic": False}) / file).write_bytes(content)
     assert make_tables([f"runs={folder / 'runs'}", f"out={folder / 'tables'}"]) == 0
     assert "43.2" in (folder / "tables" / "comparison.md").read_text(encoding="utf-8")
-
-
-def damage(content: Any, path: list[int], value: Any) -> None:
-    """Put `value` somewhere into nested dicts: at each level the numbered item is gone into, or replaced at the end."""
-    for depth, index in enumerate(path):
-        if not isinstance(content, dict) or not content:
-            return
-        key = sorted(content, key=str)[index % len(content)]
-        if depth == len(path) - 1 or not isinstance(content[key], dict):
-            content[key] = value
-            return
-        content = content[key]

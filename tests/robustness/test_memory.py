@@ -1,9 +1,8 @@
-"""Memory that does not suffice: a sentence, the record of it, and a status that does not call it the user's slip."""
+"""Too little memory ends a run with one message, in its record too, and with a status that does not blame the user."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import pytest
 import torch
 
 from htc.errors import UserError, memory_exhausted
-from tests.test_run import ROOT, tiny
+from tests.helpers.command import run_code
+from tests.helpers.tiny_run import tiny
 
-# More than any machine has, so that it is refused at once.
+# More than any machine has, so that the allocation fails at once.
 PEBIBYTE = 1 << 50
-# A run whose process may take 300 MiB more than it has once PyTorch is imported.
+# A run whose process may allocate 300 MiB more than it has after the import of PyTorch.
 CONFINED = """
 import resource
 import runpy
@@ -38,7 +38,7 @@ def allocation_error(device: str) -> RuntimeError:
 def test_what_pytorch_raises_on_a_cpu_is_one_sentence() -> None:
     error = memory_exhausted(allocation_error("cpu"))
     assert error is not None
-    assert error.sentence.startswith("the machine's memory does not suffice (1048576.0 GiB more were asked for): ")
+    assert error.sentence.startswith("the machine's memory does not suffice (1048576.0 GiB more were requested): ")
     assert error.status == 1
 
 
@@ -60,12 +60,11 @@ def test_other_errors_are_left_as_they_are(error: Exception) -> None:
     assert memory_exhausted(error) is None
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits on memory need Linux")
 def test_a_run_without_enough_memory_says_so_and_records_it(tmp_path: Path) -> None:
-    overrides = [*tiny(tmp_path), "data.short_side=3000", "data.long_side=4000", "threads=1", "wandb.mode=disabled"]
-    result = subprocess.run(
-        [sys.executable, "-c", CONFINED, *overrides], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    large = ["data.short_side=3000", "data.long_side=4000", "threads=1", "wandb.mode=disabled"]
+    overrides = tiny(tmp_path / "runs", overrides=large)
+    result = run_code(CONFINED, *overrides)
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert "error: the machine's memory does not suffice" in result.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""A run's folder: what is written, what survives a crash, and what must never be in it."""
+"""A run's folder: the files that are written, what survives a crash, and the secrets that must never be recorded."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture(autouse=True)
 def no_handlers_left_behind() -> Iterator[None]:
+    """Restore the handlers of the package's log after each test."""
     logger = logging.getLogger("htc")
     before, propagate, level = list(logger.handlers), logger.propagate, logger.level
     yield
@@ -41,11 +42,13 @@ def no_handlers_left_behind() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the Slurm job in which the tests may run."""
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
 
 
 def config_in(runs: Path, **changes: object) -> Config:
+    """Return a configuration with the folder of runs `runs`; keywords set its fields."""
     config = Config()
     config.model.name, config.backbone.name, config.data.name, config.data.root = "htc", "resnet18", "shapes", "here"
     config.runs, config.device = str(runs), "cpu"
@@ -56,6 +59,7 @@ def config_in(runs: Path, **changes: object) -> Config:
 
 
 def started(tmp_path: Path, **changes: object) -> RunFolder:
+    """Return the folder of a run that has started; keywords set fields of its configuration."""
     config = config_in(tmp_path, **changes)
     folder = RunFolder(find_folder(config)[0])
     folder.start(["python", "-m", "htc.run", "seed=0"], config, resume=False)
@@ -63,11 +67,12 @@ def started(tmp_path: Path, **changes: object) -> RunFolder:
 
 
 def finish(folder: RunFolder) -> None:
+    """Give the run results and the status `done`."""
     folder.write_results({"bbox": {}})
     folder.set_status("done")
 
 
-def test_started_run_says_what_it_is(tmp_path: Path) -> None:
+def test_started_run_records_its_command_versions_host_and_configuration(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     folder = started(tmp_path)
     record = folder.read()
@@ -98,7 +103,9 @@ def test_status_changes_keep_all_other_keys(tmp_path: Path) -> None:
         folder.set_status("finished")
 
 
-def test_resumed_run_keeps_its_start_and_adds_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_keeps_its_start_time_and_records_the_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1000")
     folder = started(tmp_path)
     first = folder.read()
@@ -113,7 +120,7 @@ def test_resumed_run_keeps_its_start_and_adds_a_resume(tmp_path: Path, monkeypat
     assert record.slurm_job_ids == ["1000", "1001"]
 
 
-def test_queued_run_that_starts_has_a_start_and_no_resume(tmp_path: Path) -> None:
+def test_queued_run_that_starts_has_a_start_time_and_no_resume(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     folder = RunFolder(find_folder(config)[0])
     folder.update(status="queued", slurm_job_ids=["77_3"])
@@ -139,9 +146,9 @@ def test_broken_run_file_does_not_stop_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["deleted", "damaged", "without its start"])
-def test_run_that_goes_on_without_its_record_keeps_its_metrics(tmp_path: Path, lost: str) -> None:
+def test_run_that_continues_without_its_record_keeps_its_metrics(tmp_path: Path, lost: str) -> None:
     folder = started(tmp_path)
-    whole = folder.read()
+    original = folder.read()
     for step in (10, 20):
         folder.append_metrics({"kind": "train", "step": step})
     if lost == "deleted":
@@ -152,12 +159,12 @@ def test_run_that_goes_on_without_its_record_keeps_its_metrics(tmp_path: Path, l
     folder.append_metrics({"kind": "train", "step": 20})
     assert [line["step"] for line in folder.read_metrics()] == [10, 20]
     record = folder.read()
-    assert record.signature == whole.signature and record.start
+    assert record.signature == original.signature and record.start
     assert [resume.step for resume in record.resumes] == [10]
 
 
-def test_record_that_the_disk_does_not_give_is_not_taken_for_none(tmp_path: Path) -> None:
-    """Reading a process's memory at its start fails as a bad sector does."""
+def test_record_that_cannot_be_read_is_not_treated_as_missing(tmp_path: Path) -> None:
+    """Reading /proc/self/mem at its start fails with the error of a bad sector."""
     folder = started(tmp_path)
     folder.append_metrics({"kind": "train", "step": 10})
     finish(folder)
@@ -177,7 +184,7 @@ def test_record_that_the_disk_does_not_give_is_not_taken_for_none(tmp_path: Path
 @pytest.mark.parametrize(
     "content", ['{"slurm_job_ids": 12, "start": "then"}', '{"start": ' + "[" * 10_000, '{"slurm_job_ids": null}', "[]"]
 )
-def test_record_that_somebody_spoilt_does_not_stop_a_run(
+def test_record_with_damaged_values_does_not_stop_a_run(
     tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1000")
@@ -187,7 +194,7 @@ def test_record_that_somebody_spoilt_does_not_stop_a_run(
     assert folder.read().slurm_job_ids == ["1000"] and folder.read().start
 
 
-def test_spoilt_lines_of_metrics_do_not_stop_a_run(tmp_path: Path) -> None:
+def test_damaged_lines_of_metrics_do_not_stop_a_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     lines = ['{"step": null}', '{"step": "9"}', '{"step": [1]}', "[" * 10_000, '{"step": 1}', '{"step": 3}']
     folder.metrics_file.write_text("\n".join(lines))
@@ -195,7 +202,7 @@ def test_spoilt_lines_of_metrics_do_not_stop_a_run(tmp_path: Path) -> None:
     assert [line["step"] for line in folder.read_metrics()] == [None, "9", [1], 1]
 
 
-def test_metrics_that_are_lost_are_missed(
+def test_lost_lines_of_metrics_are_reported_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("htc"), "propagate", True)
@@ -203,8 +210,8 @@ def test_metrics_that_are_lost_are_missed(
     assert "lines of it are lost" in caplog.text and not list(tmp_path.iterdir())
 
 
-def test_reader_never_sees_half_a_run_file(tmp_path: Path) -> None:
-    """Another process reads while this one writes: every read finds a whole record."""
+def test_reader_never_sees_a_partial_run_file(tmp_path: Path) -> None:
+    """Another process reads while this one writes, and every read finds a complete record."""
     folder = RunFolder(tmp_path)
     folder.update(other={"counter": 0, "filling": "x" * 200_000})
     script = (
@@ -252,7 +259,7 @@ def test_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     assert len(folder.metrics_file.read_text().splitlines()) == 4
 
 
-def test_torn_line_goes_even_where_its_step_is_kept(tmp_path: Path) -> None:
+def test_incomplete_line_is_dropped_even_if_its_step_is_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics_file.write_text('{"kind": "train", "step": 1}\n{"kind": "tr')
     folder.rewind(100)
@@ -260,14 +267,14 @@ def test_torn_line_goes_even_where_its_step_is_kept(tmp_path: Path) -> None:
     RunFolder(tmp_path / "without metrics").rewind(5)
 
 
-def test_run_started_anew_drops_the_metrics_of_the_failed_attempt(tmp_path: Path) -> None:
+def test_run_that_starts_again_drops_the_metrics_of_the_failed_attempt(tmp_path: Path) -> None:
     folder = started(tmp_path)
     folder.append_metrics({"kind": "train", "step": 10})
     folder.start(["htc"], config_in(tmp_path), resume=False)
     assert folder.read_metrics() == []
 
 
-def test_same_configuration_is_the_same_folder(tmp_path: Path) -> None:
+def test_same_configuration_has_the_same_folder(tmp_path: Path) -> None:
     folder = started(tmp_path)
     assert find_folder(config_in(tmp_path)) == (folder.path, False)
     assert find_folder(config_in(tmp_path, seed=1))[0] != folder.path
@@ -282,13 +289,13 @@ def test_done_without_results_is_not_done(tmp_path: Path) -> None:
     assert find_folder(config_in(tmp_path)) == (folder.path, False)
 
 
-def test_renamed_run_goes_on_in_its_folder(tmp_path: Path) -> None:
+def test_renamed_run_continues_in_its_folder(tmp_path: Path) -> None:
     folder = started(tmp_path, name="first name")
     assert folder.path.name.startswith("first_name-")
     assert find_folder(config_in(tmp_path, name="second/name")) == (folder.path, False)
 
 
-def test_forced_run_has_a_folder_beside_the_finished_one(tmp_path: Path) -> None:
+def test_forced_run_has_a_folder_next_to_the_finished_one(tmp_path: Path) -> None:
     folder = started(tmp_path)
     forced = config_in(tmp_path, force=True)
     assert find_folder(forced) == (folder.path, False)
@@ -296,14 +303,16 @@ def test_forced_run_has_a_folder_beside_the_finished_one(tmp_path: Path) -> None
     second, done = find_folder(forced)
     assert second.name == folder.path.name + "-r2" and not done
     RunFolder(second).start(["htc"], forced, resume=False)
-    # Preempted and started again, the forced run goes on in its own folder.
+    # A forced run that was preempted continues in its own folder.
     assert find_folder(forced) == (second, False)
     finish(RunFolder(second))
     assert find_folder(forced)[0].name == folder.path.name + "-r3"
     assert find_folder(config_in(tmp_path)) == (folder.path, True)
 
 
-def test_log_file_has_time_and_level_and_console_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_file_has_time_and_level_and_the_console_has_the_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.setup_logging()
     logging.getLogger("htc.engine.trainer").info("epoch 1 of 12")
@@ -326,12 +335,14 @@ def test_next_run_in_one_process_has_a_log_of_its_own(tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("second") == 1
 
 
-def test_other_processes_only_warn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_processes_other_than_the_main_one_show_warnings_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.setup_logging(main=False)
-    logging.getLogger("htc").info("said by all")
-    logging.getLogger("htc").warning("gone wrong")
-    assert capsys.readouterr().err[9:] == "warning: gone wrong\n" and not folder.path.exists()
+    logging.getLogger("htc").info("logged by all processes")
+    logging.getLogger("htc").warning("logged as a warning")
+    assert capsys.readouterr().err[9:] == "warning: logged as a warning\n" and not folder.path.exists()
 
 
 def test_no_secret_is_in_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +363,7 @@ def test_no_secret_is_in_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "seed=0" in str(folder.read().command) and "+api_key=<redacted>" in str(folder.read().command)
 
 
-def test_options_that_only_sound_like_secrets_are_kept() -> None:
+def test_options_with_names_similar_to_secrets_are_kept() -> None:
     command = ["htc", "model.num_tokens=5", "data.root=/data/secrets", "seed=0"]
     assert redaction.redact_command(command) == "htc model.num_tokens=5 data.root=/data/secrets seed=0"
 
@@ -369,7 +380,7 @@ def test_options_that_only_sound_like_secrets_are_kept() -> None:
         "wandb_v1_hunter2_0123456789",
     ],
 )  # fmt: skip
-def test_secret_is_taken_out_of_code_however_it_is_written(text: str) -> None:
+def test_secret_is_redacted_in_every_notation_of_code(text: str) -> None:
     safe = redaction.redact(text)
     assert "<redacted>" in safe and "hunter2" not in safe and SECRET not in safe
 
@@ -381,24 +392,25 @@ def test_secret_is_taken_out_of_code_however_it_is_written(text: str) -> None:
         "num_tokens=5", "sorted(files, key=len)", "if token:\n    return 1", 'environ["API_KEY"]',
     ],
 )  # fmt: skip
-def test_ordinary_text_is_kept_as_it_is(text: str) -> None:
+def test_ordinary_text_is_not_changed(text: str) -> None:
     assert redaction.redact(text) == text
 
 
 @pytest.mark.parametrize("text", ["key --a " * 10_000, "login(" * 10_000, "wandb" * 10_000, 'token="""' * 10_000])
-def test_taking_secrets_out_of_long_text_is_quick(text: str) -> None:
+def test_redaction_of_long_text_is_fast(text: str) -> None:
     started = time.monotonic()
     redaction.redact(text)
     assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "DEPLOY_PRIVATE_KEY", "WANDB_API_KEY"])
-def test_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_value_of_a_secret_variable_is_redacted_everywhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "mackerel")
     assert redaction.redact("a mackerel b") == "a <redacted> b"
 
 
 def git(folder: Path, *arguments: str) -> None:
+    """Run a git command in a folder, as a test user."""
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
 
@@ -416,7 +428,7 @@ def test_git_facts_name_commit_and_changes(tmp_path: Path) -> None:
     dirty = provenance.git_facts(package)
     assert dirty is not None and dirty["dirty"] and "+a = 2" in dirty["diff"] and "hunter2" not in dirty["diff"]
     assert dirty["commit"] == clean["commit"]
-    # Installed below someone's repository without being part of it.
+    # A package that is installed inside a repository is not part of it.
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "code.py").write_text("")
     assert provenance.git_facts(tmp_path / "site-packages") is None
@@ -428,9 +440,9 @@ def test_git_facts_are_null_without_repository_or_git(tmp_path: Path, monkeypatc
     assert provenance.git_facts(Path(__file__).parent) is None
 
 
-def test_git_that_hangs_does_not_hold_up_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_git_does_not_delay_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = tmp_path / "git"
-    # Had it been waited for, it would have told something.
+    # A caller that waits gets an output, and takes the folder for a repository.
     hanging.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(5)\nprint('{tmp_path}')\n")
     hanging.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

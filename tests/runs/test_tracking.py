@@ -6,8 +6,6 @@ import http.server
 import json
 import logging
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,25 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from htc.config.finalize import derive
-from htc.config.schema import Config, WandbMode
+from htc.config.schema import WandbMode
 from htc.config.signature import signature
 from htc.ops.paste import encode_region
 from htc.runs.tracking import Tracker, row_number, run_id
 from htc.runs.wandb_files import offline_files
 from htc.structures import ImagePrediction
+from tests.helpers.command import clean_environment, command, run_code
+from tests.helpers.tracking import example_config
 from tests.helpers.wandb_history import read_history, read_records
 
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
-REPOSITORY = Path(__file__).parents[2]
-
-
-def example_config(mode: WandbMode | None, **changes: Any) -> Config:
-    config = Config(sweep="components", name="a run", **changes)
-    config.model.name, config.backbone.name, config.data.name, config.data.root = "htc", "resnet18", "shapes", "here"
-    config.wandb.mode = mode
-    derive(config)
-    return config
 
 
 @pytest.fixture(autouse=True)
@@ -191,10 +181,7 @@ def test_offline_run_that_was_killed_and_resumed_is_synced_as_one_complete_run(t
     assert [(row["_step"], row["step"], row["train/loss"]) for row in rows] == [
         (row_number(step, "train"), step, 1 / step) for step in (10, 20, 30, 40)
     ]
-    dry_run = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", "--dry-run", str(tmp_path / "run" / "wandb")],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    dry_run = command("wandb", "sync", "--dry-run", tmp_path / "run" / "wandb")
     assert "Would sync 1 run(s)" in dry_run.stdout + dry_run.stderr
     if parent == "with wandb":
         tracker.finish()
@@ -242,13 +229,9 @@ def run_script(script: str, tmp_path: Path, *arguments: str, **environment: str)
         "from pathlib import Path\n"
         "from htc.config.schema import WandbMode\n"
         "from htc.runs.tracking import Tracker\n"
-        "from tests.runs.test_tracking import example_config\n"
+        "from tests.helpers.tracking import example_config\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", prelude + script, str(tmp_path / "run"), *arguments],
-        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    done = run_code(prelude + script, tmp_path / "run", *arguments, environment=clean_environment(**environment))
     assert done.returncode in (0, -9), done.stderr
     return done.stdout + done.stderr
 
