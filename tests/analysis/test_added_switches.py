@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.helpers.command import run_code
 from tests.helpers.run_folders import ON, WriteRun
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from analysis.table_rows import ADDED_SWITCHES
@@ -24,8 +22,7 @@ def test_added_switch_is_a_column_that_published_rows_do_not_have(
 ) -> None:
     write_run(mask_ap=0.30, **ON)
     write_run(mask_ap=0.32, low_quality_matches=True, **ON)
-    command = [sys.executable, "-c", PROGRAM, f"runs={runs}", f"out={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    done = run_code(PROGRAM, f"runs={runs}", f"out={tmp_path}")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "components.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
