@@ -216,3 +216,10 @@ def test_source_of_sweeps_is_a_folder_without_groups_in_it(tmp_path: Path) -> No
 def test_source_of_sweeps_without_its_folder_is_not_available(tmp_path: Path) -> None:
     assert not SweepsSource("htc-sweeps", f"sweeps://{tmp_path / 'nowhere'}").available()
     assert SweepsSource("htc-sweeps", f"sweeps://{SWEEPS_FOLDER}").available()
+
+
+@pytest.mark.parametrize("name", ["model/htc.yaml", "sweeps/beta.yaml", "config.yaml"])
+def test_user_file_with_the_name_of_a_shipped_one_is_refused(user: Path, name: str) -> None:
+    write(user / name, "name: mine")
+    with pytest.raises(UserError, match=rf"user/{name} has the name of .*{name}, which would be used in its place"):
+        composed()
