@@ -61,7 +61,7 @@ class HtcSearchPath(SearchPathPlugin):
         if str(CONFIG_FOLDER) not in paths:
             return
         search_path.append("htc-sweeps", f"{SweepsSource.scheme()}://{SWEEPS_FOLDER}")
-        for folder in config_folders()[1:]:
-            refuse_hidden_files(folder)
+        for own in config_folders()[1:]:
+            refuse_hidden_files(own)
         if (folder := user_folder()) is not None:
             search_path.append("htc-user", f"file://{folder}")
