@@ -52,7 +52,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of an own row that can change the result, by dotted key, without the seed."""
     switches: dict[str, bool] = field(default_factory=dict)
-    """Whether the row has a `cascade`, and whether it has each of IDEAS and ADDED_SWITCHES."""
+    """Whether the row has a `cascade`, and whether it has each of IDEAS and of ADDED_SWITCHES."""
     fusion: str = ""
     stages: int | None = None
     images: int | None = None
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def ideas(self) -> int:
-        """Number of ideas that the row has: HTC's and added ones."""
+        """Number of HTC's ideas, and of added switches, that the row has."""
         return sum(self.switches[idea] for idea in (*IDEAS, *ADDED_SWITCHES))
 
 

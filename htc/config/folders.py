@@ -46,7 +46,7 @@ def user_folder() -> Path | None:
 def config_folders(arguments: Sequence[str] | None = None) -> list[Path]:
     """Return the folders that Hydra reads groups from: the shipped one, `--config-dir`, and HTC_CONFIG_DIR.
 
-    arguments: of the command line; None for those of this process.
+    arguments: the command line without the program; None for that of this process.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     folders = [CONFIG_FOLDER]

@@ -2,7 +2,7 @@
 
 `--help` and `--cfg` read this file, so nothing heavy is imported here. Every field is a key that a user may set; any
 other key is refused by name. A field states its range and whether it is part of the run's signature with `setting`.
-`None` (null) means that `htc.config.finalize` derives the value.
+`htc.config.finalize` replaces null (`None`) where a value is derived from others.
 """
 
 from __future__ import annotations
