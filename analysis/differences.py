@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from analysis.runs import flatten
-from analysis.table_rows import IDEAS, Row
+from analysis.table_rows import ADDED_SWITCHES, IDEAS, Row
 from htc.config.finalize import stage_defaults
 from htc.config.folders import CONFIG_FOLDER
 from htc.config.schema import Config
@@ -20,7 +20,12 @@ LONGEST_CASCADE = 16
 """More stages than any network has. A config.yaml may be damaged, and a huge number must not fill the memory."""
 METHOD_FILES = CONFIG_FOLDER / "model"
 METHOD_KEYS = frozenset(
-    {"model.name", "model.num_stages", "model.semantic_fusion", *(f"model.{idea}" for idea in IDEAS)}
+    {
+        "model.name",
+        "model.num_stages",
+        "model.semantic_fusion",
+        *(f"model.{switch}" for switch in (*IDEAS, *ADDED_SWITCHES)),
+    }
 )
 """Keys of the settings that the method of a row, or its switches, fusion and stages, show."""
 LABEL_KEYS = METHOD_KEYS | {

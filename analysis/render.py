@@ -9,7 +9,7 @@ from string import ascii_lowercase
 import pandas as pd
 
 from analysis.runs import METRICS
-from analysis.table_rows import Row, Stat
+from analysis.table_rows import ADDED_SWITCHES, IDEAS, Row, Stat
 from analysis.tables import Block, Table
 from htc.errors import UserError
 
@@ -189,7 +189,7 @@ def _latex_header(key: str, header: str) -> str:
 
 
 def _alignment(key: str) -> str:
-    if key in ("cascade", "interleaved", "mask_flow", "semantic"):
+    if key == "cascade" or key in IDEAS or key in ADDED_SWITCHES:
         return "c"
     return "r" if _is_figure(key) else "l"
 

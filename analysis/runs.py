@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from htc.config.signature import in_signature
+from htc.config.signature import in_signature, omitted_defaults
 from htc.errors import UserError
 from htc.runs.json_values import mapping, whole_number
 from htc.runs.record import RunRecord
@@ -149,7 +149,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         config = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UnreadableError(f"{path}: it is not complete YAML.") from error
-    settings = flatten(mapping(config))
+    # A run that is older than such a key is the same as one with the key's default.
+    settings = flatten(omitted_defaults()) | flatten(mapping(config))
     for key in ("model.name", "backbone.name", "data.name"):
         if not isinstance(settings.get(key), str):
             raise UnreadableError(f"{path}: it has no {key}, so it is not the configuration of a run.")

@@ -14,6 +14,8 @@ from analysis.runs import METRICS, Run
 
 METHODS = {"mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN", "htc": "HTC"}
 IDEAS = {"interleaved": "interleaving", "mask_flow": "mask flow", "semantic": "semantic branch"}
+ADDED_SWITCHES: dict[str, str] = {}
+"""Switches of the model that the paper does not have: by key, the header of the column in the components table."""
 DATA = {"coco": "COCO"}
 NORMS = {("sync_bn", "batch"): ["SyncBN"], ("bn", "batch"): ["BN of the batch"], ("gn", "stored"): ["GN"]}
 """Words for the normalisation of the backbone, by `backbone.norm` and `backbone.bn_mode`; batch norm with stored
@@ -50,7 +52,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of an own row that can change the result, by dotted key, without the seed."""
     switches: dict[str, bool] = field(default_factory=dict)
-    """Whether the row has a `cascade`, and whether it has each of IDEAS."""
+    """Whether the row has a `cascade`, and whether it has each of IDEAS and of ADDED_SWITCHES."""
     fusion: str = ""
     stages: int | None = None
     images: int | None = None
@@ -60,8 +62,8 @@ class Row:
 
     @property
     def ideas(self) -> int:
-        """Number of HTC's ideas that the row has."""
-        return sum(self.switches[idea] for idea in IDEAS)
+        """Number of HTC's ideas, and of added switches, that the row has."""
+        return sum(self.switches[idea] for idea in (*IDEAS, *ADDED_SWITCHES))
 
 
 def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
@@ -116,7 +118,7 @@ def _own_row(runs: list[Run], stats: dict[str, Stat]) -> Row:
         measured = "; ".join(f"{run.fps:.1f} ({run.conditions or 'conditions not recorded'})" for run in runs)
         conditions = [f"not averaged, because the seeds were measured under different conditions: {measured}"]
     stages = settings.get("model.num_stages")
-    switches = {idea: settings.get(f"model.{idea}") is True for idea in IDEAS}
+    switches = {idea: settings.get(f"model.{idea}") is True for idea in (*IDEAS, *ADDED_SWITCHES)}
     return Row(
         method=METHODS.get(settings["model.name"], settings["model.name"]),
         backbone=backbone_label(settings),
@@ -147,7 +149,11 @@ def published_row(table: PublishedTable, row: PublishedRow) -> Row:
         stats={key: Stat(float(value), None, 1) for key, value in row.figures.items()},
         fps_conditions=table.fps_conditions if "fps" in row.figures else "",
         source=table.source,
-        switches={"cascade": row.method != METHODS["mask_rcnn"], **dict.fromkeys(IDEAS, is_htc)},
+        switches={
+            "cascade": row.method != METHODS["mask_rcnn"],
+            **dict.fromkeys(IDEAS, is_htc),
+            **dict.fromkeys(ADDED_SWITCHES, False),
+        },
     )
 
 
@@ -190,6 +196,7 @@ def method_with_variant(row: Row) -> str:
         words.append("w/o " + _listed(text for idea, text in IDEAS.items() if idea not in on))
     elif name in METHODS and name != "htc" and on:
         words.append("with " + _listed(IDEAS[idea] for idea in on))
+    words += [f"with {header}" for switch, header in ADDED_SWITCHES.items() if row.switches[switch]]
     if row.switches["semantic"] and row.fusion not in ("both", ""):
         words.append(f"fusion in {row.fusion} heads")
     if name in METHODS and row.stages not in (None, 1 if name == "mask_rcnn" else 3):

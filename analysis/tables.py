@@ -18,7 +18,7 @@ from analysis.differences import (
 )
 from analysis.published import Published, PublishedTable
 from analysis.runs import Run
-from analysis.table_rows import IDEAS, METHODS, Row, average, method_with_variant, published_row
+from analysis.table_rows import ADDED_SWITCHES, IDEAS, METHODS, Row, average, method_with_variant, published_row
 
 METRIC_HEADERS = {
     "box_AP": "box AP",
@@ -107,7 +107,7 @@ def _components_table(rows: list[Row], published: Published, remarks: list[str])
         name_differences(
             block.rows, lambda row: (row.method, *row.switches.values(), row.fusion, row.stages), METHOD_KEYS
         )
-    columns = {"method": "method", **SWITCH_HEADERS}
+    columns = {"method": "method", **SWITCH_HEADERS, **ADDED_SWITCHES}
     if len({row.fusion for row in rows if row.switches["semantic"]}) > 1:
         columns["fusion"] = "fusion"
     if len({row.stages for row in rows if row.switches["cascade"]}) > 1:

@@ -1,3 +1,3 @@
 """Hybrid Task Cascade: train, evaluate, record and tabulate instance segmentation experiments."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -42,7 +42,8 @@ def parse_arguments(
         max_words: largest number of other arguments.
 
     Raises:
-        UserError: for an argument that the command does not know, for an own key without a value or given twice.
+        UserError: for an argument that the command does not know, and for one of its own keys that has no value or is
+            given twice.
     """
     parsed = Arguments()
     for argument in arguments:
@@ -66,8 +67,8 @@ def parse_arguments(
         elif key in config_keys:
             parsed.overrides.append(argument)
         else:
-            options_of_key = {*keys, *config_keys}
-            raise UserError(f"{key} is not a key of this command{nearest(key, options_of_key)}; usage: {usage}.")
+            known = {*keys, *config_keys}
+            raise UserError(f"{key} is not a key of this command{nearest(key, known)}; usage: {usage}.")
     return parsed
 
 
@@ -80,7 +81,17 @@ def read_flag(values: dict[str, str], key: str, default: bool) -> bool:
 
 
 def read_count(values: dict[str, str], key: str, default: int, lowest: int) -> int:
-    """Return the value of a key that is a whole number of `lowest` or more. Raises UserError for anything else."""
+    """Return the value of a key that is a whole number.
+
+    Args:
+        values: values of the command's own keys.
+        key: the key to read.
+        default: the number where the key is not given.
+        lowest: the smallest valid number.
+
+    Raises:
+        UserError: for a value that is not a whole number, or is too small.
+    """
     value = values.get(key, str(default))
     if not value.isdecimal() or int(value) < lowest:
         raise UserError(f"{key}={value} must be a whole number of {lowest} or more.")

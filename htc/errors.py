@@ -56,7 +56,7 @@ def memory_errors_as_user_errors() -> Iterator[None]:
 
 
 def memory_exhausted(error: BaseException) -> MemoryExhaustedError | None:
-    """Return the user's sentence for an error about exhausted memory; None for other errors."""
+    """Return the MemoryExhaustedError for an error of PyTorch, OpenCV or Python; None for errors of other causes."""
     text = str(error)
     from_opencv = type(error).__module__ == "cv2"
     if isinstance(error, UserError) or not (isinstance(error, MemoryError | RuntimeError) or from_opencv):
@@ -74,7 +74,7 @@ def memory_exhausted(error: BaseException) -> MemoryExhaustedError | None:
     detail = f" ({_readable(amount[1])} more were requested)" if amount else ""
     return MemoryExhaustedError(
         f"the {owner}'s memory does not suffice{detail}: use smaller images (data.short_side, data.long_side) or "
-        "precision=bf16; in training, schedule.accumulate=N takes a step in N parts."
+        "precision=bf16; in training, schedule.accumulate=N splits a step into N parts."
     )
 
 

@@ -16,7 +16,7 @@ KEYS = {
     "run": "a run's folder: its newest checkpoint is used",
     "checkpoint": "a checkpoint file: ours, MMDetection's or torchvision's",
     "checkpoint.partial": "true: leave what does not fit as it was initialised (default false)",
-    "out": "folder of predictions and results (default: evaluations/ in the run's folder, or beside the checkpoint)",
+    "out": "folder of predictions and results (default: evaluations/ in the run's folder, or next to the checkpoint)",
 }
 
 
@@ -63,10 +63,10 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
         write_json(out / "results.json", results)
         print(metrics_table(results))
         speed = result.predictions.speed
-        under = speed.conditions
+        conditions = speed.conditions
         print(
-            f"{speed.fps or 0:.2f} images/s ({under.device}, {under.threads} CPU threads, {under.precision}, "
-            f"batch size {under.batch_size}); predictions and results are in {out}"
+            f"{speed.fps or 0:.2f} images/s ({conditions.device}, {conditions.threads} CPU threads, "
+            f"{conditions.precision}, batch size {conditions.batch_size}); predictions and results are in {out}"
         )
     processes.close()
     return results

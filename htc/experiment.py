@@ -44,7 +44,7 @@ UNWRITABLE = (
 
 
 def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
-    """Train, evaluate and record one run -> its results, as results.json holds them.
+    """Train, evaluate and record one run, and return its results, as results.json holds them.
 
     A finished run is left as it is; an interrupted one continues from its newest checkpoint.
 
@@ -75,7 +75,14 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
 
 
 def run_in_folder(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
-    """Run in a folder whose lock this process holds, and record in run.json how the run ends."""
+    """Run in a folder whose lock the main process holds, record in run.json how the run ends, and return the results.
+
+    Args:
+        config: the run's configuration.
+        folder: the run's folder.
+        processes: the processes of the run.
+        command: the command line, for the record.
+    """
     stop = StopRequest()
     # Signals are noted from here on: an interrupt at an arbitrary place could leave a lock that nothing releases.
     with recorded_end(folder, processes, stop), stop, memory_errors_as_user_errors():
@@ -104,7 +111,18 @@ class PreparedRun:
 
 
 def prepare(config: Config, folder: RunFolder, processes: Processes, stop: StopRequest) -> PreparedRun:
-    """Read the data and build the network. Raises Stopped, on all processes, where one was asked to stop meanwhile."""
+    """Read the data and build the network.
+
+    Args:
+        config: the run's configuration.
+        folder: the run's folder, whose newest checkpoint is found.
+        processes: the processes of the run.
+        stop: the request to stop that signals set.
+
+    Raises:
+        Stopped: on all processes, where one of them was asked to stop meanwhile.
+        UserError: for data or weights that cannot be used.
+    """
     train_data, val_data = processes.on_all(lambda: build_splits(config))
     raise_if_stopped(processes, stop)
     newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
@@ -136,7 +154,7 @@ def build_model(config: Config, dataset: CocoDataset, processes: Processes, *, r
         config: the run's configuration.
         dataset: the training data, whose categories the network predicts.
         processes: the processes of the run.
-        resumed: a checkpoint of the run brings the weights, so the files that it started from are not read.
+        resumed: whether a checkpoint of the run provides the weights, so that files of initial weights are not read.
     """
     random.seed(config.seed)
     np.random.seed(config.seed)
@@ -190,7 +208,7 @@ class Experiment:
         )  # fmt: skip
 
     def run(self, command: list[str]) -> dict[str, Any]:
-        """Train, evaluate and record -> the results."""
+        """Train, evaluate and record, and return the results."""
         self.processes.on_main(lambda: self._start(command))
         try:
             self.trainer.train(self.tracker)
@@ -274,14 +292,21 @@ def recorded_end(folder: RunFolder, processes: Processes, stop: StopRequest) -> 
         if not isinstance(error, UserError | OSError):
             logger.exception("the run failed")
         reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        # A full or broken disk takes no record either; the error is raised all the same.
+        # On a full or broken disk, recording fails too; the error is raised all the same.
         with suppress(OSError, UserError):
             record_status(folder, processes, "failed", reason)
         raise
 
 
 def record_status(folder: RunFolder, processes: Processes, status: str, error: str | None = None) -> None:
-    """Record the status on the main process, where the run has a record already."""
+    """Record the status on the main process, if the run has a record already.
+
+    Args:
+        folder: the run's folder.
+        processes: the processes of the run.
+        status: one of htc.runs.record.STATUSES.
+        error: why the run failed.
+    """
     if processes.is_main and folder.run_file.is_file():
         folder.set_status(status, error)
 

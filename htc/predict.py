@@ -54,11 +54,11 @@ def predict(arguments: dict[str, str], overrides: list[str]) -> None:
             raise UserError(f"{key}= is missing; usage: {USAGE}.")
     shown_score = _score(arguments.get("score", "0.5"))
     draw = read_flag(arguments, "draw", True)
-    place_of_images = Path(arguments["images"])
+    image_path = Path(arguments["images"])
     if "annotations" in arguments:
-        files = listed_images(Path(arguments["annotations"]), place_of_images)
+        files = listed_images(Path(arguments["annotations"]), image_path)
     else:
-        files = image_files(place_of_images)
+        files = image_files(image_path)
 
     from tqdm import tqdm
 

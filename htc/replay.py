@@ -46,6 +46,7 @@ class Replay:
 
     @property
     def finite(self) -> bool:
+        """Whether all losses and gradients are finite."""
         values = [value for losses in self.losses for value in losses.values()]
         return all(map(math.isfinite, values)) and not self.gradients
 
@@ -96,7 +97,14 @@ def replay(step: ReplayFile, overrides: list[str], source: str) -> Replay:
 
 
 def check_classes(micro_batches: list[list[Sample]], config: Config, num_classes: int, source: str) -> None:
-    """Raise UserError for objects or pixels of classes that the model does not have, or pixels without any class."""
+    """Raise UserError for objects or pixels of classes that the model does not have, and for missing semantic targets.
+
+    Args:
+        micro_batches: the samples of the step.
+        config: the run's configuration.
+        num_classes: number of foreground classes of the model.
+        source: the file's name in the message.
+    """
     for targets in (sample.targets for samples in micro_batches for sample in samples):
         assert targets is not None
         labels, pixels = targets.labels, targets.semantic

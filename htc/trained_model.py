@@ -31,7 +31,7 @@ INPUT_KEYS = (
 
 @dataclass
 class TrainedModel:
-    """A model with its weights, on the CPU, and what it was trained as."""
+    """A model with its weights, on the CPU, with the configuration and categories it was trained with."""
 
     model: Detector
     config: Config
@@ -111,6 +111,17 @@ def _from_ours(checkpoint: Checkpoint, source: str, overrides: list[str], partia
 
 
 def load_external_model(imported: ImportedCheckpoint, source: str, overrides: list[str], partial: bool) -> TrainedModel:
+    """Return the model of another framework's checkpoint.
+
+    Args:
+        imported: the checkpoint, with the settings that are inferred from it.
+        source: the checkpoint's name in messages.
+        overrides: KEY=VALUE arguments, which take precedence over inferred settings.
+        partial: whether to load what fits, and to leave the rest as it was initialised.
+
+    Raises:
+        UserError: where the weights do not fit the configuration and `partial` is not set.
+    """
     logger.info("%s: %s", source, imported.description())
     for hint in imported.hints:
         logger.warning("%s: %s", source, hint)

@@ -47,7 +47,7 @@ class SlurmLauncher(_Launcher):
 
 
 class RowSweeper(Sweeper):
-    """Expands a sweep: every row with every combination of the parameters and of the command line's choices."""
+    """Expands a sweep: combines each row with each combination of the parameters and of the command line's choices."""
 
     def __init__(self, rows: DictConfig | None = None, params: DictConfig | None = None) -> None:
         self.rows, self.params = _plain(rows) or {}, _plain(params) or {}

@@ -70,7 +70,7 @@ def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, str], pa
 
 def test_a_part_of_a_checkpoint_is_not_converted(tmp_path: Path) -> None:
     theirs = their_file(tmp_path / "theirs.pth")
-    with pytest.raises(UserError, match="not for conversion"):
+    with pytest.raises(UserError, match="cannot be used in a conversion"):
         convert({"checkpoint": str(theirs), "out": str(tmp_path / "out.pt")}, ["checkpoint.partial=true"])
 
 

@@ -32,7 +32,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `step_NNNNNNNN.pt` and its checksum, then delete all but the newest `keep` checkpoints.
 
     The file appears under its name only when it is complete and on the disk. Checkpoints of later steps are deleted,
-    too: training went back behind them because they are damaged. Raises UserError where the file cannot be written.
+    too: they are damaged, so training continued from an earlier one. Raises UserError where the file cannot be written.
     """
     path = folder / f"step_{checkpoint.step:08d}.pt"
     temporary = path.with_suffix(".tmp")
@@ -61,15 +61,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest undamaged checkpoint of a folder; None if there is none. Damage is logged.
 
-    Raises UserError where the user may not read a checkpoint: it need not be damaged.
+    Raises UserError where the permission to read a checkpoint is missing: it may be undamaged.
     """
     paths = [path for _, path in reversed(checkpoint_steps(folder))]
     for path, before in zip_longest(paths, paths[1:]):
         damage = _damage(path)
         if damage is None:
             return path
-        then = f"{before.name}, the one before it, is tried" if before else "there is no earlier one to go back to"
-        logger.warning("checkpoint %s is damaged (%s): %s", path, damage, then)
+        next_try = f"{before.name}, the one before it, is tried" if before else "there is no earlier one to go back to"
+        logger.warning("checkpoint %s is damaged (%s): %s", path, damage, next_try)
     return None
 
 
@@ -131,6 +131,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _write_durably(path: Path, text: str) -> None:
+    """Write a line of text that is on the disk when the function returns."""
     with path.open("w") as file:
         file.write(text + "\n")
         file.flush()

@@ -1,4 +1,4 @@
-"""What a checkpoint of this project holds, and the checks of a file that may come from anybody."""
+"""The content of a checkpoint of this project, and the checks of a file of unknown origin."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TrainingState:
 
 @dataclass
 class Checkpoint:
-    """The weights of a run, what they were trained as, and the state of training.
+    """The weights of a run, the configuration and categories they were trained with, and the state of training.
 
     On disk it is one flat dict: the fields of TrainingState are next to the others.
     """
@@ -120,6 +120,7 @@ class Checkpoint:
 
 
 def _training_state(content: Mapping[str, Any]) -> TrainingState | None:
+    """Return the state of training that a file holds; None where a part of it is missing."""
     names = [item.name for item in fields(TrainingState)]
     if not set(names) <= set(content):
         return None

@@ -101,7 +101,7 @@ def _check_model(model: ModelConfig) -> None:
     )
     refuse_if(
         any(not 0 < iou < 1 for iou in model.stage_ious or []),
-        f"model.stage_ious={model.stage_ious} must lie between 0 and 1.",
+        f"model.stage_ious={model.stage_ious} must be between 0 and 1.",
     )
     rpn = model.rpn
     refuse_if(
@@ -134,8 +134,8 @@ def _check_backbone(backbone: BackboneConfig) -> None:
     refuse_if(
         sorted(set(backbone.deformable_stages)) != backbone.deformable_stages
         or not set(backbone.deformable_stages) <= {1, 2, 3, 4},
-        f"backbone.deformable_stages={backbone.deformable_stages} must be stages from 1 to 4 in rising order, such as "
-        "[2,3,4] for C3 to C5.",
+        f"backbone.deformable_stages={backbone.deformable_stages} must be stages from 1 to 4 in ascending order, such "
+        "as [2,3,4] for C3 to C5.",
     )
     refuse_if(
         len(backbone.pixel_mean) != 3 or len(backbone.pixel_std) != 3 or min(backbone.pixel_std) <= 0,

@@ -29,7 +29,7 @@ def recorded_config(recorded: Any, overrides: list[str]) -> Config:
     """Return the configuration that a run recorded, with KEY=VALUE overrides; `eval=NAME` applies a file of conf/eval.
 
     Raises UserError for values of a wrong type, for overrides that cannot be read, and for references in the recorded
-    values: runs record plain values, and a file from somebody else must not read this user's environment.
+    values: runs record plain values, and a file of another user must not read this user's environment.
     """
     refuse_references(recorded)
     merged = OmegaConf.merge(OmegaConf.structured(Config), recorded)

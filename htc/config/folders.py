@@ -46,7 +46,7 @@ def user_folder() -> Path | None:
 def config_folders(arguments: Sequence[str] | None = None) -> list[Path]:
     """Return the folders that Hydra reads groups from: the shipped one, `--config-dir`, and HTC_CONFIG_DIR.
 
-    arguments: of the command line; None for those of this process.
+    arguments: the command line without the program; None for that of this process.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     folders = [CONFIG_FOLDER]
@@ -57,6 +57,17 @@ def config_folders(arguments: Sequence[str] | None = None) -> list[Path]:
     if (folder := user_folder()) is not None:
         folders.append(folder)
     return folders
+
+
+def refuse_hidden_files(folder: Path) -> None:
+    """Raise UserError where a user's file has the name of a shipped one: Hydra would silently use the shipped file."""
+    if folder.resolve() == CONFIG_FOLDER:
+        return
+    for path in sorted(folder.rglob("*.yaml")):
+        name = path.relative_to(folder)
+        shipped = SWEEPS_FOLDER / name.name if name.parent == Path(SWEEPS_GROUP) else CONFIG_FOLDER / name
+        if shipped.is_file():
+            raise UserError(f"{path} has the name of {shipped}, which would be used in its place: rename your file.")
 
 
 def config_groups() -> list[str]:

@@ -2,7 +2,7 @@
 
 `--help` and `--cfg` read this file, so nothing heavy is imported here. Every field is a key that a user may set; any
 other key is refused by name. A field states its range and whether it is part of the run's signature with `setting`.
-`None` (null) means that `htc.config.finalize` derives the value.
+`htc.config.finalize` replaces null (`None`) where a value is derived from others.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def setting(
     excluded: float | None = None,
     remedy: str = "",
     in_signature: bool = True,
+    omit_default: bool = False,
 ) -> Any:
     """Declare a key of the schema.
 
@@ -51,8 +52,14 @@ def setting(
         excluded: a bound that must not be reached.
         remedy: what to do instead of setting the excluded value, appended to the message.
         in_signature: False for a key that cannot change a result; for a node, it holds for all keys below it.
+        omit_default: True for a key that was added later and whose default changes no result: the default is left out
+            of the signature, so that earlier runs keep theirs.
     """
-    metadata = {"range": Range(low, high, excluded, remedy), "in_signature": in_signature}
+    metadata = {
+        "range": Range(low, high, excluded, remedy),
+        "in_signature": in_signature,
+        "omit_default": omit_default,
+    }
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -9,8 +9,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
     """Return the average, `decay` x average + (1 - decay) x weights after each step; None without decay.
 
-    It starts with the weights after the first step.
-    Buffers (the statistics of batch norms) are the model's own.
+    It starts with the weights after the first step. Buffers, such as the statistics of batch norms, are not averaged
+    but copied.
     """
     if decay is None:
         return None

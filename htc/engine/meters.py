@@ -21,11 +21,13 @@ class LossMeter:
     steps: int = 0
 
     def add(self, losses: dict[str, float]) -> None:
+        """Add the losses of one step."""
         for name, value in losses.items():
             self.totals[name] += value
         self.steps += 1
 
     def means(self) -> dict[str, float]:
+        """Return the mean per step of each loss."""
         return {name: total / self.steps for name, total in self.totals.items()}
 
     def reset(self) -> None:
@@ -37,13 +39,14 @@ class LossMeter:
         return {"totals": dict(self.totals), "steps": self.steps}
 
     def load(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state` returned."""
         self.reset()
         self.totals.update(state["totals"])
         self.steps = state["steps"]
 
 
 def mean_of(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the mean over several processes of each name."""
+    """Return the mean of each loss over several processes."""
     return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
 

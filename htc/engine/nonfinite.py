@@ -23,10 +23,12 @@ class StepFigures:
 
     @property
     def finite_losses(self) -> bool:
+        """Whether all losses are finite."""
         return all(math.isfinite(value) for value in self.losses.values())
 
     @property
     def finite(self) -> bool:
+        """Whether all losses and the gradient norm are finite."""
         return self.finite_losses and math.isfinite(self.gradient_norm)
 
 
@@ -37,13 +39,13 @@ class NonFiniteReport:
     figures: StepFigures
     image_ids: list[int]
     replay: Path | None
-    """The file that replays the step; None where the disk could not take it."""
+    """The file that replays the step; None where it could not be written."""
 
 
 def nonfinite_message(step: int, reports: Sequence[NonFiniteReport]) -> str:
     """Return one sentence with the losses (means over the processes), the images and the replay files of a step.
 
-    reports: of the processes in which the cause may be.
+    reports: those of the processes that may have caused it.
     """
     kind = "gradient" if all(report.figures.finite_losses for report in reports) else "loss"
     terms = mean_of([report.figures.losses for report in reports])

@@ -44,6 +44,7 @@ def learning_rate(step: int, schedule: ScheduleConfig, steps_per_epoch: int) -> 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 

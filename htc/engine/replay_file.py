@@ -37,7 +37,7 @@ class ReplayFile:
     micro_batches: list[list[Sample]]
 
     def write(self, path: Path) -> Path | None:
-        """Write the file -> its path; None where the disk does not take it."""
+        """Write the file and return its path; None where it cannot be written."""
         content = {
             "replay": VERSION,
             "config": self.config,
@@ -58,10 +58,10 @@ class ReplayFile:
     def read(cls, path: Path) -> ReplayFile:
         """Read and check a replay file. Raises UserError, naming the entry, for a file that no run wrote."""
         if not path.is_file():
-            raise UserError(f"{path} is not a file: give one of RUN_DIR/replay.")
+            raise UserError(f"{path} is not a file: give a file in RUN_DIR/replay.")
         content = load_tensors(path, "replay")
         if not isinstance(content, dict) or not is_count(content.get("replay")) or content["replay"] != VERSION:
-            raise UserError(f"{path} is not a replay file: give one of RUN_DIR/replay.")
+            raise UserError(f"{path} is not a replay file: give a file in RUN_DIR/replay.")
         for entry, is_valid in {
             "config": lambda value: isinstance(value, dict),
             "categories": is_categories,
@@ -93,7 +93,7 @@ def _to_plain(sample: Sample) -> dict[str, Any]:
 
 
 def _to_sample(plain: dict[str, Any]) -> Sample:
-    """Return the sample that `_to_plain` took apart."""
+    """Return the sample of a dict that `_to_plain` returned."""
     height, width = plain["original_size"]
     return Sample(plain["image"], plain["image_id"], (height, width), Targets(**plain["targets"]))
 

@@ -11,7 +11,7 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM is recorded, and a second SIGINT raises. Contexts may be nested."""
+    """Context that records a SIGINT or SIGTERM; a SIGINT after it raises KeyboardInterrupt. Contexts may be nested."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None

@@ -116,7 +116,7 @@ class Trainer:
             Stopped: after SIGINT or SIGTERM, when the step in progress is done and saved.
             UserError: where a loss or a gradient is not finite.
 
-        What one process raises over an image, a checkpoint or metrics.jsonl, all processes raise.
+        An error of one process over an image, a checkpoint or metrics.jsonl is raised on all processes.
         """
         self.model.train()
         speed = SpeedMeter()
@@ -149,7 +149,7 @@ class Trainer:
         self.save()
 
     def train_step(self, batches: Iterator[list[Sample]]) -> tuple[dict[str, float], bool]:
-        """Update the weights once -> losses by name, means over the step's micro-batches, and whether to stop."""
+        """Update the weights once, and return the losses by name (means over the micro-batches) and whether to stop."""
         set_learning_rate(self.optimizer, self.learning_rate)
         micro_batches = self.processes.on_all(lambda: [next(batches) for _ in range(self.config.schedule.accumulate)])
         terms: list[Tensor] = []
@@ -176,11 +176,12 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
+        """Learning rate of the next step."""
         return learning_rate(self.step, self.config.schedule, self.steps_per_epoch)
 
     @property
     def epoch(self) -> float:
-        """Epochs done, with fraction."""
+        """Number of epochs done, with a fraction."""
         return self.step / self.steps_per_epoch
 
     def save(self) -> None:
@@ -240,7 +241,7 @@ class Trainer:
         self.step = self._saved = checkpoint.step
         self.training_seconds = state.training_seconds
         self.metrics_length = state.metrics_length
-        # A process beyond those of the checkpoint takes the main one's state.
+        # A run that continues with more processes gives the main process's state to the added ones.
         own = state.processes[self.processes.rank if self.processes.rank < len(state.processes) else 0]
         self.losses.load(own.losses)
         self._resumed_random = own.random

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from htc.errors import UserError
 from htc.launch.locks import locked
+from htc.launch.plan_report import status_command
 from htc.launch.slurm import cancel_jobs
 from htc.launch.status.states import LIVE, RunState, sweep_states
 from htc.launch.submission import Row, Submission, launch_lock, supervisor_lock
@@ -42,7 +43,7 @@ def cancel(folder: Path, names: Sequence[str]) -> None:
     by_hand = [state.name for state in states if state.state in LIVE and state.submission is None]
     if by_hand:
         print(f"started by hand, so stop them where they run: {', '.join(by_hand)}", file=sys.stderr)
-    print(f"{folder.name}: {len(chosen)} cancelled. `python -m htc.status retry {folder.name}` starts them again.")
+    print(f"{folder.name}: {len(chosen)} cancelled. `{status_command(folder, 'retry')}` starts them again.")
 
 
 def retry(folder: Path, names: Sequence[str]) -> None:

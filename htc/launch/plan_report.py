@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +36,14 @@ def launch_report(folder: Path, planned: Sequence[PlannedRun], submissions: Sequ
     words += [f"{number} {state}" for state, number in left.items()]
     if asked > len(planned):
         words.append(f"{asked - len(planned)} rows are the same run as another")
-    lines.append(f"{folder.name}: {', '.join(words)}. See them with: python -m htc.status {folder.name}")
+    lines.append(f"{folder.name}: {', '.join(words)}. See them with: {status_command(folder)}")
     return "\n".join(lines)
+
+
+def status_command(folder: Path, *action: str) -> str:
+    """Return the command that shows the runs of a sweep's folder, or does another action of htc.status with them."""
+    where = [] if folder.parent == Path("runs") else [f"runs={folder.parent}"]
+    return shlex.join(["python", "-m", "htc.status", *action, folder.name, *where])
 
 
 def dry_run_report(

@@ -48,8 +48,8 @@ class RunFolder:
     def read(self, *, strict: bool = False) -> RunRecord:
         """Return the content of run.json; an empty record where the file is missing or damaged.
 
-        A file that the disk fails to give, if only for a moment, is an empty record to a caller that only looks.
-        A caller that acts on the content passes `strict` and gets a UserError.
+        A disk may fail to read the file for a moment. A caller that only displays the record then gets an empty one;
+        a caller that acts on the content passes `strict`, and gets a UserError.
         """
         try:
             return RunRecord.from_json(_read_object(self.run_file))
@@ -209,7 +209,7 @@ class RunFolder:
         write_json(self.results_file, dict(results))
 
     def setup_logging(self, *, main: bool = True) -> None:
-        """Send the package's log to log.txt and the terminal; of other processes than the main one, only warnings."""
+        """Send the package's log to log.txt and the terminal; processes other than the main one show only warnings."""
         if main:
             self.path.mkdir(parents=True, exist_ok=True)
         send_logs(self.log_file if main else None)

@@ -22,7 +22,7 @@ def text(value: Any) -> str | None:
 
 
 def number(value: Any) -> float | None:
-    """Return the value if it is a finite number, else None; whole numbers stay whole."""
+    """Return the value if it is a finite number, else None; whole numbers remain of type int."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if isinstance(value, int) or math.isfinite(value) else None

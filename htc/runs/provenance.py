@@ -1,4 +1,4 @@
-"""What a run was made with: code, versions, and Slurm job. Facts that cannot be found are None.
+"""The origin of a run: its code, versions and Slurm job. Facts that cannot be found are None.
 
 Environment variables are never recorded, and `htc.runs.redaction` removes secrets from the recorded text.
 """
@@ -30,9 +30,9 @@ PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "opencv-python-headl
 def git_facts(folder: Path) -> dict[str, Any] | None:
     """Return the commit, whether the work tree differs from it, and the diff of tracked files.
 
-    None outside of a repository. A folder that is merely inside somebody's repository, such as a package installed in a
-    virtual environment, is not part of it: its files must be tracked. A copy that jobs run has the facts of its
-    repository next to it.
+    None outside of a repository. A folder whose files are not tracked, such as a package that is installed in a virtual
+    environment inside of a repository, is not a part of it. A copy that jobs run has the facts of its repository in a
+    file next to it.
     """
     with suppress(OSError, ValueError):
         recorded: dict[str, Any] | None = json.loads((folder.parent / SNAPSHOT_FILE).read_text(encoding="utf-8"))

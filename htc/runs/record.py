@@ -1,6 +1,6 @@
 """run.json: the record of a run, with one reader and one writer.
 
-Anybody may have changed or damaged the file, so the reader takes what has the expected type and leaves out the rest.
+The file may have been changed or damaged, so the reader keeps values of the expected type and leaves out the others.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Launch:
     length: Length
     failures: list[Failure] = field(default_factory=list)
     cancelled: str | None = None
-    """Time at which a user cancelled the run; None if nobody did since the submission."""
+    """Time at which a user cancelled the run; None if it has not been cancelled since the submission."""
 
     @classmethod
     def from_json(cls, value: Any) -> Launch | None:
@@ -101,7 +101,7 @@ class Launch:
 
 @dataclass
 class RunRecord:
-    """The content of run.json; None stands for what is not known or not yet so."""
+    """The content of run.json; None stands for a value that is not known, or not known yet."""
 
     name: str | None = None
     sweep: str | None = None

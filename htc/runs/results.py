@@ -11,7 +11,7 @@ from htc.runs.json_values import mapping, number
 def ap_summary(results: Mapping[str, Any]) -> str:
     """Return `box AP 31.2, mask AP 28.5` in percent, with a dash where there is no value.
 
-    results: of results.json, or a line of metrics.jsonl; it may be damaged.
+    results: the content of results.json, or a line of metrics.jsonl; both may be damaged.
     """
     values = (
         (word, number(mapping(results.get(kind)).get("AP"))) for kind, word in (("bbox", "box"), ("segm", "mask"))

@@ -71,11 +71,11 @@ def without_age(text: str) -> list[str]:
 def test_a_sweep_is_a_line_per_run_and_below_a_failed_one_its_cause(runs: Path) -> None:
     assert without_age(as_text(runs, "a", "")) == [
         "RUN STATE STEP ETA LAST METRIC JOB NODE LAST LINE RESTARTS",
-        "done done 20/? mask AP 34.1, box AP 38.0 n1 0",
+        "done done 20/? box AP 38.0, mask AP 34.1 n1 0",
         "full failed 20/? loss 1.500 n2 1",
         "the disk is full",
         "lost lost 20/480 loss 1.500 n3 0",
-        "saved preempted 20/? mask AP 10.0 0",
+        "saved preempted 20/? box AP -, mask AP 10.0 0",
         "a: 1 done, 1 failed, 1 preempted, 1 lost",
     ]
 
@@ -85,7 +85,7 @@ def test_without_a_sweep_the_runs_that_are_not_done_are_shown_and_a_summary_of_e
         "a/full failed 20/? loss 1.500 n2 1",
         "the disk is full",
         "a/lost lost 20/480 loss 1.500 n3 0",
-        "a/saved preempted 20/? mask AP 10.0 0",
+        "a/saved preempted 20/? box AP -, mask AP 10.0 0",
         "b/silent failed 0",
         "Segmentation fault",
         "",
