@@ -71,6 +71,7 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     assert f"error: {runs}" in done.stderr and "could not be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_run_whose_record_is_lost_goes_on_with_its_complete_history(tmp_path: Path) -> None:
     arguments = [*tiny(tmp_path / "runs"), "wandb.mode=offline", "save.every=2"]
     assert command("htc.run", *arguments).returncode == 0
@@ -91,6 +92,7 @@ def test_run_whose_record_is_lost_goes_on_with_its_complete_history(tmp_path: Pa
     assert [resume["step"] for resume in record["resumes"]] == [4]
 
 
+@pytest.mark.slow
 def test_run_goes_on_without_the_files_that_it_began_with(tmp_path: Path) -> None:
     source = tmp_path / "source"
     first = tiny(source / "runs", tmp_path / "data", iterations=1, overrides=["wandb.mode=disabled"])
