@@ -15,7 +15,7 @@ from analysis.runs import METRICS, Run
 METHODS = {"mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN", "htc": "HTC"}
 IDEAS = {"interleaved": "interleaving", "mask_flow": "mask flow", "semantic": "semantic branch"}
 ADDED_SWITCHES: dict[str, str] = {}
-"""Switches of the model that the paper does not have, each a column of the components table: key -> header."""
+"""Switches of the model that the paper does not have: by key, the header of the column in the components table."""
 DATA = {"coco": "COCO"}
 NORMS = {("sync_bn", "batch"): ["SyncBN"], ("bn", "batch"): ["BN of the batch"], ("gn", "stored"): ["GN"]}
 """Words for the normalisation of the backbone, by `backbone.norm` and `backbone.bn_mode`; batch norm with stored

@@ -48,12 +48,20 @@ class HtcSearchPath(SearchPathPlugin):
     """Adds the sweeps and the user's folder to the search path of this project's commands."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        from htc.config.folders import CONFIG_FOLDER, SWEEPS_FOLDER, user_folder
+        from htc.config.folders import (
+            CONFIG_FOLDER,
+            SWEEPS_FOLDER,
+            config_folders,
+            refuse_hidden_files,
+            user_folder,
+        )
 
         # Hydra loads the plugins into every application of the environment: the paths of others are not changed.
         paths = [element.path.removeprefix("file://") for element in search_path.get_path()]
         if str(CONFIG_FOLDER) not in paths:
             return
         search_path.append("htc-sweeps", f"{SweepsSource.scheme()}://{SWEEPS_FOLDER}")
+        for own in config_folders()[1:]:
+            refuse_hidden_files(own)
         if (folder := user_folder()) is not None:
             search_path.append("htc-user", f"file://{folder}")

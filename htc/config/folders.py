@@ -59,6 +59,17 @@ def config_folders(arguments: Sequence[str] | None = None) -> list[Path]:
     return folders
 
 
+def refuse_hidden_files(folder: Path) -> None:
+    """Raise UserError where a user's file has the name of a shipped one: Hydra would silently use the shipped file."""
+    if folder.resolve() == CONFIG_FOLDER:
+        return
+    for path in sorted(folder.rglob("*.yaml")):
+        name = path.relative_to(folder)
+        shipped = SWEEPS_FOLDER / name.name if name.parent == Path(SWEEPS_GROUP) else CONFIG_FOLDER / name
+        if shipped.is_file():
+            raise UserError(f"{path} has the name of {shipped}, which would be used in its place: rename your file.")
+
+
 def config_groups() -> list[str]:
     """Return the names of all groups, such as `model` or `hydra/launcher`."""
     found = {

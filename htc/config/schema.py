@@ -52,8 +52,8 @@ def setting(
         excluded: a bound that must not be reached.
         remedy: what to do instead of setting the excluded value, appended to the message.
         in_signature: False for a key that cannot change a result; for a node, it holds for all keys below it.
-        omit_default: True for a key that is added when runs exist, and whose default changes no result: the default is
-            left out of the signature, so that these runs keep theirs.
+        omit_default: True for a key that was added later and whose default changes no result: the default is left out
+            of the signature, so that earlier runs keep theirs.
     """
     metadata = {
         "range": Range(low, high, excluded, remedy),

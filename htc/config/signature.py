@@ -18,6 +18,7 @@ def to_plain(config: Config) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """Return a value with enums replaced by their values, and tuples by lists."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, dict):

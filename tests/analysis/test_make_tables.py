@@ -30,7 +30,7 @@ def tables(runs: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], lis
 
 def test_script_prints_and_writes_both_tables_from_any_folder(runs: Path, write_run: WriteRun, tmp_path: Path) -> None:
     write_run(mask_ap=0.3, **ON)
-    # Without the package on the path.
+    # The script must find the packages without PYTHONPATH.
     environment = clean_environment("PYTHONPATH", LC_ALL="C", PYTHONUTF8="0")
     done = command("analysis/make_tables.py", "runs=runs", cwd=tmp_path, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
