@@ -72,6 +72,8 @@ def test_a_truncated_image_is_refused_by_name(tmp_path: Path, picture: np.ndarra
     data = encoded(noisy, form)
     path = tmp_path / "image"
     path.write_bytes(data)
+    if form == "GIF" and not cv2.haveImageReader(str(path)):
+        pytest.skip(f"OpenCV {cv2.__version__} does not decode GIF")
     read_image(path)
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(UnreadableImageError, match=f"{path}.*copy the file again"):
