@@ -37,7 +37,9 @@ def foreign_module(name: str, *members: type | Callable[..., Any]) -> Iterator[N
     for each in added:
         sys.modules[each] = ModuleType(each)
     for member in members:
-        for part in (member, *(value for value in vars(member).values() if isinstance(value, FunctionType))):
+        # Since Python 3.13, pickle finds a static method by the module that the function itself names.
+        functions = (getattr(value, "__func__", value) for value in vars(member).values())
+        for part in (member, *(function for function in functions if isinstance(function, FunctionType))):
             part.__module__ = name
         setattr(sys.modules[name], member.__name__, member)
     try:
