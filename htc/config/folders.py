@@ -67,7 +67,9 @@ def refuse_hidden_files(folder: Path) -> None:
         name = path.relative_to(folder)
         shipped = SWEEPS_FOLDER / name.name if name.parent == Path(SWEEPS_GROUP) else CONFIG_FOLDER / name
         if shipped.is_file():
-            raise UserError(f"{path} has the name of {shipped}, which would be used in its place: rename your file.")
+            raise UserError(
+                f"{path} has the name of {shipped}, which would be used in its place: rename or remove one of them."
+            )
 
 
 def config_groups() -> list[str]:

@@ -144,7 +144,7 @@ def submit_array(
     try:
         import submitit
     except ImportError:
-        raise UserError("submitit is not installed: pip install -e '.[slurm]' in the project's folder.") from None
+        raise UserError("submitit is not installed: pip install submitit.") from None
 
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=MAX_TIMEOUTS)
     executor.update_parameters(**sbatch_parameters(name, options, setup))

@@ -169,7 +169,13 @@ class ResNet(nn.Module):
 class Backbone(nn.Module):
     """Body and pyramid: normalised images [B, 3, H, W] -> P2..P6, each [B, channels, H / stride, W / stride].
 
-    P6 is P5 subsampled by 2. The stem and the first `frozen_stages` stages are not trained; -1 trains all.
+    P6 is P5 subsampled by 2.
+
+    Args:
+        body: the network that returns C2 to C5.
+        channels: channels of every level of the pyramid.
+        frozen_stages: the stem and this many stages are not trained; -1 trains all.
+        bn_mode: the statistics that batch norms of the body use in training.
     """
 
     def __init__(self, body: ResNet, channels: int, *, frozen_stages: int, bn_mode: BnMode) -> None:

@@ -14,6 +14,13 @@ class BoxHead(nn.Module):
 
     The logits are float32 [k, num_classes + 1], background last. The deltas are float32 [k, 4] if `class_agnostic`,
     else [k, num_classes * 4].
+
+    Args:
+        channels: channels of the RoI features.
+        fc_channels: width of the fully connected layers.
+        num_classes: number of categories, without the background.
+        class_agnostic: whether one set of deltas serves all classes.
+        size: height and width of the RoI features in cells.
     """
 
     def __init__(

@@ -14,6 +14,12 @@ class MaskHead(nn.Module):
     """Mask head of one stage: convolutions, upsampling by 2, and mask logits of each class (Mask R-CNN figure 4).
 
     `convs`: RoI features [k, channels, 14, 14] -> features [k, channels, 14, 14]; `predict`: features -> logits.
+
+    Args:
+        channels: channels of the RoI features and of all convolutions.
+        num_classes: number of categories, without the background.
+        num_convs: number of 3x3 convolutions.
+        logit_std: standard deviation of the initial weights of the logits; None: He initialisation.
     """
 
     def __init__(self, channels: int, num_classes: int, num_convs: int, logit_std: float | None) -> None:
@@ -48,6 +54,14 @@ class MaskBranch(nn.Module):
     """The mask heads of the cascade.
 
     With mask flow, the head of a stage runs after the heads of all earlier stages, on the same RoI features.
+
+    Args:
+        channels: channels of the RoI features and of all convolutions.
+        num_classes: number of categories, without the background.
+        num_stages: number of heads.
+        num_convs: number of 3x3 convolutions per head.
+        mask_flow: whether the features of each stage's head enter the next one.
+        logit_std: standard deviation of the initial weights of the logits; None: He initialisation.
     """
 
     def __init__(

@@ -175,9 +175,13 @@ class RPN(nn.Module):
 
 
 def box_regression_loss(deltas: Tensor, targets: Tensor, kind: BoxLoss, beta: float) -> Tensor:
-    """Return the sum of the smooth L1 (with `beta`) or L1 losses between deltas and targets, both [n, 4].
+    """Return the sum of the losses between deltas and targets, a scalar; 0 for n = 0.
 
-    The result is a scalar, 0 for n = 0.
+    Args:
+        deltas: [n, 4], predicted.
+        targets: [n, 4] float32.
+        kind: smooth L1 or L1.
+        beta: width of the quadratic part of smooth L1.
     """
     deltas = deltas.float()
     if kind is BoxLoss.l1:

@@ -20,6 +20,13 @@ class SemanticBranch(nn.Module):
     """Segments stuff and things of the complete image from all pyramid levels, resized to stride 8 and summed.
 
     P2..P6 -> logits [B, num_classes, H / 8, W / 8] and features [B, channels, H / 8, W / 8] for the RoIs.
+
+    Args:
+        channels: channels of the pyramid and of all convolutions.
+        num_classes: number of semantic classes.
+        num_convs: number of 3x3 convolutions after the sum.
+        logit_std: standard deviation of the initial weights of the logits; None: He initialisation.
+        num_levels: number of pyramid levels.
     """
 
     def __init__(

@@ -22,7 +22,18 @@ A matrix product reads all rows of the map for each pooled row; a weighted sum r
 
 
 def pool_map(features: Tensor, rois: Tensor, size: int, scale: float, sampling: int) -> Tensor:
-    """Pool as `htc.ops.roi_align.roi_align` does; only the order of summation differs."""
+    """Pool as `htc.ops.roi_align.roi_align` does; only the order of summation differs.
+
+    Args:
+        features: [B, channels, h, w].
+        rois: [k, 5], image index first, then xyxy in pixels of the network input.
+        size: height and width of the result in cells.
+        scale: size of the features relative to the network input.
+        sampling: sampling points per side of each cell, 1 or more.
+
+    Returns:
+        [k, channels, size, size].
+    """
     height, width = features.shape[-2:]
     if len(rois) > 0 and height * width <= SMALL_MAP_FACTOR * size * sampling**2:
         return _by_products(features, rois, size, scale, sampling)
@@ -36,6 +47,17 @@ def pool_pyramid(
     """Pool as `htc.ops.roi_align.pyramid_roi_align` does; only the order of summation differs.
 
     The features of all cells of all levels are the rows of one table; each output cell is a weighted sum of its rows.
+
+    Args:
+        pyramid: levels [B, channels, h, w].
+        rois: [k, 5], image index first, then xyxy in pixels of the network input.
+        levels: [k] int64, the level of each RoI.
+        size: height and width of the result in cells.
+        scales: size of each level relative to the network input.
+        sampling: sampling points per side of each cell, 1 or more.
+
+    Returns:
+        [k, channels, size, size].
     """
     channels = pyramid[0].shape[1]
     if len(rois) == 0:
