@@ -42,6 +42,7 @@ def tiny(
 
 tiny_launched = partial(
     tiny,
+    iterations=32,
     save_every=4,
     images=(16, 4),
     overrides=["schedule.batch_size=2", "device=cpu", "wandb.mode=disabled"],
