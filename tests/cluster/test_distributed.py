@@ -42,7 +42,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def run_here(program: list[str], data: Path, runs: Path) -> Path:
     """Start a run on this machine, without Slurm, and return its folder."""
-    result = command_here(*program, *tiny_launched(runs, data, ITERATIONS), *SAME_PADDING)
+    result = command_here(*program, *tiny_launched(runs, data, iterations=ITERATIONS), *SAME_PADDING)
     assert result.returncode == 0, result.stderr
     return only_run(runs)
 
@@ -63,7 +63,7 @@ def by_one_process(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def started_on_two_nodes(command: Command, cluster: SlurmCluster, data: Path, runs: Path) -> tuple[Path, int]:
     """Launch a run on two nodes, wait for a checkpoint, and return the run's folder and the id of its main process."""
     cluster.wait_for_idle_nodes()
-    launched = command("htc.run", "-m", *tiny_launched(runs, data, ITERATIONS), *SAME_PADDING, *TWO_NODES)
+    launched = command("htc.run", "-m", *tiny_launched(runs, data, iterations=ITERATIONS), *SAME_PADDING, *TWO_NODES)
     assert launched.returncode == 0, launched.stderr
     folder = only_run(runs)
     wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
