@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -128,9 +131,19 @@ class Processes:
         return [bool(flag) for flag in shared.tolist()]
 
     def close(self) -> None:
-        """Leave the process group, if there is one."""
+        """Leave the process group, if there is one, and end its threads.
+
+        The threads end with the last reference to a group. The trainer and the frames of an exception in flight refer
+        to it, too. A thread that is still alive when the interpreter exits can abort the process.
+        """
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+            object.__setattr__(self, "group", None)
+            error = sys.exception()
+            while error is not None:
+                traceback.clear_frames(error.__traceback__)
+                error = error.__context__
+            gc.collect()
 
 
 def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
