@@ -9,12 +9,10 @@ from typing import Any
 
 import yaml
 
-from analysis.runs import flatten
 from analysis.table_rows import ADDED_SWITCHES, IDEAS, Row
-from htc.config.finalize import stage_defaults
 from htc.config.folders import CONFIG_FOLDER
-from htc.config.schema import Config
-from htc.config.signature import to_plain
+from htc.config.schema import Config, stage_defaults
+from htc.config.signature import flatten, to_plain
 
 LONGEST_CASCADE = 16
 """More stages than any network has. A config.yaml may be damaged, and a huge number must not fill the memory."""

@@ -1,11 +1,11 @@
-"""`python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME]`: make the paper's tables from own runs."""
+"""`python analysis/make_tables.py [runs=FOLDER] [sweep=NAME] ...`: make the paper's tables from own runs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-USAGE_LINE = "python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME]"
+USAGE_LINE = "python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME] [eval=NAME]"
 USAGE = f"""usage: {USAGE_LINE}
 
 Averages finished runs over their seeds and shows them next to the published figures. Prints the comparison table and
@@ -14,22 +14,32 @@ the components table in Markdown, and writes both as .md, .tex and .csv.
   runs=FOLDER   where the run folders are, at any depth (default: runs)
   out=FOLDER    where the tables are written (default: tables)
   sweep=NAME    only the runs of this sweep (default: all)
+  eval=NAME     the evaluation that is shown, such as paper (default: default, or the only one there is)
 """
-DEFAULTS = {"runs": "runs", "out": "tables", "sweep": ""}
+DEFAULTS = {"runs": "runs", "out": "tables", "sweep": "", "eval": ""}
 
 
-def make_tables(runs: Path, out: Path, sweep: str = "") -> str:
+def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "") -> str:
     """Write both tables below `out` in three formats, and return their Markdown.
 
-    Runs that cannot be read are skipped, with a sentence on standard error for each. Raises UserError for a missing
-    folder of runs, an unknown sweep or a folder `out` that cannot be written.
+    Runs that cannot be read are skipped, with a sentence on standard error for each.
+
+    Args:
+        runs: folder of runs.
+        out: folder of the tables.
+        sweep: name of the sweep whose runs are shown; empty for all runs.
+        evaluation: name of the evaluation that is shown; empty for `default`, or the only one that there is.
+
+    Raises:
+        UserError: for a missing folder of runs, an unknown sweep or evaluation, or a folder `out` that cannot be
+            written.
     """
     from analysis.published import load_published
     from analysis.render import write_table
     from analysis.runs import read_runs, select_sweep
     from analysis.tables import build_tables
 
-    found, complaints = read_runs(runs)
+    found, complaints = read_runs(runs, evaluation)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     if sweep:
@@ -49,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         chosen = {**DEFAULTS, **parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values}
-        markdown = make_tables(Path(chosen["runs"]), Path(chosen["out"]), chosen["sweep"])
+        markdown = make_tables(Path(chosen["runs"]), Path(chosen["out"]), chosen["sweep"], chosen["eval"])
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

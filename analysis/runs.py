@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import MISSING
 
-from htc.config.signature import in_signature, omitted_defaults
+from htc.config.evaluation import UNUSED_KEYS
+from htc.config.schema import Affects, EvalConfig
+from htc.config.signature import GENERATED_DATA, affected, with_defaults
 from htc.errors import UserError
+from htc.runs.evaluations import evaluation_folder, evaluation_names
 from htc.runs.json_values import mapping, whole_number
+from htc.runs.pool import read_rows, sweep_names
 from htc.runs.record import RunRecord
 
 METRICS = {
@@ -44,12 +50,18 @@ class Run:
     folder: str
     """Path relative to the folder of runs, with forward slashes."""
     status: str
-    sweep: str
+    sweeps: tuple[str, ...] = ()
+    """Names of the sweeps that select the run."""
     ended: datetime = LONG_AGO
     """Time of the end, or of the start where there is no end."""
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings that can change the result, by dotted key, without the seed."""
+    """Settings that can change the result, by dotted key, without the seed; and the content of the data, `data.content`
+    and `data.val.content`, in place of their folder where it is known."""
+    root: str = ""
+    """Folder of the data."""
+    code: str = ""
+    """Commit of the code that trained the run, and whether it had uncommitted changes; empty where it is not known."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics by the keys of METRICS, in percent; NaN where there is no ground truth."""
     fps: float = math.nan
@@ -64,21 +76,57 @@ class Run:
         return json.dumps([self.settings, self.images], sort_keys=True, default=str)
 
 
-def read_runs(root: Path) -> tuple[list[Run], list[str]]:
+def read_runs(root: Path, evaluation: str = "") -> tuple[list[Run], list[str]]:
     """Return all runs at any depth below `root`, sorted by folder, and a sentence for each run that was skipped.
 
-    Raises UserError where `root` is not a folder.
+    Args:
+        root: folder that holds run folders.
+        evaluation: name of the evaluation whose results are read; empty for `default_evaluation`.
+
+    Raises:
+        UserError: where `root` is not a folder, or no finished run has such an evaluation.
     """
     if not root.is_dir():
         raise UserError(f"runs={root} is not a folder: name the folder that holds the runs, as in runs=runs.")
     runs: list[Run] = []
     complaints: list[str] = []
-    for folder in run_folders(root, complaints):
+    folders = list(run_folders(root, complaints))
+    chosen = evaluation or default_evaluation(folders)
+    if evaluation and folders and not any(evaluation in evaluation_names(folder) for folder in folders):
+        names = sorted({name for folder in folders for name in evaluation_names(folder)})
+        raise UserError(
+            f"eval={evaluation}: no run below {root} has this evaluation; there are {', '.join(names) or 'none'}."
+        )
+    sweeps = sweeps_of_folders(folders)
+    for folder in folders:
         try:
-            runs.append(read_run(folder, root))
+            runs.append(read_run(folder, root, chosen, sweeps.get(folder, ())))
         except UnreadableError as reason:
             complaints.append(f"skipped {reason}")
     return sorted(runs, key=lambda run: run.folder), complaints
+
+
+def default_evaluation(folders: Iterable[Path]) -> str:
+    """Return the evaluation that tables show: `default`, or the only one that the runs have.
+
+    Raises UserError where there are several and none is `default`: results of different evaluations are never mixed.
+    """
+    names = sorted({name for folder in folders for name in evaluation_names(folder)})
+    if EvalConfig.name in names or not names:
+        return EvalConfig.name
+    if len(names) > 1:
+        raise UserError(f"the runs have the evaluations {', '.join(names)}: choose one, as in eval={names[0]}.")
+    return names[0]
+
+
+def sweeps_of_folders(folders: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
+    """Return the names of the sweeps that select each run folder."""
+    found: dict[Path, tuple[str, ...]] = {}
+    for pool in {folder.parent for folder in folders}:
+        for sweep in sweep_names(pool):
+            for run in dict.fromkeys(row.run for row in read_rows(pool, sweep)):
+                found[pool / run] = (*found.get(pool / run, ()), sweep)
+    return found
 
 
 def run_folders(root: Path, complaints: list[str]) -> Iterator[Path]:
@@ -107,18 +155,25 @@ def run_folders(root: Path, complaints: list[str]) -> Iterator[Path]:
 
 def select_sweep(runs: list[Run], sweep: str, root: Path) -> list[Run]:
     """Return the runs of one sweep. Raises UserError, with the most similar name of a sweep, where there are none."""
-    sweeps = sorted({run.sweep for run in runs})
+    sweeps = sorted({name for run in runs for name in run.sweeps})
     if sweep not in sweeps:
         nearest = difflib.get_close_matches(sweep, sweeps, n=1, cutoff=0.0)
-        hint = f"did you mean sweep={nearest[0]}?" if nearest else "there are no runs at all."
+        hint = f"did you mean sweep={nearest[0]}?" if nearest else "there are no sweeps at all."
         raise UserError(f"sweep={sweep} has no run below {root}: {hint}")
-    return [run for run in runs if run.sweep == sweep]
+    return [run for run in runs if sweep in run.sweeps]
 
 
-def read_run(folder: Path, root: Path) -> Run:
-    """Return one run. Raises UnreadableError for a damaged, foreign or missing file.
+def read_run(folder: Path, root: Path, evaluation: str, sweeps: tuple[str, ...] = ()) -> Run:
+    """Return one run. Only run.json is read of an unfinished run.
 
-    Only run.json is read of an unfinished run.
+    Args:
+        folder: the run's folder.
+        root: folder that the run's path is relative to.
+        evaluation: name of the evaluation whose results are read.
+        sweeps: names of the sweeps that select the run.
+
+    Raises:
+        UnreadableError: for a damaged, foreign or missing file.
     """
     record_path = folder / "run.json"
     record = RunRecord.from_json(read_json(record_path))
@@ -129,18 +184,61 @@ def read_run(folder: Path, root: Path) -> Run:
     base = Run(
         folder=folder.resolve().name if name == "." else name,
         status=status,
-        sweep=record.sweep if record.sweep is not None else folder.parent.name,
+        sweeps=sweeps,
         ended=parse_time(record.end or record.start),
     )
     if status != "done":
         return base
     settings = read_settings(folder / "config.yaml")
-    return Run(
-        **{key: getattr(base, key) for key in ("folder", "status", "sweep", "ended")},
+    if not evaluation_folder(folder, evaluation).complete:
+        raise UnreadableError(
+            f"{folder}: it has no evaluation '{evaluation}', which this command makes: "
+            f"python -m htc.evaluate run={folder} eval={evaluation}."
+        )
+    results = read_json(evaluation_folder(folder, evaluation).results_file)
+    return replace(
+        base,
         seed=settings.pop("seed"),
-        settings={key: value for key, value in settings.items() if in_signature(key)},
-        **read_results(folder / "results.json"),
+        settings=comparable_settings(settings, mapping(results.get("settings")), content_of(record, results)),
+        root=str(settings["data.root"]),
+        code=describe_code(record.git),
+        **read_results(results, evaluation_folder(folder, evaluation).results_file),
     )
+
+
+def comparable_settings(settings: dict[str, Any], evaluated: dict[str, Any], content: dict[str, str]) -> dict[str, Any]:
+    """Return the settings that can change a result, by dotted key.
+
+    Args:
+        settings: all settings of the run, by dotted key.
+        evaluated: settings of the evaluation, which replace those of the run.
+        content: hashes of the data; they replace the folder of the data.
+    """
+    kept = {key: value for key, value in settings.items() if affected(key) is not Affects.nothing}
+    kept |= evaluated
+    for key in UNUSED_KEYS:
+        kept.pop(key, None)
+    if "data.content" in content or settings["data.name"] == GENERATED_DATA:
+        kept.pop("data.root", None)
+    return kept | content
+
+
+def content_of(record: RunRecord, results: dict[str, Any]) -> dict[str, str]:
+    """Return short hashes of the training data and of the evaluated data, as far as they are recorded."""
+    found = {"data.content": record.data.get("train"), "data.val.content": results.get("data")}
+    return {
+        key: hashlib.sha256(json.dumps(value if isinstance(value, dict) else asdict(value)).encode()).hexdigest()[:8]
+        for key, value in found.items()
+        if value
+    }
+
+
+def describe_code(git: dict[str, Any] | None) -> str:
+    """Return `1a2b3c4`, or `1a2b3c4 with uncommitted changes`; an empty string where the commit is not known."""
+    commit = mapping(git).get("commit")
+    if not isinstance(commit, str):
+        return ""
+    return commit[:7] + (" with uncommitted changes" if mapping(git).get("dirty") else "")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -149,22 +247,21 @@ def read_settings(path: Path) -> dict[str, Any]:
         config = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UnreadableError(f"{path}: it is not complete YAML.") from error
-    # A run that is older than such a key is the same as one with the key's default.
-    settings = flatten(omitted_defaults()) | flatten(mapping(config))
-    for key in ("model.name", "backbone.name", "data.name"):
-        if not isinstance(settings.get(key), str):
+    # A run that is older than a key is the same as one with the key's default.
+    settings = with_defaults(mapping(config))
+    for key in ("model.name", "backbone.name", "data.name", "data.root"):
+        if not isinstance(settings.get(key), str) or settings[key] == MISSING:
             raise UnreadableError(f"{path}: it has no {key}, so it is not the configuration of a run.")
     if whole_number(settings.get("seed")) is None:
         raise UnreadableError(f"{path}: its seed is {settings.get('seed')!r}, not a whole number.")
     return settings
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Return the fields `metrics`, `fps`, `conditions` and `images` of a Run from results.json.
+def read_results(results: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the fields `metrics`, `fps`, `conditions` and `images` of a Run from the content of results.json.
 
-    Raises UnreadableError.
+    Raises UnreadableError, which names the file `path`.
     """
-    results = read_json(path)
     metrics = {}
     for metric, (section, key) in METRICS.items():
         if not isinstance(results.get(section), dict):
@@ -210,14 +307,6 @@ def describe_conditions(conditions: dict[str, Any]) -> str:
         value = rest[key] if isinstance(rest[key], str) else json.dumps(rest[key])
         words.append(f"{key.replace('_', ' ')} {value}")
     return ", ".join(words)
-
-
-def flatten(node: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested dicts by dotted key; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def parse_time(text: Any) -> datetime:

@@ -106,7 +106,35 @@ def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
             if n:
                 stats[key] = Stat(float(mean), float(std) if n > 1 else None, int(n))
         rows.append(_own_row(own, stats))
-    return rows, sorted(remarks)
+        remarks += code_remarks(own)
+    return rows, sorted([*remarks, *content_remarks(finished.values())])
+
+
+def code_remarks(runs: list[Run]) -> list[str]:
+    """Return a sentence if the seeds of a row were trained by different code, or by code that no commit has."""
+    codes = {run.code for run in runs}
+    if len(runs) == 1 or (len(codes) == 1 and "uncommitted" not in runs[0].code):
+        return []
+    listed = ", ".join(f"`{run.folder}` ({run.code or 'code not recorded'})" for run in runs)
+    return [f"Averaged although the code may differ between the seeds: {listed}."]
+
+
+def content_remarks(runs: Iterable[Run]) -> list[str]:
+    """Return a sentence for each group of runs that differ only in the content of the data at one place."""
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        if "data.content" in run.settings:
+            other = {key: value for key, value in run.settings.items() if not key.endswith(".content")}
+            alike.setdefault(repr((sorted(other.items()), run.root)), []).append(run)
+    remarks = []
+    for group in alike.values():
+        if len({run.group for run in group}) > 1:
+            listed = ", ".join(f"`{run.folder}`" for run in group)
+            remarks.append(
+                f"Not averaged: the data at data.root={group[0].root} had other content when one of these runs was "
+                f"trained or evaluated than for another: {listed}."
+            )
+    return remarks
 
 
 def _own_row(runs: list[Run], stats: dict[str, Stat]) -> Row:

@@ -152,7 +152,7 @@ def _own_blocks(rows: list[Row], is_shared: Callable[[str], bool], title: Callab
 
 def _is_data(key: str) -> bool:
     """Return whether the dotted key determines the data that a run is evaluated on."""
-    return key in ("data.name", "eval.limit") or key.startswith(("data.val.", "data.shapes."))
+    return key == "data.name" or key.startswith(("data.val.", "data.shapes.", "eval."))
 
 
 def _is_setting(key: str) -> bool:

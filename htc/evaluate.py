@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from htc.cli import log_to_console, read_arguments, run_command
+from htc.config.evaluation import reevaluation_name
+from htc.config.schema import Config
+from htc.config.signature import flatten, hash_of, to_plain
 from htc.errors import UserError
+from htc.runs.evaluations import EvaluationFolder
+from htc.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 USAGE = "python -m htc.evaluate run=RUN_DIR | checkpoint=FILE [out=DIR] [eval=NAME] [KEY=VALUE] ..."
@@ -35,13 +40,10 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
         arguments: values of KEYS.
         overrides: KEY=VALUE for the recorded configuration.
     """
-    from htc.config.signature import signature, to_plain
-    from htc.data.dataset import build_dataset
-    from htc.distributed.devices import to_device, use_threads
+    from htc.distributed.devices import use_threads
     from htc.distributed.processes import start_processes
-    from htc.evaluation.evaluator import Evaluator
-    from htc.runs.files import write_json
-    from htc.trained_model import check_categories, load_trained_model
+    from htc.reevaluation import evaluate_model
+    from htc.trained_model import load_trained_model
 
     trained = load_trained_model(arguments, overrides)
     config = trained.config
@@ -49,37 +51,36 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
         raise UserError("data.root has no value: name the folder of COCO's images and annotations, data.root=DIR.")
     use_threads(config)
     processes = start_processes(config.device)
-    dataset = build_dataset(config.data, train=False, semantic=False)
-    check_categories(trained, dataset)
-    out = output_folder(arguments, signature(config))
+    out = EvaluationFolder(output_folder(arguments, config))
+    facts = {"overrides": overrides, "config": to_plain(config)}
+    results = evaluate_model(trained, out, processes, facts=facts)
     if processes.is_main:
-        # Fails now if the folder cannot be written, and not after the evaluation.
-        (out / "predictions").mkdir(parents=True, exist_ok=True)
-    to_device(trained.model, config, processes.device).eval()
-    result = Evaluator(config, dataset, processes).evaluate(trained.model)
-    results = {**result.to_dict(), "iterations": trained.step, "overrides": overrides, "config": to_plain(config)}
-    if processes.is_main:
-        result.write(out / "predictions")
-        write_json(out / "results.json", results)
         print(metrics_table(results))
-        speed = result.predictions.speed
-        conditions = speed.conditions
+        speed = results["speed"]
+        conditions = speed["conditions"]
         print(
-            f"{speed.fps or 0:.2f} images/s ({conditions.device}, {conditions.threads} CPU threads, "
-            f"{conditions.precision}, batch size {conditions.batch_size}); predictions and results are in {out}"
+            f"{speed['fps'] or 0:.2f} images/s ({conditions['device']}, {conditions['threads']} CPU threads, "
+            f"{conditions['precision']}, batch size {conditions['batch_size']}); predictions and results are in "
+            f"{out.path}"
         )
     processes.close()
     return results
 
 
-def output_folder(arguments: dict[str, str], name: str) -> Path:
-    """Return the folder of predictions and results, which is unique per checkpoint file and per `name`."""
+def output_folder(arguments: dict[str, str], config: Config) -> Path:
+    """Return the folder of predictions and results, which is unique per checkpoint file and per set of settings.
+
+    Args:
+        arguments: values of KEYS.
+        config: configuration of the evaluation.
+    """
     if "out" in arguments:
         return Path(arguments["out"])
     if "run" in arguments:
-        return Path(arguments["run"]) / "evaluations" / name
+        run = RunFolder(arguments["run"])
+        return run.evaluation(reevaluation_name(config, run.read_config())).path
     checkpoint = Path(arguments["checkpoint"])
-    return checkpoint.parent / "evaluations" / f"{checkpoint.stem}-{name}"
+    return checkpoint.parent / "evaluations" / f"{checkpoint.stem}-{hash_of(flatten(to_plain(config)))}"
 
 
 def metrics_table(results: dict[str, Any]) -> str:

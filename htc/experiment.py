@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ import numpy as np
 import torch
 
 from htc.checkpoint.files import checkpoint_steps, newest_checkpoint
+from htc.config.evaluation import evaluated_data, evaluation_name
 from htc.config.schema import BnMode, Config, Norm
+from htc.config.signature import to_plain
 from htc.data.check.decoding import refuse_unreadable_images
 from htc.data.dataset import CocoDataset, build_dataset
+from htc.data.fingerprint import fingerprint, refuse_other_content
 from htc.data.splits import check_splits
 from htc.distributed.devices import to_device, use_threads
 from htc.distributed.processes import Processes, start_processes
@@ -30,11 +33,13 @@ from htc.engine.trainer import Trainer
 from htc.errors import UserError, memory_errors_as_user_errors
 from htc.evaluation.evaluator import Evaluation, Evaluator
 from htc.models.detector import Detector, build_detector
+from htc.reevaluation import evaluate_model, results_of, write_evaluation
 from htc.runs.folder import RunFolder, find_folder
 from htc.runs.lock import RunLock
+from htc.runs.record import RunRecord, SplitFingerprint, Training
 from htc.runs.results import ap_summary
 from htc.runs.tracking import Tracker
-from htc.trained_model import start_from
+from htc.trained_model import load_trained_model, start_from
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +51,18 @@ UNWRITABLE = (
 def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     """Train, evaluate and record one run, and return its results, as results.json holds them.
 
-    A finished run is left as it is; an interrupted one continues from its newest checkpoint.
+    A finished run is left as it is; an interrupted one continues from its newest checkpoint. A trained run that lacks
+    the evaluation with the settings of this configuration is evaluated, and not trained again.
 
     Raises:
         UserError: for what the user can fix; the folder then has the status `failed` and the reason.
     """
     processes = start_processes(config.device)
     use_threads(config)
-    path, done = processes.on_main(lambda: find_folder(config))
+    path, name, trained = processes.on_main(lambda: find_evaluation(config))
     folder = RunFolder(path)
-    if done:
-        results = folder.read_results()
+    if trained and folder.has_results(name):
+        results = folder.read_results(name)
         print_on_main(
             f"{path} is done already ({ap_summary(results)}); force=true runs it again next to it.", processes
         )
@@ -66,12 +72,60 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
         processes.on_main(lock.acquire)
     try:
         with write_errors_as_user_errors(path):
-            results = run_in_folder(config, folder, processes, command)
+            if trained:
+                results = evaluate_folder(config, folder, name, processes)
+            else:
+                results = run_in_folder(config, folder, processes, command)
     finally:
         lock.release()
         processes.close()
     print_on_main(f"{path}: {ap_summary(results)}", processes)
     return results
+
+
+def find_evaluation(config: Config) -> tuple[Path, str, bool]:
+    """Return the folder of a configuration's run, the name of its evaluation, and whether the run is trained."""
+    path = find_folder(config)
+    record = RunFolder(path).read(strict=True)
+    trained = record.status == "done"
+    name = evaluation_name(config, record.evaluated_data or None if trained else None)
+    if trained and not RunFolder(path).has_results(name):
+        trained = has_final_checkpoint(path, record)
+    return path, name, trained
+
+
+def has_final_checkpoint(path: Path, record: RunRecord) -> bool:
+    """Return whether a trained run still has the checkpoint of its end; if it only has earlier ones, it continues.
+
+    Raises UserError where it has none at all: training it again would be a surprise.
+    """
+    steps = [step for step, _ in checkpoint_steps(RunFolder(path).checkpoints)]
+    if not steps:
+        raise UserError(
+            f"{path} is trained, but its checkpoints are deleted, so it cannot be evaluated again: force=true trains "
+            "it again next to it."
+        )
+    return record.training is None or max(steps) == record.training.iterations
+
+
+def evaluate_folder(config: Config, folder: RunFolder, name: str, processes: Processes) -> dict[str, Any]:
+    """Evaluate a trained run whose lock the main process holds, with the settings of `config`; return the results.
+
+    Args:
+        config: the configuration of the evaluation, with the signature of the run.
+        folder: the run's folder.
+        name: name of the evaluation.
+        processes: the processes that share the evaluation.
+    """
+    stop = StopRequest()
+    with recorded_end(folder, processes, stop), stop, memory_errors_as_user_errors():
+        processes.on_all(lambda: folder.setup_logging(main=processes.is_main))
+        logger.info("trained already; evaluating as %s", name)
+        trained = processes.on_all(lambda: load_trained_model({"run": str(folder.path)}, []))
+        trained.config = replace(config, backbone=replace(config.backbone, weights=None))
+        results = evaluate_model(trained, folder.evaluation(name), processes, stop=stop)
+        processes.on_main(lambda: folder.update(error=None))
+        return results
 
 
 def run_in_folder(config: Config, folder: RunFolder, processes: Processes, command: list[str]) -> dict[str, Any]:
@@ -105,6 +159,8 @@ class PreparedRun:
     stop: StopRequest
     train_data: CocoDataset
     val_data: CocoDataset
+    content: dict[str, SplitFingerprint]
+    """Fingerprints of the splits `train` and `val`."""
     model: Detector
     checkpoint: Path | None
     """The run's newest checkpoint; None for a new run."""
@@ -126,11 +182,12 @@ def prepare(config: Config, folder: RunFolder, processes: Processes, stop: StopR
     train_data, val_data = processes.on_all(lambda: build_splits(config))
     raise_if_stopped(processes, stop)
     newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
+    content = processes.on_main(lambda: content_of(config, folder, train_data, val_data, resumed=newest is not None))
     if newest is None:
         processes.on_main(lambda: refuse_unreadable_images(val_data, config.eval.limit, config.data.workers))
     raise_if_stopped(processes, stop)
     model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
-    return PreparedRun(config, folder, processes, stop, train_data, val_data, model, newest)
+    return PreparedRun(config, folder, processes, stop, train_data, val_data, content, model, newest)
 
 
 def raise_if_stopped(processes: Processes, stop: StopRequest) -> None:
@@ -145,6 +202,27 @@ def build_splits(config: Config) -> tuple[CocoDataset, CocoDataset]:
     val_data = build_dataset(config.data, train=False, semantic=False)
     check_splits(train_data, val_data)
     return train_data, val_data
+
+
+def content_of(
+    config: Config, folder: RunFolder, train_data: CocoDataset, val_data: CocoDataset, *, resumed: bool
+) -> dict[str, SplitFingerprint]:
+    """Return the fingerprints of both splits. Raises UserError where a run would continue on other data.
+
+    Args:
+        config: the run's configuration.
+        folder: the run's folder.
+        train_data: the training split.
+        val_data: the validation split.
+        resumed: whether the run continues from a checkpoint.
+    """
+    content = {"train": fingerprint(train_data), "val": fingerprint(val_data)}
+    if resumed:
+        record = folder.read(strict=True)
+        refuse_other_content(record.data.get("train"), content["train"], train_data)
+        if record.evaluated_data == evaluated_data(to_plain(config)):
+            refuse_other_content(record.data.get("val"), content["val"], val_data)
+    return content
 
 
 def build_model(config: Config, dataset: CocoDataset, processes: Processes, *, resumed: bool = False) -> Detector:
@@ -194,7 +272,7 @@ class Experiment:
 
     def __init__(self, run: PreparedRun) -> None:
         self.config, self.folder, self.processes, self.stop = run.config, run.folder, run.processes, run.stop
-        self.val_data = run.val_data
+        self.val_data, self.content = run.val_data, run.content
         self.evaluator = Evaluator(run.config, run.val_data, run.processes)
         self.trainer = Trainer(
             run.config, run.model, run.train_data, run.folder, run.processes, self.evaluate, run.checkpoint, run.stop
@@ -243,29 +321,31 @@ class Experiment:
             length=trainer.metrics_length,
             # The final evaluation is made again in any case: it writes the results.
             keep_evaluation=trainer.step < trainer.total_steps,
+            data=self.content,
         )
         self.tracker = Tracker.start(self.config, self.folder.path, self.folder.read_metrics())
 
     def _conclude(self, evaluation: Evaluation) -> dict[str, Any]:
         """Write the predictions, the results and what is tracked; only then is the run done."""
-        results = {
-            **evaluation.to_dict(),
-            "parameters": self.parameters,
-            "training_seconds": self.trainer.training_seconds,
-            "iterations": self.trainer.step,
-            "processes": self.processes.world_size,
-            "peak_memory_mb": peak_memory_mb(self.processes.device),
-            "overflows": self.trainer.overflows,
-        }
-        self.processes.on_main(lambda: self._record(evaluation, results))
+        training = Training(
+            parameters=self.parameters,
+            training_seconds=self.trainer.training_seconds,
+            iterations=self.trainer.step,
+            processes=self.processes.world_size,
+            peak_memory_mb=peak_memory_mb(self.processes.device),
+            overflows=self.trainer.overflows,
+        )
+        results = results_of(evaluation, self.config, self.trainer.step)
+        self.processes.on_main(lambda: self._record(evaluation, results, training))
         return results
 
-    def _record(self, evaluation: Evaluation, results: dict[str, Any]) -> None:
-        evaluation.write(self.folder.predictions)
-        self.folder.write_results(results)
+    def _record(self, evaluation: Evaluation, results: dict[str, Any], training: Training) -> None:
+        out = self.folder.evaluation(evaluation_name(self.config))
+        write_evaluation(out, evaluation, results, self.val_data, self.content["val"])
         pictures = self.evaluator.pictures(evaluation)
         self.tracker.images(pictures, self.val_data.category_names, self.trainer.step)
-        self.tracker.finish(results)
+        self.tracker.finish({**results, **asdict(training)})
+        self.folder.update(training=training)
         self.folder.set_status("done")
 
 
@@ -307,7 +387,11 @@ def record_status(folder: RunFolder, processes: Processes, status: str, error: s
         status: one of htc.runs.record.STATUSES.
         error: why the run failed.
     """
-    if processes.is_main and folder.run_file.is_file():
+    if not processes.is_main or not folder.run_file.is_file():
+        return
+    if status == "failed":
+        folder.fail(error or "no reason was recorded")
+    elif not folder.trained:
         folder.set_status(status, error)
 
 

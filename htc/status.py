@@ -1,4 +1,4 @@
-"""`python -m htc.status [cancel | retry] [SWEEP[/RUN]] [runs=runs] [--watch] [--json]`: show the state of runs.
+"""`python -m htc.status [ACTION] [SWEEP | SWEEP/ROW | RUN] ... [runs=runs]`: show and manage runs and sweeps.
 
 Reads what the runs recorded and asks Slurm about those that are on it. Needs neither PyTorch nor Slurm's accounting.
 """
@@ -13,134 +13,143 @@ from typing import Any
 
 from htc.arguments import parse_arguments
 from htc.cli import run_command
-from htc.errors import UserError, nearest
+from htc.errors import UserError
 from htc.launch.status.outcome import error_lines
-from htc.launch.status.progress import read_progress
-from htc.launch.status.states import STATES, RunState, sweep_states
+from htc.launch.status.progress import read_progress, read_state_results
+from htc.launch.status.selection import select
+from htc.launch.status.states import STATES, RunState, run_states
 from htc.launch.status.table import runs_table, sweep_summary
+from htc.runs.json_values import mapping, number
+from htc.runs.pool import SelectedRun, all_rows
 
-USAGE = "python -m htc.status [cancel | retry] [SWEEP[/RUN]] [runs=runs] [--watch] [--json]"
+ACTIONS = ("cancel", "retry")
+USAGE = "python -m htc.status [ACTION] [SWEEP | SWEEP/ROW | RUN] ... [runs=runs] [--watch | --wait] [--json]"
 HELP = f"""usage: {USAGE}
 
-Without a sweep, it shows the number of runs per state for each sweep, and the runs that are not done.
-With a sweep, it shows all of its runs.
+Without a name, it shows the number of runs per state for each sweep, and the runs that are not done.
+With names, it shows these runs. ROW is a label or a run. A run may be shortened to its beginning or to its signature,
+and labels and runs may be patterns, such as '*mask_flow*'.
 
-  cancel SWEEP[/RUN]   remove runs from the queue and stop running ones; they can continue later
-  retry SWEEP[/RUN]    start failed, cancelled and lost runs again, each with its launcher
-  --watch              repeat every five seconds
+  cancel NAME ...      remove runs from the queue and stop running ones; they can continue later
+  retry NAME ...       start failed, cancelled, lost and missing runs again, each with its launcher
+  --watch              repeat every five seconds, until all runs have ended
+  --wait               wait until all runs have ended; exit with 1 unless all are done
   --json               print JSON, for programs
 
-States: {", ".join(STATES)}. A `lost` run has no living process and recorded no end;
-an `unknown` run is on a Slurm that this machine cannot reach."""
+States: {", ".join(STATES)}. A `trained` run lacks an evaluation that a sweep asks for. A `lost` run has no
+living process and recorded no end. The folder of a `missing` run does not exist. An `unknown` run is on a Slurm that
+this machine cannot reach."""
 WATCH_SECONDS = 5.0
 CLEAR_SCREEN = "\x1b[2J\x1b[H"
+NO_SWEEP = "no sweep"
 
 
 def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(HELP)
         return
-    arguments = parse_arguments(sys.argv[1:], USAGE, keys=["runs"], options=["--watch", "--json"], max_words=2)
-    words, options = arguments.words, arguments.options
-    runs = arguments.values.get("runs", "runs")
-    action = words.pop(0) if words and words[0] in ("cancel", "retry") else None
-    if len(words) > 1 or (action and not words):
-        raise UserError(f"{' '.join(sys.argv[1:])} is not understood: name one sweep; usage: {USAGE}.")
-    if not Path(runs).is_dir():
-        raise UserError(f"runs={runs} is not a folder: name the folder that holds the runs, as in runs=runs.")
-    sweep, _, run = words[0].strip("/").partition("/") if words else ("", "", "")
+    options = ["--watch", "--wait", "--json"]
+    arguments = parse_arguments(sys.argv[1:], USAGE, keys=["runs"], options=options, max_words=1000)
+    words = arguments.words
+    pool = Path(arguments.values.get("runs", "runs"))
+    action = words.pop(0) if words and words[0] in ACTIONS else None
+    if not pool.is_dir():
+        raise UserError(f"runs={pool} is not a folder: name the folder that holds the runs, as in runs=runs.")
     if action:
-        cancel_or_retry(action, sweep_folder(Path(runs), sweep), run)
-        return
+        manage(action, pool, words)
+    elif "--wait" in arguments.options:
+        sys.exit(wait(pool, words))
+    else:
+        show(pool, words, arguments.options)
+
+
+def manage(action: str, pool: Path, words: list[str]) -> None:
+    """Do an action with the runs that words name."""
+    from htc.launch.manage import cancel, retry
+
+    if not words:
+        raise UserError(f"{action} needs the name of a sweep or of a run; usage: {USAGE}.")
+    rows, what = select(pool, words), " ".join(words)
+    cancel(pool, rows, what) if action == "cancel" else retry(pool, rows, what)
+
+
+def wait(pool: Path, words: list[str]) -> int:
+    """Wait until the runs have ended, and report each end. Return 0 if all are done, else 1."""
+    from htc.launch.wait import wait_for_rows
+
+    return 1 if wait_for_rows(pool, select(pool, words)) else 0
+
+
+def show(pool: Path, words: list[str], options: set[str]) -> None:
+    """Print the state of the runs, with `--watch` again and again until all have ended."""
     while True:
-        text = as_json(Path(runs), sweep, run) if "--json" in options else as_text(Path(runs), sweep, run)
+        text, live = as_json(pool, words) if "--json" in options else as_text(pool, words)
         if "--watch" not in options:
             print(text)
             return
         print(f"{CLEAR_SCREEN}{text}", flush=True)
+        if not live:
+            return
         time.sleep(WATCH_SECONDS)
 
 
-def cancel_or_retry(action: str, folder: Path, run: str) -> None:
-    """Cancel or retry the runs of a sweep, or the one named `run`."""
-    from htc.launch.manage import cancel, retry
+def as_text(pool: Path, words: list[str]) -> tuple[str, bool]:
+    """Return a table of the runs that words name, and whether any of them is under way.
 
-    states = select_runs(folder, sweep_states(folder, need_slurm=True)[0], run)
-    names = [state.name for state in states]
-    cancel(folder, names) if action == "cancel" else retry(folder, names)
-
-
-def sweep_folder(runs: Path, sweep: str) -> Path:
-    """Return the folder of a sweep. Raises UserError if there is no such sweep."""
-    folder = runs / sweep
-    if not folder.is_dir():
-        names = sweep_names(runs)
-        raise UserError(f"{sweep} is not a sweep below {runs}{nearest(sweep, names)}; there are {', '.join(names)}.")
-    return folder
-
-
-def sweep_names(runs: Path) -> list[str]:
-    return sorted(path.name for path in runs.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def select_runs(folder: Path, states: list[RunState], run: str) -> list[RunState]:
-    """Return the run named `run`, or all runs for an empty name. Raises UserError if there is no such run."""
-    if not run:
-        return states
-    names = [state.name for state in states]
-    found = [state for state in states if state.name == run]
-    if not found:
-        raise UserError(f"{run} is not a run of {folder}{nearest(run, names)}.")
-    return found
+    Without words, these are the runs that are not done, with a summary of each sweep.
+    """
+    if words:
+        states, remark = run_states(pool, select(pool, words))
+        lines = [runs_table(states), sweep_summary(" ".join(words), states)]
+        return "\n".join([*lines, *filter(None, [remark])]), _any_live(states)
+    rows = all_rows(pool)
+    states, remark = run_states(pool, [row for _, row in rows])
+    by_sweep: dict[str, list[RunState]] = {}
+    for (sweep, _), state in zip(rows, states, strict=True):
+        by_sweep.setdefault(sweep or NO_SWEEP, []).append(state)
+    lines = [sweep_summary(name, of_sweep) for name, of_sweep in by_sweep.items()]
+    # A run that several sweeps select is shown once.
+    open_runs = {state.name: state for state in states if state.state != "done"}
+    if open_runs:
+        lines = [runs_table(list(open_runs.values())), "", *lines]
+    lines = lines or [f"There are no runs below {pool}."]
+    return "\n".join([*lines, *filter(None, [remark])]), _any_live(states)
 
 
-def as_text(runs: Path, sweep: str, run: str) -> str:
-    """Return the table of one sweep; without a sweep, the runs of all sweeps that are not done and a summary of each.
+def as_json(pool: Path, words: list[str]) -> tuple[str, bool]:
+    """Return a JSON list with one object per row, and whether any run is under way."""
+    rows = select(pool, words)
+    states, remark = run_states(pool, rows)
+    sweeps = _sweeps_of_runs(pool)
+    found = [as_object(state, sweeps.get(state.name, []), remark) for state in states]
+    return json.dumps(found, indent=2), _any_live(states)
+
+
+def as_object(state: RunState, sweeps: list[str], remark: str | None) -> dict[str, Any]:
+    """Return the JSON object of one run.
 
     Args:
-        runs: Folder that holds the sweeps.
-        sweep: Name of a sweep; empty for all of them.
-        run: Name of a run of this sweep; empty for all of them.
+        state: the run's state.
+        sweeps: names of the sweeps that select the run.
+        remark: why Slurm could not be asked.
     """
-    if sweep:
-        folder = sweep_folder(runs, sweep)
-        states, remark = sweep_states(folder)
-        table = runs_table(select_runs(folder, states, run))
-        return "\n".join([table, sweep_summary(folder.name, states), *filter(None, [remark])])
-    lines, open_runs, remarks = [], [], []
-    for name in sweep_names(runs):
-        states, remark = sweep_states(runs / name)
-        if states:
-            lines.append(sweep_summary(name, states))
-            open_runs += [state for state in states if state.state != "done"]
-            remarks += [remark] if remark else []
-    if open_runs:
-        lines = [runs_table(open_runs, with_sweep=True), "", *lines]
-    return "\n".join([*(lines or [f"There are no runs below {runs}."]), *dict.fromkeys(remarks)])
-
-
-def as_json(runs: Path, sweep: str, run: str) -> str:
-    """Return a JSON list with one object per run; the arguments are those of `as_text`."""
-    folders = [sweep_folder(runs, sweep)] if sweep else [runs / name for name in sweep_names(runs)]
-    found: list[dict[str, Any]] = []
-    for folder in folders:
-        states, remark = sweep_states(folder)
-        found += [as_object(state, remark) for state in select_runs(folder, states, run)]
-    return json.dumps(found, indent=2)
-
-
-def as_object(state: RunState, remark: str | None) -> dict[str, Any]:
-    """Return the JSON object of one run; `remark` says why Slurm could not be asked."""
     progress = read_progress(state)
+    results = read_state_results(state)
+    row = state.row or SelectedRun(state.name)
     return {
-        "sweep": state.folder.parent.name,
         "run": state.name,
+        "label": row.label,
+        "sweeps": sweeps,
         "folder": str(state.folder),
         "state": state.state,
         "step": progress.step,
         "total_steps": progress.total,
         "seconds_left": progress.seconds_left,
         "last_metric": progress.metric,
+        "box_AP": number(mapping(results.get("bbox")).get("AP")),
+        "mask_AP": number(mapping(results.get("segm")).get("AP")),
+        "evaluation": row.evaluation,
+        "settings": state.record.identity,
         "job": state.job_id,
         "node": state.node or None,
         "seconds_since_last_line": progress.age,
@@ -148,6 +157,18 @@ def as_object(state: RunState, remark: str | None) -> dict[str, Any]:
         "error": error_lines(state) if state.state == "failed" else None,
         "remark": remark,
     }
+
+
+def _sweeps_of_runs(pool: Path) -> dict[str, list[str]]:
+    sweeps: dict[str, list[str]] = {}
+    for sweep, row in all_rows(pool):
+        if sweep is not None and sweep not in sweeps.setdefault(row.run, []):
+            sweeps[row.run].append(sweep)
+    return sweeps
+
+
+def _any_live(states: list[RunState]) -> bool:
+    return any(state.is_live for state in states)
 
 
 def start() -> None:

@@ -13,6 +13,7 @@ from htc.checkpoint.files import load_newest, read_content
 from htc.checkpoint.matching import check_state_dict, load_weights
 from htc.checkpoint.record import Checkpoint
 from htc.config.compose import composed_config, eval_settings, recorded_config
+from htc.config.paths import expand_path
 from htc.config.schema import Config
 from htc.config.signature import to_plain, value_at
 from htc.data.dataset import CocoDataset
@@ -73,7 +74,8 @@ def start_from(model: Detector, config: Config, dataset: CocoDataset) -> None:
     learns nevertheless, only worse. Raises UserError where the weights do not fit and `checkpoint.partial` is not set.
     """
     assert config.checkpoint.file is not None
-    path, partial = Path(config.checkpoint.file), config.checkpoint.partial
+    path = Path(expand_path(config.checkpoint.file, "checkpoint.file"))
+    partial = config.checkpoint.partial
     source = f"checkpoint={path}"
     content = read_content(path)
     if checkpoint := Checkpoint.from_content(content, source):
@@ -156,7 +158,7 @@ def _load_imported_weights(
 
 def _newest(run: Path) -> Checkpoint:
     if not run.is_dir():
-        raise UserError(f"run={run} is not a folder: give a run's folder, such as runs/single/NAME-SIGNATURE.")
+        raise UserError(f"run={run} is not a folder: give a run's folder, such as runs/NAME-SIGNATURE.")
     checkpoint = load_newest(run / "checkpoints")
     if checkpoint is None:
         raise UserError(f"run={run} holds no undamaged checkpoint: train it first, or give checkpoint=FILE.")

@@ -113,7 +113,7 @@ def test_evaluate_takes_a_checkpoint_of_mmdetection(tmp_path: Path, tiny_shapes:
     overrides = ["data.workers=0", "device=cpu", "eval.score_threshold=0.01"]
     results = evaluate(arguments, [f"data.root={tiny_shapes.root}", *overrides])
     assert results["images_evaluated"] == 4
-    assert (tmp_path / "out" / "predictions" / "segm.json").is_file()
+    assert (tmp_path / "out" / "segm.json").is_file()
     with pytest.raises(UserError, match=r"data\.root has no value"):
         evaluate(arguments, overrides)
 

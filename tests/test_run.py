@@ -27,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     result = command("htc.run", *tiny(folder / "runs"), "wandb.mode=offline", "schedule.eval_every=4")
     assert result.returncode == 0, result.stderr
-    (run,) = (folder / "runs" / "single").iterdir()
+    (run,) = (folder / "runs").glob("[!.]*")
     return run
 
 
@@ -46,19 +46,21 @@ def test_a_run_leaves_every_file_that_the_readme_names(finished: Path) -> None:
     assert yaml.safe_load((finished / "config.yaml").read_text())["schedule"]["iterations"] == 6
     assert (finished / "checkpoints" / "step_00000006.pt").is_file()
     assert "step 6/6" in (finished / "log.txt").read_text()
-    results = json.loads((finished / "results.json").read_text())
+    results = json.loads((finished / "evaluations" / "default" / "results.json").read_text())
     assert results["images_evaluated"] == 6
-    assert results["training_seconds"] > 0
+    assert record["training"]["training_seconds"] > 0
+    assert record["training"]["iterations"] == results["iterations"] == 6
+    assert set(record["data"]) == {"train", "val"} and results["data"] == record["data"]["val"]
     assert results["speed"]["fps"] > 0
     assert len(results["bbox"]) == len(results["segm"]) == 12
 
 
 def test_results_equal_those_of_pycocotools_on_the_written_predictions(finished: Path) -> None:
-    (annotations,) = (finished.parents[2] / "data").glob("*/annotations/instances_val2017.json")
-    results = json.loads((finished / "results.json").read_text())
+    (annotations,) = (finished.parents[1] / "data").glob("*/annotations/instances_val2017.json")
+    results = json.loads((finished / "evaluations" / "default" / "results.json").read_text())
     truth = COCO(str(annotations))
     for kind in ("bbox", "segm"):
-        found = json.loads((finished / "predictions" / f"{kind}.json").read_text())
+        found = json.loads((finished / "evaluations" / "default" / f"{kind}.json").read_text())
         if not found:
             assert results[kind]["AP"] == 0
             continue
@@ -71,7 +73,7 @@ def test_results_equal_those_of_pycocotools_on_the_written_predictions(finished:
 
 
 def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(finished: Path) -> None:
-    folder = finished.parents[2]
+    folder = finished.parents[1]
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     result = command("htc.run", *tiny(folder / "runs"), "schedule.eval_every=4")
     assert result.returncode == 0
@@ -79,11 +81,48 @@ def test_the_same_command_again_says_that_it_is_done_and_changes_nothing(finishe
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
+def test_other_evaluation_settings_evaluate_the_run_again_and_do_not_train_it(finished: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    run = Path(shutil.copytree(finished, runs / finished.name))
+    before = {path: path.stat().st_mtime_ns for path in run.glob("evaluations/default/*")}
+    arguments = [*tiny(runs, finished.parents[1] / "data"), "schedule.eval_every=4", "wandb.mode=disabled"]
+    result = command("htc.run", *arguments, "eval=paper")
+    assert result.returncode == 0, result.stderr
+    assert "trained already; evaluating as paper" in result.stderr and "step 2/6" not in result.stderr
+    results = json.loads((run / "evaluations" / "paper" / "results.json").read_text())
+    assert results["settings"]["eval.score_threshold"] == 0.001 and results["iterations"] == 6
+    assert before == {path: path.stat().st_mtime_ns for path in run.glob("evaluations/default/*")}
+    assert "done already" in command("htc.run", *arguments, "eval=paper").stdout
+    assert [path.name for path in runs.glob("[!.]*")] == [finished.name]
+    # Without checkpoints it cannot be evaluated again, and it is not trained again as a surprise.
+    shutil.rmtree(run / "checkpoints")
+    refused = command("htc.run", *arguments, "eval.limit=2")
+    assert refused.returncode == 2 and "its checkpoints are deleted" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_run_does_not_continue_on_data_that_have_changed(tmp_path: Path) -> None:
+    arguments = [*tiny(tmp_path / "runs"), "wandb.mode=disabled", "save.every=2"]
+    assert command("htc.run", *arguments).returncode == 0
+    (run,) = (tmp_path / "runs").glob("[!.]*")
+    saved = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**saved, "status": "preempted"}))
+    (annotations,) = (tmp_path / "data").glob("*/annotations/instances_train2017.json")
+    annotations.write_text(annotations.read_text() + "\n")
+    refused = command("htc.run", *arguments)
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    error = refused.stderr.splitlines()[-1]
+    assert "instances_train2017.json and its images have changed since this run started (the annotation file)" in error
+
+
 def test_force_repeats_a_finished_run_next_to_it_with_the_same_result(finished: Path) -> None:
-    result = command("htc.run", *tiny(finished.parents[1]), "force=true")
+    result = command("htc.run", *tiny(finished.parent), "force=true")
     assert result.returncode == 0, result.stderr
     repeated = finished.with_name(finished.name + "-r2")
-    old, new = (json.loads((run / "results.json").read_text()) for run in (finished, repeated))
+    old, new = (
+        json.loads((run / "evaluations" / "default" / "results.json").read_text()) for run in (finished, repeated)
+    )
     assert new["segm"] == old["segm"]
     assert new["bbox"] == old["bbox"]
 
@@ -93,12 +132,12 @@ def test_wandb_offline_leaves_its_files_in_the_run_folder(finished: Path) -> Non
 
 
 def test_evaluate_again_agrees_with_the_run_and_leaves_its_results_alone(finished: Path) -> None:
-    before = (finished / "results.json").read_bytes()
+    before = (finished / "evaluations" / "default" / "results.json").read_bytes()
     result = command("htc.evaluate", f"run={finished}", f"out={finished / 'again'}")
     assert result.returncode == 0, result.stderr
     again = json.loads((finished / "again" / "results.json").read_text())
     assert again["segm"] == json.loads(before)["segm"]
-    assert (finished / "results.json").read_bytes() == before
+    assert (finished / "evaluations" / "default" / "results.json").read_bytes() == before
     assert "| masks |" in result.stdout
 
 
@@ -109,7 +148,7 @@ def test_evaluate_takes_other_test_settings(finished: Path) -> None:
     assert result.returncode == 0, result.stderr
     used = json.loads((finished / "paper" / "results.json").read_text())["config"]["eval"]
     assert (used["score_threshold"], used["max_detections"]) == (0.001, 3)
-    found = json.loads((finished / "paper" / "predictions" / "bbox.json").read_text())
+    found = json.loads((finished / "paper" / "bbox.json").read_text())
     images = [detection["image_id"] for detection in found]
     assert max(images.count(image) for image in set(images)) == 3
 
@@ -135,7 +174,7 @@ def test_evaluation_that_cannot_be_written_is_refused_before_the_work(finished: 
 
 
 def test_evaluation_on_categories_of_other_names_is_refused(finished: Path, tmp_path: Path) -> None:
-    (annotations,) = (finished.parents[2] / "data").glob("*/annotations/instances_val2017.json")
+    (annotations,) = (finished.parents[1] / "data").glob("*/annotations/instances_val2017.json")
     content = json.loads(annotations.read_text())
     first, second = content["categories"][:2]
     first["name"], second["name"] = second["name"], first["name"]
@@ -147,7 +186,7 @@ def test_evaluation_on_categories_of_other_names_is_refused(finished: Path, tmp_
 
 
 def test_predict_takes_ids_and_images_of_a_coco_file_without_annotations(finished: Path, tmp_path: Path) -> None:
-    (annotations,) = (finished.parents[2] / "data").glob("*/annotations/instances_val2017.json")
+    (annotations,) = (finished.parents[1] / "data").glob("*/annotations/instances_val2017.json")
     listed = json.loads(annotations.read_text())["images"][:2]
     for number, image in enumerate(listed, start=900):
         image["id"] = number
@@ -164,7 +203,7 @@ def test_predict_takes_ids_and_images_of_a_coco_file_without_annotations(finishe
 
 
 def test_predict_goes_on_after_a_broken_image_and_reports_it(finished: Path, tmp_path: Path) -> None:
-    (images,) = (finished.parents[2] / "data").glob("*/val2017")
+    (images,) = (finished.parents[1] / "data").glob("*/val2017")
     pictures = tmp_path / "images"
     pictures.mkdir()
     good = sorted(images.iterdir())[:2]
@@ -181,7 +220,7 @@ def test_predict_goes_on_after_a_broken_image_and_reports_it(finished: Path, tmp
 
 
 def test_predict_draws_every_image_and_writes_coco_results(finished: Path, tmp_path: Path) -> None:
-    (images,) = (finished.parents[2] / "data").glob("*/val2017")
+    (images,) = (finished.parents[1] / "data").glob("*/val2017")
     checkpoint = finished / "checkpoints" / "step_00000006.pt"
     result = command(
         "htc.predict", f"checkpoint={checkpoint}", f"images={images}", f"out={tmp_path}", "eval.score_threshold=0.01"
@@ -202,7 +241,7 @@ def test_predict_draws_every_image_and_writes_coco_results(finished: Path, tmp_p
 def test_a_sweep_by_hydra_makes_a_run_of_each_row_and_the_table_compares_them(tmp_path: Path) -> None:
     result = command("htc.run", "-m", *tiny(tmp_path / "runs"), "schedule.iterations=2", "model.mask_flow=true,false")
     assert result.returncode == 0, result.stderr
-    runs = [path for path in (tmp_path / "runs" / "single").glob("[!.]*") if path.is_dir()]
+    runs = [path for path in (tmp_path / "runs").glob("[!.]*") if path.is_dir()]
     assert len(runs) == 2
     table = command("analysis/make_tables.py", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'tables'}")
     assert table.returncode == 0, table.stderr
@@ -216,7 +255,7 @@ def test_a_failed_run_says_why_in_one_sentence_and_in_its_record(tmp_path: Path)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "not finite at step" in result.stderr
-    (run,) = (tmp_path / "runs" / "single").iterdir()
+    (run,) = (tmp_path / "runs").iterdir()
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "failed"
     assert "not finite at step" in record["error"]
@@ -230,7 +269,7 @@ def test_deterministic_run_is_the_same_every_time(tmp_path: Path, device: str) -
         arguments = [*tiny(folder / "runs", tmp_path / "data"), "deterministic=true", f"device={device}"]
         result = command("htc.run", *arguments)
         assert result.returncode == 0, result.stderr
-        (run,) = (folder / "runs" / "single").iterdir()
+        (run,) = (folder / "runs").iterdir()
         states.append(torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"])
     first, second = states
     assert first.keys() == second.keys()
@@ -245,8 +284,8 @@ def test_real_coco_trains_and_evaluates(tmp_path: Path) -> None:
                      "schedule.iterations=2", "data.short_side=128", "data.workers=0")  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "drawn from the instance masks" in result.stderr
-    (run,) = (tmp_path / "single").iterdir()
-    assert json.loads((run / "results.json").read_text())["images_evaluated"] == 8
+    (run,) = tmp_path.iterdir()
+    assert json.loads((run / "evaluations" / "default" / "results.json").read_text())["images_evaluated"] == 8
 
 
 def test_broken_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
@@ -272,7 +311,7 @@ def test_fine_tuning_starts_from_a_checkpoint_of_mmdetection(tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr
     assert "MMDetection checkpoint with 10 classes; inferred: model=htc backbone=resnet18" in result.stderr
     assert "was loaded in part" in result.stderr
-    runs = [path for path in (tmp_path / "runs" / "single").iterdir() if (path / "results.json").is_file()]
+    runs = [path for path in (tmp_path / "runs").iterdir() if (path / "evaluations").is_dir()]
     trained = load_trained_model({"run": str(runs[0])}, []).model.state_dict()
     for name, value in model.state_dict().items():
         if "logits" not in name:

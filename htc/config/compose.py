@@ -9,10 +9,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from htc.config.evaluation import eval_file
 from htc.config.finalize import finalize
-from htc.config.folders import CONFIG_FOLDER, config_folders, group_options
+from htc.config.folders import CONFIG_FOLDER
 from htc.config.schema import Config, register
-from htc.errors import UserError, nearest
+from htc.errors import UserError
 
 
 def composed_config(overrides: list[str]) -> Config:
@@ -40,12 +41,7 @@ def recorded_config(recorded: Any, overrides: list[str]) -> Config:
 
 def eval_settings(name: str) -> Any:
     """Return the settings that `eval=NAME` makes below `eval`. Raises UserError where there is no such file."""
-    for folder in config_folders():
-        path = folder / "eval" / f"{name}.yaml"
-        if path.is_file():
-            return OmegaConf.load(path)
-    options = group_options("eval")
-    raise UserError(f"eval={name} is not one of {', '.join(options)}{nearest(name, options)}.")
+    return OmegaConf.merge({"name": name}, OmegaConf.load(eval_file(name)))
 
 
 def refuse_references(recorded: Any) -> None:

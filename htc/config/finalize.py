@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigTypeError
 
 from htc.config.checks import check
-from htc.config.schema import Config, SemanticFusion, schema_keys
+from htc.config.schema import Config, SemanticFusion, schema_keys, stage_defaults
 from htc.errors import UserError
 
 
@@ -61,16 +60,6 @@ def derive(config: Config) -> None:
         config.backbone.weights = None
     if config.name is None:
         config.name = default_name(config)
-
-
-def stage_defaults(num_stages: int) -> dict[str, Any]:
-    """Return the defaults of the keys of ModelConfig that have one entry per stage."""
-    stages = range(num_stages)
-    return {
-        "stage_loss_weights": [0.5**t for t in stages],
-        "stage_ious": [round(0.5 + 0.1 * t, 6) for t in stages],
-        "stage_stds": [[round(s / (t + 1), 3) for s in (0.1, 0.1, 0.2, 0.2)] for t in stages],
-    }
 
 
 def default_name(config: Config) -> str:

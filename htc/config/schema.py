@@ -1,7 +1,7 @@
 """The typed schema of every key in conf/.
 
 `--help` and `--cfg` read this file, so nothing heavy is imported here. Every field is a key that a user may set; any
-other key is refused by name. A field states its range and whether it is part of the run's signature with `setting`.
+other key is refused by name. A field states its range and what it can change with `setting`.
 `htc.config.finalize` replaces null (`None`) where a value is derived from others.
 """
 
@@ -31,6 +31,24 @@ class Range:
     """Appended to the message about the excluded bound."""
 
 
+class Affects(Enum):
+    """What the value of a key can change. Only keys that affect training are part of a run's signature."""
+
+    training = "training"
+    """The trained weights."""
+    evaluation = "evaluation"
+    """The results of an evaluation, and not the weights."""
+    nothing = "nothing"
+    """Neither: logging, placement, names."""
+
+
+class PathKind(Enum):
+    """What a path is relative to."""
+
+    working_folder = "working_folder"
+    data_root = "data_root"
+
+
 def setting(
     default: Any = NO_DEFAULT,
     *,
@@ -39,8 +57,8 @@ def setting(
     high: float | None = None,
     excluded: float | None = None,
     remedy: str = "",
-    in_signature: bool = True,
-    omit_default: bool = False,
+    affects: Affects = Affects.training,
+    path: PathKind | None = None,
 ) -> Any:
     """Declare a key of the schema.
 
@@ -51,14 +69,13 @@ def setting(
         high: largest value allowed.
         excluded: a bound that must not be reached.
         remedy: what to do instead of setting the excluded value, appended to the message.
-        in_signature: False for a key that cannot change a result; for a node, it holds for all keys below it.
-        omit_default: True for a key that was added later and whose default changes no result: the default is left out
-            of the signature, so that earlier runs keep theirs.
+        affects: what the key can change; for a node, it holds for all keys below it.
+        path: how a value that is a path is brought to one form for the signature.
     """
     metadata = {
         "range": Range(low, high, excluded, remedy),
-        "in_signature": in_signature,
-        "omit_default": omit_default,
+        "affects": affects,
+        "path": path,
     }
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
@@ -161,7 +178,7 @@ class BackboneConfig:
     bn_mode: BnMode = BnMode.stored
     frozen_stages: int = setting(1, low=-1, high=4)
     """The stem and the first N stages (0..4) are not trained; -1 trains everything, the stem included."""
-    weights: str | None = "imagenet"
+    weights: str | None = setting("imagenet", path=PathKind.working_folder)
     """`imagenet` (torchvision's weights API), a file of a torchvision state dict, or null for random weights; not read
     where `checkpoint.file` provides the weights."""
     style: Style = Style.pytorch
@@ -242,9 +259,9 @@ class ModelConfig:
 class SplitConfig:
     """One split of a data set, with paths relative to `data.root`."""
 
-    images: str = MISSING
-    annotations: str = MISSING
-    stuff: str | None = None
+    images: str = setting(MISSING, path=PathKind.data_root)
+    annotations: str = setting(MISSING, path=PathKind.data_root)
+    stuff: str | None = setting(None, path=PathKind.data_root)
     """Folder of stuff maps (one PNG per image, same stem); null or a missing folder: none."""
     limit: int | None = setting(None, low=1)
     """Use only the first N annotated images, by id; null: all."""
@@ -260,7 +277,8 @@ class ShapesConfig:
     """Parameters of the built-in data. Any change makes another data set next to the old one."""
 
     train_images: int = setting(2000, low=1)
-    val_images: int = setting(200, low=1)
+    val_images: int = setting(200, low=1, affects=Affects.evaluation)
+    """Each image depends on the seed, the image size and its id alone, so the training images stay the same."""
     image_size: int = setting(128, low=64, high=1024)
     seed: int = setting(0, low=0)
 
@@ -270,9 +288,10 @@ class DataConfig:
     """The data set, and how its images reach the network."""
 
     name: str = MISSING
-    root: str = MISSING
+    root: str = setting(MISSING, path=PathKind.working_folder)
+    """Folder of the data; environment variables in it are resolved where the run starts."""
     train: SplitConfig = field(default_factory=lambda: coco_split("train2017"))
-    val: SplitConfig = field(default_factory=lambda: coco_split("val2017"))
+    val: SplitConfig = setting(factory=lambda: coco_split("val2017"), affects=Affects.evaluation)
     short_side: int = setting(800, low=1, high=2**14)
     long_side: int = setting(1333, low=1, high=2**14)
     flip: float = setting(0.5, low=0, high=1)
@@ -285,8 +304,8 @@ class DataConfig:
     semantic_source: SemanticSource = SemanticSource.auto
     semantic_classes: int = setting(183, low=1, high=255)
     """Semantic logits. COCO: 183 as in the reference; targets from instances alone use 1 + number of categories."""
-    workers: int = setting(2, low=0, in_signature=False)
-    on_bad_image: OnBadImage = setting(OnBadImage.error, in_signature=False)
+    workers: int = setting(2, low=0, affects=Affects.nothing)
+    on_bad_image: OnBadImage = setting(OnBadImage.error, affects=Affects.nothing)
     """`skip` replaces an unreadable training image by one that its seeded index determines, and counts it in the log.
     Not in the signature: a run that stopped at such an image continues with `skip`, and a run that meets none is the
     same with either."""
@@ -319,7 +338,7 @@ class ScheduleConfig:
     clip_norm: float | None = setting(None, low=0, excluded=0, remedy="; null switches clipping off")
     ema: float | None = setting(None, low=0, high=1, excluded=1, remedy="; null switches the average off")
     """Decay of a moving average of the weights, which is evaluated in their place; null: the weights themselves."""
-    eval_every: int | None = setting(None, low=1, in_signature=False)
+    eval_every: int | None = setting(None, low=1, affects=Affects.nothing)
     """Evaluate every N epochs (or iterations); null: once, at the end."""
 
 
@@ -327,6 +346,8 @@ class ScheduleConfig:
 class EvalConfig:
     """Inference settings of the evaluation."""
 
+    name: str = "default"
+    """Name of these settings, as each file of conf/eval sets it; results are in evaluations/NAME of the run."""
     score_threshold: float = setting(0.05, low=0, high=1)
     nms_iou: float = setting(0.5, low=0, high=1)
     max_detections: int = setting(100, low=1)
@@ -340,7 +361,7 @@ class EvalConfig:
 class CheckpointConfig:
     """Weights to start from. `checkpoint=FILE` is short for `checkpoint.file=FILE`."""
 
-    file: str | None = None
+    file: str | None = setting(None, path=PathKind.working_folder)
     """A checkpoint of this project, of MMDetection 2.x or 3.x, or torchvision's Mask R-CNN."""
     partial: bool = False
     """Load what matches by name and shape and leave the rest as initialised: fine-tuning with other classes."""
@@ -375,26 +396,37 @@ class Config:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: EvalConfig = setting(factory=EvalConfig, affects=Affects.evaluation)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    save: SaveConfig = setting(factory=SaveConfig, in_signature=False)
-    wandb: WandbConfig = setting(factory=WandbConfig, in_signature=False)
+    save: SaveConfig = setting(factory=SaveConfig, affects=Affects.nothing)
+    wandb: WandbConfig = setting(factory=WandbConfig, affects=Affects.nothing)
     seed: int = setting(0, low=0, high=2**31 - 1)
-    name: str | None = setting(None, in_signature=False)
+    name: str | None = setting(None, affects=Affects.nothing)
     """Name of the run; null: from the model, its switches, the backbone and the data."""
-    sweep: str = setting("single", in_signature=False)
-    """Name of the folder below `runs`, and of wandb's group."""
-    runs: str = setting("runs", in_signature=False)
-    force: bool = setting(False, in_signature=False)
+    sweep: str | None = setting(None, affects=Affects.nothing)
+    """Name of the sweep that selects the run, and of wandb's group; null: none."""
+    runs: str = setting("runs", affects=Affects.nothing)
+    """Folder of all runs."""
+    force: bool = setting(False, affects=Affects.nothing)
     """Run a finished configuration again, in a folder next to the old one."""
-    device: str = setting("auto", in_signature=False)
+    device: str = setting("auto", affects=Affects.nothing)
     precision: Precision = Precision.fp32
     channels_last: bool = False
     deterministic: bool = False
-    threads: int | None = setting(None, low=1, in_signature=False)
+    threads: int | None = setting(None, low=1, affects=Affects.nothing)
     """CPU threads of PyTorch; null: PyTorch's default."""
-    log_every: int = setting(20, low=1, in_signature=False)
-    progress: bool = setting(True, in_signature=False)
+    log_every: int = setting(20, low=1, affects=Affects.nothing)
+    progress: bool = setting(True, affects=Affects.nothing)
+
+
+def stage_defaults(num_stages: int) -> dict[str, Any]:
+    """Return the defaults of the keys of ModelConfig with one entry per stage."""
+    stages = range(num_stages)
+    return {
+        "stage_loss_weights": [0.5**t for t in stages],
+        "stage_ious": [round(0.5 + 0.1 * t, 6) for t in stages],
+        "stage_stds": [[round(s / (t + 1), 3) for s in (0.1, 0.1, 0.2, 0.2)] for t in stages],
+    }
 
 
 @cache

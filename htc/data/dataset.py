@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from htc.config.paths import expand_path
 from htc.config.schema import DataConfig, OnBadImage, SplitConfig
+from htc.config.signature import GENERATED_DATA
 from htc.data.coco.problems import refuse
 from htc.data.coco.reader import load_annotations
 from htc.data.image_reading import UnreadableImageError, read_image
@@ -225,6 +227,7 @@ def missing_files(folder: Path, names: list[str]) -> list[str]:
 
 def build_dataset(config: DataConfig, *, train: bool, semantic: bool) -> CocoDataset:
     """Return the training or validation split; generate the built-in data first if they do not exist yet."""
-    if config.name == "shapes":
+    config = replace(config, root=expand_path(config.root, "data.root"))
+    if config.name == GENERATED_DATA:
         config = ensure_shapes(config)
     return CocoDataset(config, config.train if train else config.val, train=train, semantic=semantic)

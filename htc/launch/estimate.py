@@ -9,10 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
 from htc.config.signature import value_at
 from htc.runs.folder import RunFolder
+from htc.runs.pool import run_names
 
 # Settings on which the time of a training step depends; the others hardly change it.
 COST_KEYS = (
@@ -33,8 +32,8 @@ class Throughput:
         """Seconds per image by COARSE_COST_KEYS."""
         self._images: dict[str, list[float]] = defaultdict(list)
         """Training images per epoch, by data set."""
-        for path in sorted(runs.glob("*/*/results.json")):
-            self._read(path.parent)
+        for name in sorted(run_names(runs)):
+            self._read(RunFolder(runs / name))
 
     def hours(self, config: Mapping[str, Any]) -> float | None:
         """Return the device hours of a run, summed over its devices; None if no similar run was measured."""
@@ -54,20 +53,19 @@ class Throughput:
             number = median(seen) if seen else None
         return None if number is None else float(schedule["epochs"] * number)
 
-    def _read(self, path: Path) -> None:
-        """Add the measurements of one run; a run whose files cannot be read is skipped."""
-        folder = RunFolder(path)
-        results = folder.read_results()
+    def _read(self, folder: RunFolder) -> None:
+        """Add the measurements of one run; a run that is not trained or cannot be read is skipped."""
+        if (training := folder.read().training) is None:
+            return
+        config = folder.read_config()
         try:
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            config = yaml.load(folder.config_file.read_text(encoding="utf-8"), Loader=loader)
-            images = results["iterations"] * config["schedule"]["batch_size"]
-            seconds = results["training_seconds"] * results.get("processes", 1) / images
+            images = (training.iterations or 0) * config["schedule"]["batch_size"]
+            seconds = (training.training_seconds or 0) * (training.processes or 1) / images
             self._exact[_cost_key(config)].append(seconds)
             self._coarse[_coarse_key(config)].append(seconds)
             if config["schedule"]["epochs"] is not None:
                 self._images[_data_key(config)].append(images / config["schedule"]["epochs"])
-        except (OSError, KeyError, TypeError, ZeroDivisionError, yaml.YAMLError):
+        except (KeyError, TypeError, ZeroDivisionError):
             return
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,12 +11,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from htc.config.folders import CONFIG_FOLDER
-from htc.config.schema import Config
 from htc.errors import UserError, nearest
 from htc.launch.estimate import Throughput
-from htc.launch.plan import plan, sweep_folder_of
+from htc.launch.plan import RequestedRun, plan
 from htc.launch.plan_report import dry_run_report
-from htc.launch.status.states import sweep_states
 from htc.launch.submit import launch
 from htc.launch.sweep import Composer
 
@@ -47,28 +44,29 @@ def launch_overrides(
         return composed
 
     configs = Composer(compose).configs(rows)
-    runs = list(zip(configs, [list(row) for row in rows], strict=True))
+    requests = [RequestedRun(config, list(row)) for config, row in zip(configs, rows, strict=True)]
     if options["dry_run"]:
-        print_plan(runs)
+        print_plan(requests)
         return
-    failed = launch(runs, launcher, options)
+    failed = launch(requests, launcher, options)
     if failed:
         print(f"{len(failed)} of {len(configs)} runs did not end well: {', '.join(failed[:5])}", file=sys.stderr)
         sys.exit(1)
 
 
-def print_plan(runs: Sequence[tuple[Config, list[str]]]) -> None:
-    """Print what a launch of these runs, given by configuration and overrides, would do and cost."""
-    folders = {sweep_folder_of(config) for config, _ in runs}
-    states = {folder: {state.name: state for state in sweep_states(folder)[0]} for folder in folders}
-    planned = plan(runs, states)
-    throughput = Throughput(Path(runs[0][0].runs))
-    estimates = [throughput.hours(each.row.config) for each in planned]
-    rows = [descriptive(each.row.overrides) for each in planned]
-    common = set(rows[0]).intersection(*rows[1:]) if len(rows) > 1 else set()
-    print(dry_run_report(planned, [[o for o in row if o not in common] for row in rows], estimates))
-    if common:
-        print("All with: " + " ".join(override for override in rows[0] if override in common))
+def print_plan(requests: Sequence[RequestedRun]) -> None:
+    """Print what a launch of these runs would do and cost."""
+    for pool in dict.fromkeys(request.pool for request in requests):
+        chosen = [request for request in requests if request.pool == pool]
+        planned = plan(pool, chosen)
+        throughput = Throughput(pool)
+        estimates = [throughput.hours(each.row.config) for each in planned]
+        rows = [descriptive(each.row.overrides) for each in planned]
+        common = set(rows[0]).intersection(*rows[1:]) if len(rows) > 1 else set()
+        shown = [[override for override in row if override not in common] for row in rows]
+        print(dry_run_report(planned, shown, estimates, len(chosen)))
+        if common:
+            print("All with: " + " ".join(override for override in rows[0] if override in common))
 
 
 def descriptive(overrides: Sequence[str]) -> list[str]:

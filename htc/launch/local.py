@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from htc.errors import UserError
-from htc.launch.locks import FileLock, is_held
 from htc.launch.submission import Submission
+from htc.runs.file_lock import FileLock, is_held
 from htc.runs.folder import RunFolder
 
 POLL_SECONDS = 0.1
@@ -76,7 +76,7 @@ class LocalManager:
             lock.release()
 
     def _start(self, index: int, show: bool) -> None:
-        folder = RunFolder(self.submission.path.parent.parent / self.submission.runs[index])
+        folder = RunFolder(self.submission.pool / self.submission.runs[index])
         if not self.submission.may_start(folder.read()):
             return
         gpus = [self.free_gpus.pop(0) for _ in range(self.gpus_per_run)] if self.free_gpus else []

@@ -1,4 +1,4 @@
-"""Submissions on disk: `runs/<sweep>/.launch/<submission>/`, next to the code that their jobs run.
+"""Submissions on disk: `runs/.sweeps/<sweep>/submissions/<submission>/`, next to the code that their jobs run.
 
 `submission.json` names the runs and their jobs, and is small because every status reads it. `rows.jsonl` holds the
 configurations of the runs, which only the jobs and a retry need.
@@ -18,11 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from htc.config.schema import EvalConfig
 from htc.runs.files import write_json
 from htc.runs.folder import now
+from htc.runs.pool import SWEEPS_FOLDER, is_run_name
 from htc.runs.record import Launch, Length, RunRecord
 
-LAUNCH_FOLDER = ".launch"
+SUBMISSIONS_FOLDER = "submissions"
 
 
 @dataclass
@@ -30,11 +32,13 @@ class Row:
     """One run of a submission."""
 
     folder: str
-    """Name of the run's folder below the sweep's."""
+    """Name of the run's folder."""
     config: dict[str, Any]
     """Configuration of the run, with the content of config.yaml."""
     overrides: list[str]
     """Arguments with which `python -m htc.run` starts this run."""
+    evaluation: str = EvalConfig.name
+    """Name of the evaluation that ends the run."""
 
 
 @dataclass
@@ -61,9 +65,19 @@ class Submission:
     """Folder of the submission; not written to submission.json."""
 
     @property
+    def pool(self) -> Path:
+        """Folder of all runs."""
+        return self.path.parents[3]
+
+    @property
+    def sweep(self) -> str:
+        """Name of the sweep that the runs were submitted for."""
+        return self.path.parents[1].name
+
+    @property
     def job_name(self) -> str:
         """Name of the jobs in Slurm. It is unique, so that the jobs are found even if their ids were never recorded."""
-        return re.sub(r"[^\w.-]+", "_", f"{self.path.parent.parent.name}-{self.id}")
+        return re.sub(r"[^\w.-]+", "_", f"{self.sweep}-{self.id}")
 
     @property
     def code_environment(self) -> dict[str, str]:
@@ -128,15 +142,9 @@ class Submission:
         """Read the submission of a folder. Raises OSError, ValueError or TypeError if it cannot be read."""
         record = json.loads((path / "submission.json").read_text(encoding="utf-8"))
         submission = cls(**record, path=path)
-        if not all(map(is_folder_name, submission.runs)) or not all(map(is_job_id, submission.jobs)):
+        if not all(map(is_run_name, submission.runs)) or not all(map(is_job_id, submission.jobs)):
             raise ValueError(f"{path} has a run or a job whose name is not valid")
         return submission
-
-
-def is_folder_name(name: Any) -> bool:
-    """Return whether a name can be that of a run's folder."""
-    # Other users may write these files, so a name must not lead out of the sweep's folder.
-    return isinstance(name, str) and "/" not in name and "\0" not in name and name not in ("", ".", "..", LAUNCH_FOLDER)
 
 
 def is_job_id(job: Any) -> bool:
@@ -147,35 +155,20 @@ def is_job_id(job: Any) -> bool:
 def new_submission_path(sweep_folder: Path) -> Path:
     """Return the path of a new submission's folder; the names sort by time."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    return sweep_folder / LAUNCH_FOLDER / f"{stamp}-{uuid.uuid4().hex[:6]}"
+    return sweep_folder / SUBMISSIONS_FOLDER / f"{stamp}-{uuid.uuid4().hex[:6]}"
 
 
-def read_submissions(sweep_folder: Path) -> list[Submission]:
-    """Return all submissions of a sweep, oldest first, without those that cannot be read."""
-    folder = sweep_folder / LAUNCH_FOLDER
+def read_submissions(pool: Path) -> list[Submission]:
+    """Return all submissions of a pool, oldest first, without those that cannot be read."""
     found = []
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return []
-    for name in names:
+    for path in pool.glob(f"{SWEEPS_FOLDER}/*/{SUBMISSIONS_FOLDER}/*"):
         try:
-            found.append(Submission.read(folder / name))
+            found.append(Submission.read(path))
         except (OSError, ValueError, TypeError):
             continue
-    return found
+    return sorted(found, key=lambda submission: submission.id)
 
 
 def code_folder(sweep_folder: Path) -> Path:
     """Return the folder that holds the copies of the code."""
-    return sweep_folder / LAUNCH_FOLDER / "code"
-
-
-def launch_lock(sweep_folder: Path) -> Path:
-    """Return the path of the lock that a process holds while it launches, cancels or retries runs of the sweep."""
-    return sweep_folder / LAUNCH_FOLDER / "lock"
-
-
-def supervisor_lock(sweep_folder: Path, run: str) -> Path:
-    """Return the path of the lock that a run's supervisor holds, and the run's process with it."""
-    return sweep_folder / LAUNCH_FOLDER / "locks" / f"{run}.lock"
+    return sweep_folder / "code"

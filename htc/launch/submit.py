@@ -1,35 +1,37 @@
-"""Launch a sweep: start the runs that are missing, and no others."""
+"""Launch runs: start those that are missing, and no others."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from htc.config.schema import Config
+from htc.config.signature import identity
 from htc.errors import UserError
 from htc.launch.code_snapshot import freeze_code
 from htc.launch.job.supervisor import RunJob
 from htc.launch.local import LocalManager
-from htc.launch.locks import locked
-from htc.launch.plan import plan, signature_of, sweep_folder_of
+from htc.launch.plan import LEAVE_STATES, PlannedRun, RequestedRun, plan
 from htc.launch.plan_report import launch_report
 from htc.launch.slurm import array_limit, minutes, submit_array
-from htc.launch.status.states import sweep_states
-from htc.launch.submission import Row, Submission, code_folder, launch_lock, new_submission_path
+from htc.launch.status.states import run_states
+from htc.launch.submission import Row, Submission, code_folder, new_submission_path
 from htc.launch.wait import wait_for_runs
+from htc.runs.file_lock import locked
 from htc.runs.folder import RunFolder
+from htc.runs.pool import SelectedRun, change_rows, launch_lock, signature_of, sweep_folder
 from htc.runs.record import RunRecord
 
 
-def launch(rows: Sequence[tuple[Config, list[str]]], launcher: str, options: Mapping[str, Any]) -> list[str]:
-    """Start the runs of the rows that are missing, and wait for them if the option `wait` is set.
+def launch(requests: Sequence[RequestedRun], launcher: str, options: Mapping[str, Any]) -> list[str]:
+    """Start the requested runs that are missing, and wait for them if the option `wait` is set.
 
     Args:
-        rows: Configuration and overrides of each run.
+        requests: What is asked for.
         launcher: `slurm` or `local`.
         options: The launcher's options, with the keys of conf/hydra/launcher.
 
@@ -40,25 +42,78 @@ def launch(rows: Sequence[tuple[Config, list[str]]], launcher: str, options: Map
         UserError: The runs cannot be started.
     """
     failed: list[str] = []
-    folders = list(dict.fromkeys(sweep_folder_of(config) for config, _ in rows))
-    for folder in folders:
-        chosen = [(config, overrides) for config, overrides in rows if sweep_folder_of(config) == folder]
-        with locked(launch_lock(folder), f"{folder} is being launched by another process: waiting."):
-            found, _ = sweep_states(folder, need_slurm=True)
-            states = {folder: {state.name: state for state in found}}
-            planned = plan(chosen, states)
-            missing = [each for each in planned if each.action != "leave"]
-            submissions = submit(folder, [each.row for each in missing], launcher, options) if missing else []
-        print(launch_report(folder, planned, submissions, len(chosen)), flush=True)
-        failed += wait_for_runs(folder, submissions, [each.row.folder for each in planned], options)
+    for pool in dict.fromkeys(request.pool for request in requests):
+        chosen = [request for request in requests if request.pool == pool]
+        with locked(launch_lock(pool), f"{pool} is being launched into by another process: waiting."):
+            planned = plan(pool, chosen, need_slurm=True)
+            record_rows(pool, planned)
+            submissions = submit_missing(pool, planned, launcher, options)
+        print(launch_report(planned, submissions, len(chosen)), flush=True)
+        rows = [SelectedRun(each.row.folder, evaluation=each.row.evaluation) for each in planned]
+        failed += wait_for_runs(pool, submissions, rows, options)
     return failed
 
 
-def submit(folder: Path, rows: list[Row], launcher: str, options: Mapping[str, Any]) -> list[Submission]:
+def record_rows(pool: Path, planned: Sequence[PlannedRun]) -> None:
+    """Add the rows to their sweeps.
+
+    A row replaces the one of the same label and arguments that was corrected, unless that one's run is done or under
+    way: it failed, or was never run. Raises UserError where a sweep's folder cannot be written.
+    """
+    by_sweep: dict[str, list[SelectedRun]] = defaultdict(list)
+    for each in planned:
+        for request in each.requests:
+            by_sweep[request.sweep].append(each.selected(request))
+
+    def change(existing: list[SelectedRun], added: list[SelectedRun]) -> list[SelectedRun]:
+        same = {(row.label, row.run, row.evaluation) for row in added}
+        corrected = {(row.label, *sorted(row.given)) for row in added if row.label is not None}
+        candidates = [
+            row
+            for row in existing
+            if (row.label, *sorted(row.given)) in corrected and (row.label, row.run, row.evaluation) not in same
+        ]
+        states, _ = run_states(pool, candidates)
+        outdated = [state.row for state in states if state.state not in (*LEAVE_STATES, "trained")]
+        dropped = {id(row) for row in outdated}
+        kept = [row for row in existing if (row.label, row.run, row.evaluation) not in same and id(row) not in dropped]
+        return kept + added
+
+    for sweep, rows in by_sweep.items():
+        change_rows(pool, sweep, lambda existing, rows=rows: change(existing, rows))  # type: ignore[misc]
+
+
+def submit_missing(
+    pool: Path, planned: Sequence[PlannedRun], launcher: str, options: Mapping[str, Any]
+) -> list[Submission]:
+    """Submit the runs of a plan that are to be started, by sweep and by the launcher options of their rows.
+
+    Args:
+        pool: Folder of all runs.
+        planned: Runs of the plan.
+        launcher: `slurm` or `local`.
+        options: The launcher's options; those of a row replace them.
+
+    Raises:
+        UserError: The launcher refuses the runs, or a file cannot be written.
+    """
+    groups: dict[str, list[PlannedRun]] = defaultdict(list)
+    for each in planned:
+        if each.action != "leave":
+            groups[repr((each.sweep, sorted(each.requests[0].launcher.items())))].append(each)
+    submissions = []
+    for group in groups.values():
+        of_rows = {**options, **group[0].requests[0].launcher}
+        submissions += submit(pool, group[0].sweep, [each.row for each in group], launcher, of_rows)
+    return submissions
+
+
+def submit(pool: Path, sweep: str, rows: list[Row], launcher: str, options: Mapping[str, Any]) -> list[Submission]:
     """Record the runs as queued, hand them to the launcher, and return the submissions: one per job array.
 
     Args:
-        folder: Folder of the sweep.
+        pool: Folder of all runs.
+        sweep: Name of the sweep.
         rows: Runs to start.
         launcher: `slurm` or `local`.
         options: The launcher's options, with the keys of conf/hydra/launcher.
@@ -72,13 +127,14 @@ def submit(folder: Path, rows: list[Row], launcher: str, options: Mapping[str, A
         settings["minutes"] = minutes(settings["time"])
         limit = array_limit()
     try:
+        folder = sweep_folder(pool, sweep)
         code = freeze_code(code_folder(folder))
         return [
             _submit(folder, rows[start : start + limit], launcher, settings, code)
             for start in range(0, len(rows), limit)
         ]
     except OSError as error:
-        place = error.filename or folder
+        place = error.filename or pool
         raise UserError(
             f"{place} could not be written ({error.strerror}): make room or make the folder writable, and launch again."
         ) from None
@@ -93,7 +149,7 @@ def _submit(folder: Path, rows: list[Row], launcher: str, options: dict[str, Any
     submission.write_rows(rows)
     # Written before the jobs are submitted, so that they are found by their name if this process dies in between.
     submission.write()
-    undo = [_queue(folder, submission, row) for row in rows]
+    undo = [_queue(submission, row) for row in rows]
     try:
         if launcher == "slurm":
             jobs = [RunJob(submission.path, index) for index in range(len(rows))]
@@ -112,18 +168,21 @@ def _submit(folder: Path, rows: list[Row], launcher: str, options: dict[str, Any
     return submission
 
 
-def _queue(folder: Path, submission: Submission, row: Row) -> Callable[[], None]:
+def _queue(submission: Submission, row: Row) -> Callable[[], None]:
     """Record a run as queued, and return a function that undoes this."""
-    run = RunFolder(folder / row.folder)
+    run = RunFolder(submission.pool / row.folder)
     existed, before = run.path.is_dir(), run.read(strict=True)
     launch = submission.launch_record(row)
     if before.launch is not None:
         launch.failures = before.launch.failures
-    queued = replace(before, status="queued", error=None, end=None, launch=launch)
+    queued = replace(before, error=None, launch=launch)
+    if before.status != "done":
+        # A trained run, which is only evaluated, stays done.
+        queued = replace(queued, status="queued", end=None)
     if not before.start:
         # A run writes its identity when it starts. Until then, tables and status read it from here.
-        signature = signature_of(row.folder)
-        queued = replace(queued, name=row.config["name"], sweep=row.config["sweep"], signature=signature)
+        signature, settings = signature_of(row.folder), identity(row.config)
+        queued = replace(queued, name=row.config["name"], signature=signature, identity=settings)
     run.path.mkdir(parents=True, exist_ok=True)
     run.write(queued)
 

@@ -13,9 +13,10 @@ from typing import Any
 from htc.errors import UserError
 from htc.launch.local import LocalManager, start_manager
 from htc.launch.status.outcome import error_lines
-from htc.launch.status.states import RunState, sweep_states
+from htc.launch.status.states import RunState, run_states
 from htc.launch.submission import Submission
 from htc.runs.folder import RunFolder
+from htc.runs.pool import SelectedRun
 from htc.runs.results import ap_summary
 
 POLL_SECONDS = 3.0
@@ -24,14 +25,14 @@ SLURM_SILENCE_SECONDS = 600.0
 
 
 def wait_for_runs(
-    folder: Path, submissions: Sequence[Submission], runs: Sequence[str], options: Mapping[str, Any]
+    pool: Path, submissions: Sequence[Submission], rows: Sequence[SelectedRun], options: Mapping[str, Any]
 ) -> list[str]:
     """Wait until the runs have ended if the option `wait` is set; else leave them to Slurm or to the background.
 
     Args:
-        folder: Folder of the sweep.
+        pool: Folder of all runs.
         submissions: What this launch submitted. Those of the local launcher are worked on here.
-        runs: Names of all runs to report, including those that were under way already.
+        rows: All runs to report, including those that were under way already.
         options: The launcher's options.
 
     Returns:
@@ -41,7 +42,7 @@ def wait_for_runs(
         UserError: Slurm does not answer for ten minutes.
     """
     local = [submission for submission in submissions if submission.launcher == "local"]
-    reporter = RunReporter(folder, runs)
+    reporter = RunReporter(pool, rows)
     if not options["wait"]:
         for submission in local:
             start_manager(submission)
@@ -53,6 +54,18 @@ def wait_for_runs(
             print("stopped: the same command goes on from here.", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
     # Runs on Slurm, and runs that were under way already.
+    return _watch(reporter)
+
+
+def wait_for_rows(pool: Path, rows: Sequence[SelectedRun]) -> list[str]:
+    """Wait until runs that others work on have ended; return the names of those that are not done.
+
+    Raises UserError where Slurm does not answer for ten minutes.
+    """
+    return _watch(RunReporter(pool, rows))
+
+
+def _watch(reporter: RunReporter) -> list[str]:
     silent_since = None
     while True:
         try:
@@ -67,10 +80,10 @@ def wait_for_runs(
 
 
 class RunReporter:
-    """Reports on standard error what has changed in a sweep since the last report."""
+    """Reports on standard error what has changed in the states of runs since the last report."""
 
-    def __init__(self, folder: Path, runs: Sequence[str]) -> None:
-        self.folder, self.runs = folder, set(runs)
+    def __init__(self, pool: Path, rows: Sequence[SelectedRun]) -> None:
+        self.pool, self.rows = pool, rows
         self.failed: list[str] = []
         """Names of the runs that ended without a result."""
         self._reported: dict[str, str] = {}
@@ -85,8 +98,7 @@ class RunReporter:
         return self._report()
 
     def _report(self, only: str | None = None) -> bool:
-        found, _ = sweep_states(self.folder, need_slurm=True)
-        states = [state for state in found if state.name in self.runs]
+        states, _ = run_states(self.pool, self.rows, need_slurm=True)
         for state in states:
             is_over = not state.is_live and (only is None or state.name == only)
             if is_over and self._reported.get(state.name) != state.state:
@@ -96,16 +108,13 @@ class RunReporter:
         counts = ", ".join(f"{number} {name}" for name, number in sorted(numbers.items()))
         if counts != self._last_counts and len(states) > 1:
             self._last_counts = counts
-            print(f"{self.folder.name}: {counts}", file=sys.stderr, flush=True)
+            print(f"{self.pool}: {counts}", file=sys.stderr, flush=True)
         return any(state.is_live for state in states)
 
     def _report_end(self, state: RunState) -> None:
         if state.state == "done":
-            print(
-                f"{state.folder}: done, {ap_summary(RunFolder(state.folder).read_results())}",
-                file=sys.stderr,
-                flush=True,
-            )
+            results = RunFolder(state.folder).read_results(state.row.evaluation if state.row else None)
+            print(f"{state.folder}: done, {ap_summary(results)}", file=sys.stderr, flush=True)
             return
         self.failed.append(state.name)
         lines = "".join(f"\n    {line}" for line in error_lines(state)) if state.state == "failed" else ""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from htc.checkpoint.matching import compare
 from htc.checkpoint.safe_loading import load_tensors
+from htc.config.paths import expand_path
 from htc.config.schema import BackboneConfig
 from htc.errors import UserError
 
@@ -20,7 +21,7 @@ def load_body(body: nn.Module, config: BackboneConfig) -> None:
     Raises UserError if the weights cannot be downloaded or read, or do not fit the body.
     """
     assert config.weights is not None
-    state = _imagenet_weights(config) if config.weights == "imagenet" else _read_weights(Path(config.weights))
+    state = _imagenet_weights(config) if config.weights == "imagenet" else _read_weights(config.weights)
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     # A classifier has no offsets of deformable convolutions; they keep their initial zeros.
     body_state = {key: value for key, value in body.state_dict().items() if "conv_offset" not in key}
@@ -52,7 +53,8 @@ def _imagenet_weights(config: BackboneConfig) -> Mapping[str, Tensor]:
         ) from None
 
 
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
+def _read_weights(name: str) -> Mapping[str, Tensor]:
+    path = Path(expand_path(name, "backbone.weights"))
     if not path.is_file():
         raise UserError(f"backbone.weights={path} is not a file: give a torchvision state dict, imagenet or null.")
     state = load_tensors(path, "backbone.weights")

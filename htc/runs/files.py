@@ -72,3 +72,12 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(plain_json(value), indent=2, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file; an empty dict where the file is missing or holds none. Raises OSError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -19,14 +19,16 @@ from typing import Any
 import yaml
 
 import htc
-from htc.config.schema import Config
-from htc.config.signature import signature, to_plain
+from htc.config.evaluation import evaluated_data
+from htc.config.schema import Config, EvalConfig
+from htc.config.signature import identity, signature, to_plain
 from htc.errors import UserError
-from htc.runs.files import atomic_path, atomic_write, plain_json, remove_unfinished, write_json
-from htc.runs.json_values import number
+from htc.runs.evaluations import EVALUATIONS_FOLDER, EvaluationFolder, evaluation_folder, evaluation_names
+from htc.runs.files import atomic_path, atomic_write, plain_json, read_object, remove_unfinished, write_json
+from htc.runs.json_values import mapping, number
 from htc.runs.logs import send_logs
 from htc.runs.provenance import git_facts, slurm_job_id, versions
-from htc.runs.record import STATUSES, Resume, RunRecord
+from htc.runs.record import STATUSES, Resume, RunRecord, SplitFingerprint
 from htc.runs.redaction import redact, redact_command
 
 logger = logging.getLogger(__name__)
@@ -40,10 +42,9 @@ class RunFolder:
         self.config_file = self.path / "config.yaml"
         self.run_file = self.path / "run.json"
         self.metrics_file = self.path / "metrics.jsonl"
-        self.results_file = self.path / "results.json"
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoints"
-        self.predictions = self.path / "predictions"
+        self.evaluations = self.path / EVALUATIONS_FOLDER
 
     def read(self, *, strict: bool = False) -> RunRecord:
         """Return the content of run.json; an empty record where the file is missing or damaged.
@@ -52,7 +53,7 @@ class RunFolder:
         a caller that acts on the content passes `strict`, and gets a UserError.
         """
         try:
-            return RunRecord.from_json(_read_object(self.run_file))
+            return RunRecord.from_json(read_object(self.run_file))
         except OSError as error:
             if not strict:
                 return RunRecord()
@@ -72,10 +73,37 @@ class RunFolder:
         """
         self.write(replace(self.read(strict=True), **changes))
 
+    def read_config(self) -> dict[str, Any]:
+        """Return the content of config.yaml; an empty dict where the file is missing or damaged."""
+        try:
+            text = self.config_file.read_text(encoding="utf-8")
+            return mapping(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            return {}
+
     @property
-    def done(self) -> bool:
-        """Whether the run is done and has its results. Raises UserError where run.json cannot be read."""
-        return self.read(strict=True).status == "done" and self.results_file.is_file()
+    def trained(self) -> bool:
+        """Whether the training has ended and was evaluated. Raises UserError where run.json cannot be read."""
+        return self.read(strict=True).status == "done"
+
+    def evaluation(self, name: str) -> EvaluationFolder:
+        """Return the folder of an evaluation."""
+        return evaluation_folder(self.path, name)
+
+    def has_results(self, evaluation: str | None = None) -> bool:
+        """Return whether the run has the results of an evaluation; of any evaluation, if none is named."""
+        if evaluation is not None:
+            return self.evaluation(evaluation).complete
+        return bool(evaluation_names(self.path))
+
+    def read_results(self, evaluation: str | None = None) -> dict[str, Any]:
+        """Return the results of an evaluation; an empty dict where there are none.
+
+        evaluation: name of the evaluation; None for that of the default settings, or else the first one.
+        """
+        names = evaluation_names(self.path) if evaluation is None else [evaluation]
+        chosen = next((name for name in names if name == EvalConfig.name), names[0] if names else None)
+        return {} if chosen is None else self.evaluation(chosen).read()
 
     def start(
         self,
@@ -86,6 +114,7 @@ class RunFolder:
         step: int = 0,
         length: int | None = None,
         keep_evaluation: bool = True,
+        data: Mapping[str, SplitFingerprint] | None = None,
     ) -> None:
         """Record that the run starts, or continues after `step` iterations.
 
@@ -99,6 +128,7 @@ class RunFolder:
             step: iterations at that checkpoint.
             length: bytes of metrics.jsonl at that checkpoint; see `rewind`.
             keep_evaluation: whether an evaluation at `step` is kept; see `rewind`.
+            data: fingerprints of the splits `train` and `val`.
 
         Raises:
             UserError: where run.json cannot be read.
@@ -106,7 +136,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         before = self.read(strict=True)
-        for folder in (self.path, self.predictions):
+        for folder in (self.path, *self.evaluations.glob("*")):
             remove_unfinished(folder)
         job = slurm_job_id()
         jobs = before.slurm_job_ids
@@ -118,6 +148,11 @@ class RunFolder:
             self.metrics_file.unlink(missing_ok=True)
         if not (resume and before.start):
             before = self._identify(before, command, config)
+        before = replace(
+            before,
+            data={**(data or {}), **(before.data if resume else {})},
+            evaluated_data=evaluated_data(to_plain(config)),
+        )
         jobs = [*jobs, job] if job and job not in jobs else jobs
         self.write(replace(before, status="running", slurm_job_ids=jobs, end=None, error=None, resumes=resumes))
 
@@ -131,8 +166,8 @@ class RunFolder:
         return replace(
             record,
             name=config.name,
-            sweep=config.sweep,
             signature=signature(config),
+            identity=identity(to_plain(config)),
             command=redact_command(command),
             git=git_facts(Path(htc.__file__).parent),
             versions=versions(),
@@ -147,6 +182,13 @@ class RunFolder:
             raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
         ended = status in ("preempted", "failed", "done")
         self.update(status=status, end=now() if ended else None, error=None if error is None else redact(error))
+
+    def fail(self, error: str) -> None:
+        """Record why the run failed. A trained run stays done: only one of its evaluations failed."""
+        if self.read(strict=True).status == "done":
+            self.update(error=redact(error))
+        else:
+            self.set_status("failed", error)
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append one complete line to metrics.jsonl; numbers that are not finite become null."""
@@ -197,17 +239,6 @@ class RunFolder:
         """Return whether metrics.jsonl has an evaluation at a step."""
         return any(line.get("kind") == "eval" and line.get("step") == step for line in self.read_metrics())
 
-    def read_results(self) -> dict[str, Any]:
-        """Return the content of results.json; an empty dict where the file is missing or damaged."""
-        try:
-            return _read_object(self.results_file)
-        except OSError:
-            return {}
-
-    def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write results.json, atomically."""
-        write_json(self.results_file, dict(results))
-
     def setup_logging(self, *, main: bool = True) -> None:
         """Send the package's log to log.txt and the terminal; processes other than the main one show only warnings."""
         if main:
@@ -215,24 +246,33 @@ class RunFolder:
         send_logs(self.log_file if main else None)
 
 
-def find_folder(config: Config) -> tuple[Path, bool]:
-    """Return the folder of a configuration, and whether its run is done.
+def find_folder(config: Config, names: Sequence[str] | None = None) -> Path:
+    """Return the folder of a configuration's run, which need not exist yet.
 
-    A folder with the same signature is the same run, also under another name. With `config.force`, a finished run keeps
-    its folder and the run gets another one next to it, the first of `-r2`, `-r3`, ... that is not done: a forced run
+    A folder with the same signature is the same run, also under another name. With `config.force`, a trained run keeps
+    its folder and the run gets another one next to it, the first of `-r2`, `-r3`, ... that is not trained: a forced run
     that was interrupted continues where it was. Raises UserError where a run.json cannot be read.
+
+    Args:
+        config: the configuration.
+        names: the folders in `runs` that have its signature; None: they are looked for.
     """
-    parent = Path(config.runs) / config.sweep
+    pool = Path(config.runs)
     run_signature = signature(config)
     own = folder_name(config, run_signature)
-    path = _existing(parent, own, run_signature) or parent / own
-    done = RunFolder(path).done
-    if not (config.force and done):
-        return path, done
+    if names is None:
+        names = [path.name for path in pool.glob(f"*-{run_signature}") if path.is_dir()]
+    existing = sorted(name for name in names if name.endswith(run_signature))
+    name = own
+    if existing and own not in existing:
+        name = next((each for each in existing if RunFolder(pool / each).trained), existing[0])
+    path = pool / name
+    if not (config.force and RunFolder(path).trained):
+        return path
     attempt = 2
-    while RunFolder(forced := path.with_name(f"{path.name}-r{attempt}")).done:
+    while RunFolder(forced := path.with_name(f"{path.name}-r{attempt}")).trained:
         attempt += 1
-    return forced, False
+    return forced
 
 
 def folder_name(config: Config, run_signature: str) -> str:
@@ -245,12 +285,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _existing(parent: Path, own: str, run_signature: str) -> Path | None:
-    """Return the folder with this signature: the one named `own` if it exists, else one that is done, else any."""
-    found = sorted(path for path in parent.glob(f"*-{run_signature}") if path.is_dir())
-    return min(found, key=lambda path: (path.name != own, not RunFolder(path).done), default=None)
-
-
 def _complete_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield each line that is a JSON object: its bytes, with a line end, and the object."""
     for line in content.splitlines():
@@ -260,12 +294,3 @@ def _complete_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
             continue
         if isinstance(metrics, dict):
             yield line + b"\n", metrics
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file; an empty dict where the file is missing or holds none. Raises OSError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

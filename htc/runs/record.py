@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from htc.runs.json_values import items, mapping, text, whole_number
+from htc.runs.json_values import items, mapping, number, text, whole_number
 
 STATUSES = ("queued", "running", "preempted", "failed", "done")
 
@@ -100,11 +100,65 @@ class Launch:
 
 
 @dataclass
+class SplitFingerprint:
+    """The content of one split of a data set."""
+
+    annotations: str | None = None
+    """SHA-256 of the annotation file."""
+    images: int | None = None
+    """Number of images that are used."""
+    files: str | None = None
+    """Hash of the names and sizes of at most 1,000 of the image files, evenly spaced."""
+    stuff: str | None = None
+    """The same for the stuff maps; None where they are not used."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> SplitFingerprint | None:
+        if not isinstance(value, dict):
+            return None
+        return cls(
+            text(value.get("annotations")), whole_number(value.get("images")), text(value.get("files")),
+            text(value.get("stuff")),
+        )  # fmt: skip
+
+    def difference(self, other: SplitFingerprint) -> str | None:
+        """Return what differs from another content, in words; None where they are equal as far as is known."""
+        for name, words in (
+            ("annotations", "the annotation file"),
+            ("images", "the number of images"),
+            ("files", "the image files"),
+            ("stuff", "the stuff maps"),
+        ):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours is not None and theirs is not None and ours != theirs:
+                return words
+        return None
+
+
+@dataclass
+class Training:
+    """What the training of a run took; None for values that are not known."""
+
+    parameters: int | None = None
+    training_seconds: float | None = None
+    iterations: int | None = None
+    processes: int | None = None
+    peak_memory_mb: float | None = None
+    overflows: int | None = None
+    """Steps that fp16 skipped."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> Training | None:
+        if not isinstance(value, dict):
+            return None
+        return cls(**{item.name: number(value.get(item.name)) for item in fields(cls)})  # type: ignore[arg-type]
+
+
+@dataclass
 class RunRecord:
     """The content of run.json; None stands for a value that is not known, or not known yet."""
 
     name: str | None = None
-    sweep: str | None = None
     signature: str | None = None
     status: str | None = None
     """One of STATUSES."""
@@ -119,6 +173,14 @@ class RunRecord:
     versions: dict[str, Any] = field(default_factory=dict)
     git: dict[str, Any] | None = None
     slurm_job_ids: list[Any] = field(default_factory=list)
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What the signature is a hash of: by dotted key, the settings that differ from the defaults."""
+    data: dict[str, SplitFingerprint] = field(default_factory=dict)
+    """Content of the splits `train` and `val`."""
+    evaluated_data: dict[str, Any] = field(default_factory=dict)
+    """The settings that name the data of the run's own evaluations, by dotted key."""
+    training: Training | None = None
+    """What the training took; None until it has ended."""
     resumes: list[Resume] = field(default_factory=list)
     launch: Launch | None = None
     other: dict[str, Any] = field(default_factory=dict)
@@ -127,7 +189,7 @@ class RunRecord:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
         """Return the record that a JSON object holds."""
-        words = ("name", "sweep", "signature", "status", "error", "start", "end", "command", "host")
+        words = ("name", "signature", "status", "error", "start", "end", "command", "host")
         known = {item.name for item in fields(cls)} - {"other"}
         git = content.get("git")
         return cls(
@@ -136,6 +198,14 @@ class RunRecord:
             versions=mapping(content.get("versions")),
             git=git if isinstance(git, dict) else None,
             slurm_job_ids=items(content.get("slurm_job_ids")),
+            identity=mapping(content.get("identity")),
+            data={
+                split: found
+                for split, value in mapping(content.get("data")).items()
+                if (found := SplitFingerprint.from_json(value)) is not None
+            },
+            evaluated_data=mapping(content.get("evaluated_data")),
+            training=Training.from_json(content.get("training")),
             resumes=[Resume.from_json(each) for each in items(content.get("resumes"))],
             launch=Launch.from_json(content.get("launch")),
             other={key: value for key, value in content.items() if key not in known},

@@ -165,7 +165,7 @@ def row_number(step: int, kind: str) -> int:
 def run_id(config: Config, folder: Path) -> str:
     """Return wandb's id of a run. It stays the same when the run is resumed; a forced repetition has another one."""
     repetition = re.search(r"-r\d+$", folder.name)
-    name = f"{config.sweep}-{signature(config)}{repetition.group() if repetition else ''}"
+    name = f"{config.sweep or config.name}-{signature(config)}{repetition.group() if repetition else ''}"
     # wandb accepts at most 128 characters; the end of the name distinguishes runs.
     return re.sub(r"[^\w-]+", "_", name)[-128:]
 

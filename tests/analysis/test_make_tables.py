@@ -13,8 +13,11 @@ import pytest
 
 from analysis.make_tables import main
 from htc.config.schema import BnMode, Config, Norm, Precision, RPNConfig, SemanticFusion
+from htc.runs.evaluations import evaluation_folder
 from tests.helpers.command import clean_environment, command, run_code
 from tests.helpers.run_folders import ON, WriteRun
+
+RESULTS = "evaluations/default/results.json"
 
 
 def tables(runs: Path, *arguments: str) -> tuple[Path, list[dict[str, str]], list[dict[str, str]]]:
@@ -93,7 +96,7 @@ def test_without_finished_runs_only_published_rows_are_shown_with_a_remark(
     printed = capsys.readouterr().out
     assert printed.count("There is no finished run below") == 2
     assert "| Mask R-CNN         | ResNet-50-FPN   | COCO | test-dev |" in printed
-    assert "Not finished, queued: `components/htc-" in printed
+    assert "Not finished, queued: `htc-" in printed
 
 
 def test_seeds_are_averaged_with_sample_deviation(
@@ -132,10 +135,13 @@ def test_rows_of_different_methods_show_the_settings_in_which_they_differ_too(ru
     write_run(change=lambda config: setattr(config.model, "rois_per_image", 128), name="cascade_mask_rcnn")
     _, comparison, _ = tables(runs)
     assert [row["method"] for row in comparison] == [
-        "Mask R-CNN (eval.score_threshold=0.001, precision=fp32)",
-        "Cascade Mask R-CNN (eval.score_threshold=0.05, model.rois_per_image=128, precision=fp32)",
-        "HTC 2 stages (eval.score_threshold=0.05, precision=bf16)",
+        "Mask R-CNN",
+        "Cascade Mask R-CNN (model.rois_per_image=128, precision=fp32)",
+        "HTC 2 stages (precision=bf16)",
     ]
+    blocks = [row["block"] for row in comparison]
+    assert blocks[1] == blocks[2] != blocks[0], "results of different evaluations are never in one block"
+    assert "eval.score_threshold=0.001" in blocks[0]
 
 
 def test_backbone_column_shows_what_differs_from_the_network_of_the_paper(runs: Path, write_run: WriteRun) -> None:
@@ -197,7 +203,7 @@ def test_data_sets_and_published_rows_never_share_a_block(
 ) -> None:
     write_run(**ON)
     write_run(data={"name": "coco"}, images=5000, **ON)
-    write_run(data={"name": "coco"}, images=100, change=lambda config: setattr(config.eval, "limit", 100), **ON)
+    write_run(data={"name": "coco"}, images=100, seed=1, change=lambda config: setattr(config.eval, "limit", 100), **ON)
     _, rows, _ = tables(runs)
     blocks = ["Ours: COCO (100 images) val2017", "Ours: COCO val2017", "Ours: shapes val2017"]
     assert [row["block"] for row in rows] == blocks
@@ -213,7 +219,7 @@ def test_unfinished_runs_are_listed_with_their_status_and_not_averaged(
     (failed / "config.yaml").unlink()
     _, rows, _ = tables(runs)
     assert [row["seeds"] for row in rows] == ["1"]
-    assert f"Not finished, failed: `components/{failed.name}`." in capsys.readouterr().out
+    assert f"Not finished, failed: `{failed.name}`." in capsys.readouterr().out
 
 
 def test_newest_run_of_a_repeated_seed_is_used_and_a_remark_names_it(
@@ -223,9 +229,9 @@ def test_newest_run_of_a_repeated_seed_is_used_and_a_remark_names_it(
     newest = write_run(mask_ap=0.30, end="2025-01-03T09:00:00+08:00", suffix="-r2", **ON)
     write_run(mask_ap=0.10, end="2025-01-01T00:00:00Z", **ON)
     _, (row,), _ = tables(runs)
-    assert (row["mask_AP_mean"], row["source"]) == ("30.0", f"components/{newest.name}")
+    assert (row["mask_AP_mean"], row["source"]) == ("30.0", newest.name)
     printed = capsys.readouterr().out
-    assert f"the newest, `components/{newest.name}`, is used" in printed
+    assert f"the newest, `{newest.name}`, is used" in printed
 
 
 def test_fps_of_different_conditions_is_not_averaged(
@@ -262,11 +268,10 @@ def test_sweep_selects_runs_and_an_unknown_sweep_is_refused(
         ("config.yaml", b"model: {name: ht"),
         ("config.yaml", b"just words"),
         ("config.yaml", None),
-        ("results.json", b""),
-        ("results.json", None),
-        ("results.json", b'{"bbox": {"AP": 0.3}}'),
-        ("results.json", b'{"bbox": {"AP": "high"}, "segm": {}}'),
-        ("results.json", b'{"bbox": {"AP": 36.9}, "segm": {}}'),
+        (RESULTS, b""),
+        (RESULTS, b'{"bbox": {"AP": 0.3}}'),
+        (RESULTS, b'{"bbox": {"AP": "high"}, "segm": {}}'),
+        (RESULTS, b'{"bbox": {"AP": 36.9}, "segm": {}}'),
     ],
 )
 def test_damaged_or_foreign_file_is_skipped_by_name_and_other_runs_are_kept(
@@ -280,6 +285,73 @@ def test_damaged_or_foreign_file_is_skipped_by_name_and_other_runs_are_kept(
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
     assert str(broken / file) in errors
+
+
+def test_tables_show_one_evaluation_and_never_mix_two(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = write_run(seed=0, mask_ap=0.3, **ON)
+    paper = json.loads((both / RESULTS).read_text())
+    paper["segm"]["AP"], paper["settings"]["eval.score_threshold"] = 0.32, 0.001
+    evaluation_folder(both, "paper").write(paper)
+    only_default = write_run(seed=1, mask_ap=0.5, **ON)
+    _, (row,), _ = tables(runs)
+    assert (row["mask_AP_mean"], row["seeds"]) == ("40.0", "2")
+    capsys.readouterr()
+    _, (row,), _ = tables(runs, "eval=paper")
+    assert (row["mask_AP_mean"], row["seeds"]) == ("32.0", "1")
+    assert f"python -m htc.evaluate run={only_default} eval=paper" in capsys.readouterr().err
+    assert main([f"runs={runs}", "eval=papr"]) == 2
+    assert "no run below" in (error := capsys.readouterr().err) and "default, paper" in error
+
+
+def test_without_the_default_evaluation_the_only_one_is_shown_and_of_several_one_must_be_chosen(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_run(evaluation="paper", mask_ap=0.3, **ON)
+    _, (row,), _ = tables(runs)
+    assert row["mask_AP_mean"] == "30.0"
+    evaluation_folder(first, "strict").write({})
+    assert main([f"runs={runs}"]) == 2
+    assert "the runs have the evaluations paper, strict: choose one, as in eval=paper." in capsys.readouterr().err
+
+
+def test_same_data_at_another_place_are_one_data_set_and_other_data_at_the_same_place_are_not(
+    runs: Path, write_run: WriteRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = ({"train": {"annotations": digest * 8, "images": 9}} for digest in ("a", "b"))
+    write_run(seed=0, data={"name": "coco", "root": "/a"}, content=ours, **ON)
+    write_run(seed=1, data={"name": "coco", "root": "/b"}, content=ours, **ON)
+    _, (row,), _ = tables(runs)
+    assert row["seeds"] == "2"
+    changed = write_run(seed=2, data={"name": "coco", "root": "/b"}, content=theirs, **ON)
+    _, rows, _ = tables(runs)
+    assert sorted(row["seeds"] for row in rows) == ["1", "2"]
+    printed = capsys.readouterr().out
+    assert "Not averaged: the data at data.root=/b had other content" in printed and changed.name in printed
+
+
+@pytest.mark.parametrize(
+    ("of_seeds", "remark"),
+    [
+        ([("a" * 40, False), ("a" * 40, False)], False),
+        ([("a" * 40, False), ("b" * 40, False)], True),
+        ([("a" * 40, True), ("a" * 40, True)], True),
+        ([("a" * 40, False), (None, None)], True),
+    ],
+)
+def test_seeds_of_different_code_are_averaged_with_a_remark(
+    runs: Path,
+    write_run: WriteRun,
+    capsys: pytest.CaptureFixture[str],
+    of_seeds: list[tuple[str | None, bool | None]],
+    remark: bool,
+) -> None:
+    for seed, (commit, dirty) in enumerate(of_seeds):
+        write_run(seed=seed, git={"commit": commit, "dirty": dirty, "diff": ""}, **ON)
+    _, (row,), _ = tables(runs)
+    assert row["seeds"] == "2"
+    assert ("Averaged although the code may differ between the seeds" in capsys.readouterr().out) is remark
 
 
 def test_order_does_not_depend_on_the_order_of_folders(runs: Path, write_run: WriteRun) -> None:
@@ -298,11 +370,11 @@ def test_order_does_not_depend_on_the_order_of_folders(runs: Path, write_run: Wr
     ]
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     moved = runs / "another"
-    shutil.move(runs / "components", moved)
-    for record in moved.glob("*/run.json"):
-        assert json.loads(record.read_text())["sweep"] == "components"
+    shutil.move(runs, runs.with_name("pool"))
+    runs.mkdir()
+    shutil.move(runs.with_name("pool"), moved)
     tables(runs)
-    after = {path.name: path.read_bytes().replace(b"another/", b"components/") for path in out.iterdir()}
+    after = {path.name: path.read_bytes().replace(b"another/", b"") for path in out.iterdir()}
     assert after == before
 
 
@@ -324,7 +396,7 @@ def test_latex_has_one_cell_per_column_and_nothing_unescaped(runs: Path, write_r
         body = printed.split(r"\toprule")[1].split(r"\bottomrule")[0]
         rows = [line for line in body.splitlines() if line.strip().endswith(r"\\") and "multicolumn" not in line]
         assert len(rows) > 2 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(alignment) - 1}
-        assert text.count("% runs: components/htc-") == 2
+        assert text.count("% runs: htc-") == 2
         if shutil.which("pdflatex"):
             packages = r"\documentclass{article}\usepackage{booktabs,amssymb,graphicx}"
             document = rf"{packages}\begin{{document}}{text}\end{{document}}"

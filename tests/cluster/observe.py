@@ -63,4 +63,6 @@ def assert_twins(disturbed: Path, undisturbed: Path) -> None:
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     for name in ("bbox.json", "segm.json"):
-        assert (disturbed / "predictions" / name).read_bytes() == (undisturbed / "predictions" / name).read_bytes()
+        assert (disturbed / "evaluations" / "default" / name).read_bytes() == (
+            undisturbed / "evaluations" / "default" / name
+        ).read_bytes()

@@ -30,7 +30,7 @@ TWO_NODES = ["hydra/launcher=slurm", "launcher.gpus_per_node=1", "launcher.nodes
 
 
 def only_run(runs: Path) -> Path:
-    (folder,) = [path for path in (runs / "single").iterdir() if not path.name.startswith(".")]
+    (folder,) = [path for path in runs.iterdir() if not path.name.startswith(".")]
     return folder
 
 
@@ -78,7 +78,7 @@ def test_two_nodes_train_one_run_through_a_kill_and_equal_torchrun_and_a_single_
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: record(folder).get("status") == "done", "the run done")
     assert len(record(folder)["resumes"]) == 1
-    status = json.loads(command("htc.status", "single", f"runs={tmp_path}", "--json").stdout)
+    status = json.loads(command("htc.status", "unnamed", f"runs={tmp_path}", "--json").stdout)
     assert [row["state"] for row in status] == ["done"]
     assert_twins(folder, by_torchrun)
     # Two processes sum the losses and gradients in another order, so the rounding differs.

@@ -205,7 +205,7 @@ def test_a_run_longer_than_the_time_limit_resumes_in_the_same_job(
         "launcher.signal_before=25",
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
-    (folder,) = [path for path in (tmp_path / "single").iterdir() if not path.name.startswith(".")]
+    (folder,) = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
     wait_until(lambda: record(folder).get("resumes"), "the run to resume")
     assert len(record(folder)["slurm_job_ids"]) == 1
     assert record(folder)["resumes"][0]["step"] > 0
@@ -219,9 +219,9 @@ def test_a_preemption_by_sigterm_queues_the_run_again_and_scancel_does_not(
     cluster.wait_for_idle_nodes()
     launched = command("htc.run", "-m", *tiny_launched(tmp_path, data, iterations=100_000), *SLURM)
     assert launched.returncode == 0, launched.stderr
-    (folder,) = [path for path in (tmp_path / "single").iterdir() if not path.name.startswith(".")]
+    (folder,) = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
     wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
-    before = status(command, tmp_path, "single")[folder.name]
+    before = status(command, tmp_path, "unnamed")[folder.name]
     with cluster.without_user_signal():
         cluster.run("sbatch", "--partition=urgent", f"--nodelist={before['node']}", "--exclusive",
                     "--output=/dev/null", "--wrap=sleep 2")  # fmt: skip
@@ -229,7 +229,7 @@ def test_a_preemption_by_sigterm_queues_the_run_again_and_scancel_does_not(
     assert record(folder)["resumes"][0]["step"] > 0
     assert record(folder)["slurm_job_ids"] == [before["job"]]
     cluster.run("scancel", str(before["job"]))
-    wait_until(lambda: states(command, tmp_path, "single")[folder.name] == "cancelled", "the run cancelled", 60)
+    wait_until(lambda: states(command, tmp_path, "unnamed")[folder.name] == "cancelled", "the run cancelled", 60)
 
 
 def test_jobs_run_the_code_of_their_submission(
@@ -247,14 +247,14 @@ def test_jobs_run_the_code_of_their_submission(
     launched = command("htc.run", "-m", *arguments, cwd=copy)
     assert launched.returncode == 0, launched.stderr
     module.write_text("raise RuntimeError('edited after the submission')\n")
-    (folder,) = [path for path in (tmp_path / "runs" / "single").iterdir() if not path.name.startswith(".")]
+    (folder,) = [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
     cluster.run("scontrol", "release", launched.stdout.split("FOLDER\n")[1].split()[0])
     wait_until(lambda: record(folder).get("status") == "done", "the run done")
     git = record(folder)["git"]
     head = subprocess.run(["git", "-C", str(copy), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert git["commit"] == head.stdout.strip()
     assert "the code of the submission" in git["diff"]
-    (log,) = (tmp_path / "runs" / "single" / ".launch").glob("*/*_log.err")
+    (log,) = (tmp_path / "runs" / ".sweeps" / "unnamed" / "submissions").glob("*/*_log.err")
     assert "the code of the submission" in log.read_text()
 
 
@@ -334,7 +334,7 @@ def test_options_that_the_cluster_refuses_are_reported_in_one_sentence_and_leave
     assert result.stderr.count("\n") == 1
     for word in words:
         assert word.lower() in result.stderr.lower()
-    assert not list(tmp_path.glob("single/*/run.json"))
+    assert not list(tmp_path.glob("*/run.json"))
     assert not cluster.run("squeue", "--noheader").strip()
 
 
@@ -349,7 +349,7 @@ def test_without_slurm_a_launch_fails_with_one_sentence_and_status_shows_unknown
     assert result.stderr.count("\n") == 1
     assert command("htc.run", *arguments).returncode == 0
     try:
-        shown = command("htc.status", "single", f"runs={tmp_path}", **without)
+        shown = command("htc.status", "unnamed", f"runs={tmp_path}", **without)
         assert shown.returncode == 0
         assert "1 unknown" in shown.stdout
         assert "there is no Slurm on this machine" in shown.stdout
@@ -368,4 +368,4 @@ def test_a_launch_that_waits_reports_a_failure_and_exits_with_1(
     assert result.returncode == 1
     assert result.stderr.count("nowhere.pt is not a file") == 1
     assert "1 of 2 runs did not end well: broken" in result.stderr
-    assert sorted(states(command, tmp_path, "single").values(), key=str) == ["done", "failed"]
+    assert sorted(states(command, tmp_path, "unnamed").values(), key=str) == ["done", "failed"]

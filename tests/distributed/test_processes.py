@@ -278,11 +278,11 @@ def test_evaluation_uses_the_batch_norm_statistics_that_are_saved(
     config.schedule.iterations, config.schedule.batch_size, config.schedule.ema = 3, 4, ema
     config.eval.score_threshold, config.runs = 0.0, str(tmp_path)
     spawn(run_with_own_statistics, config)
-    (run,) = (tmp_path / "single").glob("[!.]*")
+    (run,) = tmp_path.glob("[!.]*")
     trained = load_trained_model({"run": str(run)}, [])
     data = build_dataset(config.data, train=False, semantic=False)
     again = Evaluator(config, data, ALONE).evaluate(trained.model)
-    found = json.loads((run / "predictions" / "bbox.json").read_text())
+    found = json.loads((run / "evaluations" / "default" / "bbox.json").read_text())
     assert len(found) == len(again.predictions.bbox) > 0
 
     def rows(results: list[dict[str, Any]]) -> list[tuple[float, ...]]:

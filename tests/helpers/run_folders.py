@@ -9,9 +9,12 @@ from typing import Any
 
 import yaml
 
+from htc.config.evaluation import evaluation_settings
 from htc.config.finalize import derive
 from htc.config.schema import BackboneConfig, Config, DataConfig, ModelConfig, ScheduleConfig, SplitConfig
-from htc.config.signature import signature, to_plain
+from htc.config.signature import identity, signature, to_plain
+from htc.runs.evaluations import evaluation_folder
+from htc.runs.pool import SelectedRun, change_rows
 
 ON = {"interleaved": True, "mask_flow": True, "semantic": True}
 """Settings below `model` with all ideas of HTC."""
@@ -19,7 +22,7 @@ CONDITIONS = {"device": "Example GPU_1", "threads": 2, "batch_size": 1, "precisi
 WriteRun = Callable[..., Path]
 
 
-def make_config(model: dict[str, Any], data: dict[str, Any], backbone: str, seed: int, sweep: str) -> Config:
+def make_config(model: dict[str, Any], data: dict[str, Any], backbone: str, seed: int, sweep: str | None) -> Config:
     """Return a complete configuration of one of the three methods.
 
     Args:
@@ -57,7 +60,7 @@ def run_writer(runs: Path) -> WriteRun:
         mask_ap: float | None = 0.3,
         box_ap: float = 0.35,
         seed: int = 0,
-        sweep: str = "components",
+        sweep: str | None = "components",
         status: str = "done",
         end: str = "2025-01-01T10:00:00+00:00",
         fps: float = 2.5,
@@ -67,15 +70,23 @@ def run_writer(runs: Path) -> WriteRun:
         data: dict[str, Any] | None = None,
         suffix: str = "",
         change: Callable[[Config], None] | None = None,
+        git: dict[str, Any] | None = None,
+        content: dict[str, Any] | None = None,
+        evaluation: str = "default",
         **model: Any,
     ) -> Path:
         config = make_config(model, data or {}, backbone, seed, sweep)
         if change:
             change(config)
-        folder = runs / sweep / f"{config.name}-{signature(config)}{suffix}"
+        folder = runs / f"{config.name}-{signature(config)}{suffix}"
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(config)))
-        record = {"status": status, "sweep": sweep, "signature": signature(config), "start": end, "end": end}
+        record = {
+            "status": status, "signature": signature(config), "start": end, "end": end, "git": git, "data": content,
+            "identity": identity(to_plain(config)),
+        }  # fmt: skip
+        if sweep:
+            change_rows(runs, sweep, lambda rows: [*rows, SelectedRun(folder.name)])
         (folder / "run.json").write_text(json.dumps(record))
         if status == "done":
             masks = {"AP": mask_ap, "AP50": 0.5, "AP75": 0.25, "APs": 0.1, "APm": 0.3, "APl": None}
@@ -86,7 +97,7 @@ def run_writer(runs: Path) -> WriteRun:
                 "speed": {"fps": fps, "images": 190, "conditions": conditions or CONDITIONS},
                 "images_evaluated": images,
             }
-            (folder / "results.json").write_text(json.dumps(results))
+            evaluation_folder(folder, evaluation).write({**results, "settings": evaluation_settings(to_plain(config))})
         return folder
 
     return write

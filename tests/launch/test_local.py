@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from htc.launch.local import LocalManager
-from htc.launch.locks import is_held
 from htc.launch.submission import Submission, read_submissions
+from htc.runs.file_lock import is_held
 from tests.cluster.observe import assert_twins, checkpoint_steps, record, wait_until
 from tests.helpers.command import command, start
 from tests.helpers.tiny_run import tiny_launched
@@ -70,11 +70,9 @@ def test_a_failure_is_shown_the_other_runs_continue_and_the_same_command_starts_
     broken = [line for line in first.stderr.splitlines() if "nowhere.pt is not a file" in line]
     assert broken
     assert "Traceback" not in first.stderr
-    found = states(tmp_path, "single")
+    found = states(tmp_path, "unnamed")
     assert sorted(found.values()) == ["done", "done", "failed", "failed"]
-    before = {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "single").glob("good*/*") if path.is_file()
-    }
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/metrics.jsonl")}
     second = command("htc.run", *arguments, "seed=0,1,2")
     assert second.returncode == 0, second.stderr
     assert "1 started, 2 done" in second.stdout
@@ -87,38 +85,38 @@ def test_a_run_that_is_killed_twice_is_given_up_and_resumes_when_it_is_launched_
     arguments = ["-m", *small(tmp_path / "runs", iterations=12), "name=mortal"]
     dry = command("htc.run", *arguments, "--dry-run")
     name = next(line.split()[0] for line in dry.stdout.splitlines() if line.startswith("mortal"))
-    run = tmp_path / "runs" / "single" / name
+    run = tmp_path / "runs" / name
     assert not run.exists()
     with killing(run) as killed:
         result = command("htc.run", *arguments)
     assert result.returncode == 1
     assert len(killed) == 2
     assert "killed by SIGKILL (2 times before the first checkpoint)" in result.stderr
-    assert states(tmp_path, "single") == {name: "failed"}
+    assert states(tmp_path, "unnamed") == {name: "failed"}
     again = command("htc.run", *arguments)
     assert again.returncode == 0, again.stderr
-    assert states(tmp_path, "single") == {name: "done"}
+    assert states(tmp_path, "unnamed") == {name: "done"}
 
 
 @pytest.mark.slow
 def test_a_stopped_launcher_saves_its_runs_and_the_same_command_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     arguments = ["-m", *small(tmp_path / "runs", iterations=24), "seed=0,1", "launcher.jobs=2"]
     process = start("htc.run", *arguments)
-    sweep = tmp_path / "runs" / "single"
+    sweep = tmp_path / "runs"
     wait_until(lambda: len(list(sweep.glob("*/checkpoints/step_*.pt"))) >= 2, "checkpoints")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on from here" in errors
-    assert set(states(tmp_path, "single").values()) <= {"preempted", "done"}
+    assert set(states(tmp_path, "unnamed").values()) <= {"preempted", "done"}
     again = command("htc.run", *arguments)
     assert again.returncode == 0, again.stderr
     undisturbed = command("htc.run", *arguments, "seed=0", f"runs={tmp_path / 'twin'}")
     assert undisturbed.returncode == 0, undisturbed.stderr
-    names = [path.name for path in (tmp_path / "twin" / "single").iterdir() if not path.name.startswith(".")]
+    names = [path.name for path in (tmp_path / "twin").iterdir() if not path.name.startswith(".")]
     for name in names:
         assert checkpoint_steps(sweep / name)[-1] == 24
-        assert_twins(sweep / name, tmp_path / "twin" / "single" / name)
+        assert_twins(sweep / name, tmp_path / "twin" / name)
 
 
 @pytest.mark.slow
@@ -126,24 +124,24 @@ def test_runs_in_the_background_get_different_gpus_and_can_be_cancelled_and_retr
     arguments = ["-m", *small(tmp_path / "runs", iterations=200_000), "seed=0,1,2", "launcher.wait=false"]
     launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="4,7")
     assert launched.returncode == 0, launched.stderr
-    sweep = tmp_path / "runs" / "single"
+    sweep = tmp_path / "runs"
     wait_until(lambda: len(list(sweep.glob("*/metrics.jsonl"))) == 2, "two runs on two GPUs")
-    assert sorted(states(tmp_path, "single").values()) == ["queued", "running", "running"]
+    assert sorted(states(tmp_path, "unnamed").values()) == ["queued", "running", "running"]
     used = set()
     for lock in sweep.glob("*/.lock"):
         variables = Path(f"/proc/{lock.read_text().split()[1]}/environ").read_bytes().split(b"\0")
         used |= {value for value in variables if value.startswith(b"CUDA_VISIBLE_DEVICES=")}
     assert used == {b"CUDA_VISIBLE_DEVICES=4", b"CUDA_VISIBLE_DEVICES=7"}
     assert "nothing to start" in command("htc.run", *arguments).stdout
-    cancelled = command("htc.status", "cancel", "single", f"runs={tmp_path / 'runs'}")
+    cancelled = command("htc.status", "cancel", "unnamed", f"runs={tmp_path / 'runs'}")
     assert "3 cancelled" in cancelled.stdout
-    wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled")
+    wait_until(lambda: set(states(tmp_path, "unnamed").values()) == {"cancelled"}, "all cancelled")
     one = next(path for path in sweep.iterdir() if list(path.glob("checkpoints/*.pt")))
-    retried = command("htc.status", "retry", f"single/{one.name}", f"runs={tmp_path / 'runs'}")
+    retried = command("htc.status", "retry", f"unnamed/{one.name}", f"runs={tmp_path / 'runs'}")
     assert "1 started again" in retried.stdout
     wait_until(lambda: record(one).get("resumes"), "the run going on")
-    command("htc.status", "cancel", "single", f"runs={tmp_path / 'runs'}")
-    wait_until(lambda: set(states(tmp_path, "single").values()) == {"cancelled"}, "all cancelled")
+    command("htc.status", "cancel", "unnamed", f"runs={tmp_path / 'runs'}")
+    wait_until(lambda: set(states(tmp_path, "unnamed").values()) == {"cancelled"}, "all cancelled")
 
 
 @pytest.mark.slow
@@ -153,24 +151,24 @@ def test_a_cancelled_run_leaves_the_queue_and_only_its_retry_starts_it(tmp_path:
     arguments += ["launcher.wait=false", "launcher.jobs=1"]
     launched = command("htc.run", *arguments, CUDA_VISIBLE_DEVICES="")
     assert launched.returncode == 0, launched.stderr
-    sweep = tmp_path / "runs" / "single"
+    sweep = tmp_path / "runs"
     (first,) = wait_until(lambda: [path.parent for path in sweep.glob("*/metrics.jsonl")], "a run in training")
     (second,) = [path for path in run_folders(sweep) if path != first]
-    manager = next((sweep / ".launch").glob("*/manager.lock"))
-    command("htc.status", "cancel", f"single/{second.name}", folder)
-    assert states(tmp_path, "single") == {first.name: "running", second.name: "cancelled"}
-    command("htc.status", "retry", f"single/{second.name}", folder, CUDA_VISIBLE_DEVICES="")
+    manager = next((sweep / ".sweeps" / "unnamed" / "submissions").glob("*/manager.lock"))
+    command("htc.status", "cancel", f"unnamed/{second.name}", folder)
+    assert states(tmp_path, "unnamed") == {first.name: "running", second.name: "cancelled"}
+    command("htc.status", "retry", f"unnamed/{second.name}", folder, CUDA_VISIBLE_DEVICES="")
     process = wait_until(lambda: (second / ".lock").is_file() and (second / ".lock").read_text(), "the retried run")
     wait_until(lambda: checkpoint_steps(second), "a checkpoint")
     # Now the first submission has a free slot, in which it must not start the run.
-    command("htc.status", "cancel", f"single/{first.name}", folder)
+    command("htc.status", "cancel", f"unnamed/{first.name}", folder)
     wait_until(lambda: not is_held(manager), "the end of the first submission")
-    assert states(tmp_path, "single") == {first.name: "cancelled", second.name: "running"}
+    assert states(tmp_path, "unnamed") == {first.name: "cancelled", second.name: "running"}
     assert (second / ".lock").read_text() == process
-    command("htc.status", "cancel", "single", folder)
-    wait_until(lambda: states(tmp_path, "single")[second.name] == "cancelled", "both cancelled")
+    command("htc.status", "cancel", "unnamed", folder)
+    wait_until(lambda: states(tmp_path, "unnamed")[second.name] == "cancelled", "both cancelled")
     # The supervisor of a run that was cancelled while it started.
-    submission = sweep / ".launch" / record(second)["launch"]["submission"]
+    submission = sweep / ".sweeps" / "unnamed" / "submissions" / record(second)["launch"]["submission"]
     late = command("htc.launch.job.supervisor", str(submission), "0")
     assert late.returncode == 143
     assert not record(second)["resumes"]
@@ -180,14 +178,14 @@ def test_a_cancelled_run_leaves_the_queue_and_only_its_retry_starts_it(tmp_path:
 def test_a_half_deleted_folder_is_completed_with_the_same_results(tmp_path: Path) -> None:
     arguments = ["-m", *small(tmp_path / "runs")]
     assert command("htc.run", *arguments).returncode == 0
-    (run,) = run_folders(tmp_path / "runs" / "single")
-    results = json.loads((run / "results.json").read_text())
-    for name in ("results.json", "run.json", "config.yaml"):
+    (run,) = run_folders(tmp_path / "runs")
+    results = json.loads((run / "evaluations" / "default" / "results.json").read_text())
+    for name in ("evaluations/default/results.json", "run.json", "config.yaml"):
         (run / name).unlink()
         again = command("htc.run", *arguments)
         assert again.returncode == 0, again.stderr
-        assert json.loads((run / "results.json").read_text())["segm"] == results["segm"]
-        assert set(states(tmp_path, "single").values()) == {"done"}
+        assert json.loads((run / "evaluations" / "default" / "results.json").read_text())["segm"] == results["segm"]
+        assert set(states(tmp_path, "unnamed").values()) == {"done"}
 
 
 @pytest.fixture
@@ -195,12 +193,12 @@ def failed_run(tmp_path: Path) -> Path:
     """A launched run that failed."""
     result = command("htc.run", "-m", *small(tmp_path / "runs"), "checkpoint.file=nowhere.pt")
     assert result.returncode == 1
-    (run,) = run_folders(tmp_path / "runs" / "single")
+    (run,) = run_folders(tmp_path / "runs")
     return run
 
 
 def retry(run: Path) -> subprocess.CompletedProcess[str]:
-    return command("htc.status", "retry", f"single/{run.name}", f"runs={run.parents[1]}")
+    return command("htc.status", "retry", f"unnamed/{run.name}", f"runs={run.parent}")
 
 
 def refused(run: Path, words: str) -> bool:
@@ -220,7 +218,7 @@ def test_settings_that_one_of_several_processes_refuses_make_the_run_fail_at_onc
     arguments = [*small(tmp_path / "runs"), "checkpoint.file=nowhere.pt", "launcher.gpus_per_run=2"]
     result = command("htc.run", "-m", *arguments, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 1
-    (run,) = run_folders(tmp_path / "runs" / "single")
+    (run,) = run_folders(tmp_path / "runs")
     assert record(run)["error"].startswith("checkpoint=nowhere.pt is not a file")
     assert not record(run)["launch"].get("failures")
 
@@ -245,13 +243,12 @@ def test_concurrent_runs_on_the_cpu_share_its_cores_unless_the_user_sets_the_thr
 
 
 def test_retry_starts_nothing_outside_the_sweep_even_if_its_files_say_so(failed_run: Path, tmp_path: Path) -> None:
-    (rows,) = failed_run.parent.glob(".launch/*/rows.jsonl")
+    (rows,) = failed_run.parent.glob(".sweeps/unnamed/submissions/*/rows.jsonl")
     good = json.loads(rows.read_text())
     outside = tmp_path / "outside"
     for bad in (
         {**good, "folder": "../../outside"},
         {**good, "config": {**good["config"], "runs": str(outside)}},
-        {**good, "config": {**good["config"], "sweep": "../outside"}},
     ):
         rows.write_text(json.dumps(bad) + "\n")
         assert refused(failed_run, "was launched as")
@@ -262,13 +259,15 @@ def test_retry_starts_nothing_outside_the_sweep_even_if_its_files_say_so(failed_
     assert "nowhere.pt is not a file" in retry(failed_run).stderr
 
 
-@pytest.mark.parametrize("change", [{"runs": ["../../outside"]}, {"jobs": ["--user=root"]}, {"runs": [7]}])
+@pytest.mark.parametrize(
+    "change", [{"runs": ["../../outside"]}, {"runs": [".hidden"]}, {"jobs": ["--user=root"]}, {"runs": [7]}]
+)
 def test_a_submission_with_invalid_folder_names_or_job_ids_is_ignored(
     tmp_path: Path, change: dict[str, object]
 ) -> None:
     record = {"id": "a", "launcher": "slurm", "options": {}, "code": "", "cwd": "", "runs": ["run"], "jobs": ["7_0"]}
     for name, content in (("good", record), ("bad", {**record, **change})):
-        folder = tmp_path / ".launch" / name
+        folder = tmp_path / ".sweeps" / "unnamed" / "submissions" / name
         folder.mkdir(parents=True)
         (folder / "submission.json").write_text(json.dumps(content))
     assert [submission.path.name for submission in read_submissions(tmp_path)] == ["good"]
@@ -277,7 +276,7 @@ def test_a_submission_with_invalid_folder_names_or_job_ids_is_ignored(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 def test_retry_refuses_options_that_another_user_wrote(failed_run: Path) -> None:
     for name in ("submission.json", "rows.jsonl"):
-        (file,) = failed_run.parent.glob(f".launch/*/{name}")
+        (file,) = failed_run.parent.glob(f".sweeps/unnamed/submissions/*/{name}")
         os.chown(file, 12345, -1)
         assert refused(failed_run, "belongs to another user")
         os.chown(file, os.geteuid(), -1)
@@ -312,7 +311,7 @@ def test_a_run_whose_processes_all_get_sigterm_saves_its_state_and_leaves_no_pro
     """At `scancel`, Slurm sends SIGTERM to all processes, including data loading workers."""
     arguments = [*small(tmp_path / "runs", iterations=100_000), "data.workers=2"]
     process = start("htc.run", *arguments, stdout=subprocess.DEVNULL, start_new_session=True)
-    sweep = tmp_path / "runs" / "single"
+    sweep = tmp_path / "runs"
     wait_until(lambda: list(sweep.glob("*/checkpoints/step_*.pt")), "a checkpoint")
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -341,11 +340,11 @@ def test_a_forced_run_whose_process_crashes_after_it_is_done_is_not_started_agai
     (tmp_path / "faulty" / "sitecustomize.py").write_text(DIES_AT_EXIT)
     result = command("htc.run", "-m", *small(tmp_path / "runs"), "force=true", PYTHONPATH=str(tmp_path / "faulty"))
     assert result.returncode == 0, result.stderr
-    (run,) = run_folders(tmp_path / "runs" / "single")
+    (run,) = run_folders(tmp_path / "runs")
     assert record(run)["status"] == "done"
     assert not record(run)["launch"].get("failures")
     # Slurm may start the job once more.
-    (submission,) = (tmp_path / "runs" / "single" / ".launch").glob("*/submission.json")
+    (submission,) = (tmp_path / "runs" / ".sweeps" / "unnamed" / "submissions").glob("*/submission.json")
     again = command("htc.launch.job.supervisor", str(submission.parent), "0")
     assert again.returncode == 0, again.stderr
-    assert run_folders(tmp_path / "runs" / "single") == [run]
+    assert run_folders(tmp_path / "runs") == [run]

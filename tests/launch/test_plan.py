@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from htc.launch.plan import PlannedRun, action_for, signature_of
+from htc.launch.plan import PlannedRun, action_for
 from htc.launch.status.states import STATES
 from htc.launch.submission import Row
+from htc.runs.pool import signature_of
 
 ACTIONS = {
     "running": ("leave", "leave"),
@@ -19,6 +20,8 @@ ACTIONS = {
     "cancelled": ("start", "resume"),
     "preempted": ("start", "resume"),
     "lost": ("start", "resume"),
+    "missing": ("start", "resume"),
+    "trained": ("start", "resume"),
     "new": ("start", "resume"),
 }
 
@@ -30,11 +33,18 @@ def test_the_actions_cover_every_state() -> None:
 @pytest.mark.parametrize(("state", "actions"), ACTIONS.items())
 def test_a_run_is_left_alone_started_or_resumed(state: str, actions: tuple[str, str], tmp_path: Path) -> None:
     without, with_checkpoint = actions
-    run = PlannedRun(Row("run", {}, []), tmp_path, state)
+    run = PlannedRun(Row("run", {}, []), tmp_path, "sweep", state, [])
     assert action_for(state, has_checkpoint=False) == run.action == without
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "step_00000004.pt").touch()
     assert action_for(state, has_checkpoint=True) == run.action == with_checkpoint
+
+
+def test_a_trained_run_without_its_evaluation_is_evaluated(tmp_path: Path) -> None:
+    for state in STATES:
+        action = "leave" if ACTIONS[state][0] == "leave" else "evaluate"
+        run = PlannedRun(Row("run", {}, []), tmp_path, "sweep", state, [], trained=True)
+        assert action_for(state, has_checkpoint=True, trained=True) == run.action == action
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,12 @@ def test_gpu_hours_are_summed_over_all_devices_however_many_were_measured(tmp_pa
         composed_config(["schedule.iterations=100", "schedule.batch_size=8", "schedule.reference_batch=8"])
     )
     for processes, folder in ((1, "one"), (4, "four")):
-        run = tmp_path / folder / "runs" / "single" / "run"
+        run = tmp_path / folder / "runs" / "run"
         run.mkdir(parents=True)
         (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
         # 800 images take an hour on one device, or a quarter of an hour on four.
-        results = {"iterations": 100, "training_seconds": 3600 / processes, "processes": processes}
-        (run / "results.json").write_text(json.dumps(results))
+        training = {"iterations": 100, "training_seconds": 3600 / processes, "processes": processes}
+        (run / "run.json").write_text(json.dumps({"status": "done", "training": training}))
         throughput = Throughput(tmp_path / folder / "runs")
         assert throughput.hours(config) == pytest.approx(1)
         longer = composed_config(["schedule.iterations=300", "schedule.batch_size=8", "schedule.reference_batch=8"])
@@ -133,5 +133,5 @@ def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> No
         f"data.root={tmp_path / 'data'}", "data.workers=0", "wandb.mode=disabled",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    results = list((tmp_path / "runs" / sweep).glob("*/results.json"))
+    results = list((tmp_path / "runs").glob("*/evaluations/default/results.json"))
     assert len(results) == len(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows)

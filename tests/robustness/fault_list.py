@@ -247,7 +247,7 @@ def configuration_faults() -> Iterator[Fault]:
 
 def unfinished(place: Place) -> list[Path]:
     """Change the finished run to one that crashed after its last save, and return its checkpoints, newest first."""
-    (place.run / "results.json").unlink()
+    (place.run / "evaluations" / "default" / "results.json").unlink()
     record = json.loads((place.run / "run.json").read_text())
     (place.run / "run.json").write_text(json.dumps(record | {"status": "running"}))
     return [path for _, path in reversed(checkpoint_steps(place.run / "checkpoints"))]
@@ -326,7 +326,7 @@ LONG = ("schedule.iterations=100000", "save.every=100000")
 
 
 def wait_for_training(place: Place, process: int) -> None:
-    while not list(place.root.glob("runs/*/*/metrics.jsonl")) and not has_ended(process):
+    while not list(place.root.glob("runs/*/metrics.jsonl")) and not has_ended(process):
         time.sleep(0.01)
 
 

@@ -154,7 +154,7 @@ def arguments(runs: Path, data: Path, steps: int, *options: str) -> list[str]:
 def temporary_files(runs: Path) -> set[tuple[str, int]]:
     """Return name and time of last change of each checkpoint that is being written, or that a kill left unfinished."""
     found = set()
-    for path in runs.glob("*/*/checkpoints/*.tmp"):
+    for path in runs.glob("*/checkpoints/*.tmp"):
         with suppress(FileNotFoundError):
             found.add((path.name, path.stat().st_mtime_ns))
     return found
@@ -172,7 +172,7 @@ def kill_after(process: int, runs: Path, seconds: float, known: set[tuple[str, i
 
 def metrics_length(runs: Path) -> int:
     """Return the length of metrics.jsonl in bytes; 0 if the file is missing."""
-    return sum(path.stat().st_size for path in runs.glob("*/*/metrics.jsonl"))
+    return sum(path.stat().st_size for path in runs.glob("*/metrics.jsonl"))
 
 
 def kill_at_progress(process: int, runs: Path, length: float, delay: float, known: set[tuple[str, int]]) -> str | None:
@@ -212,9 +212,9 @@ def kill(process: int, runs: Path, known: set[tuple[str, int]]) -> str | None:
         return None
     if temporary_files(runs) - known:
         return "in a save"
-    if list(runs.glob("*/*/results.json")):
+    if list(runs.glob("*/evaluations/*/results.json")):
         return AFTER_RESULTS
-    lines = [line for file in runs.glob("*/*/metrics.jsonl") for line in file.read_text().splitlines()]
+    lines = [line for file in runs.glob("*/metrics.jsonl") for line in file.read_text().splitlines()]
     return "between saves, while training or evaluating" if lines else "before the first line of metrics"
 
 
@@ -253,7 +253,7 @@ def states_of_processes(state: dict[str, Any]) -> dict[str, Any]:
 
 def folder_of(runs: Path, seed: int) -> Path | None:
     """Return the folder of the one run of a seed; None unless it is done."""
-    found = [path.parent for path in runs.glob("*/*/run.json") if f"seed{seed}-" in path.parent.name]
+    found = [path.parent for path in runs.glob("*/run.json") if f"seed{seed}-" in path.parent.name]
     done = [path for path in found if json.loads((path / "run.json").read_text())["status"] == "done"]
     return done[0] if len(found) == len(done) == 1 else None
 
@@ -277,8 +277,8 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 
 def results_of(folder: Path) -> dict[str, Any]:
     """Return the entries of results.json that do not depend on the time a run takes."""
-    results = json.loads((folder / "results.json").read_text())
-    return {key: results[key] for key in ("bbox", "segm", "iterations", "images_evaluated", "parameters")}
+    results = json.loads((folder / "evaluations" / "default" / "results.json").read_text())
+    return {key: results[key] for key in ("bbox", "segm", "iterations", "images_evaluated", "data")}
 
 
 def wandb_steps(folder: Path) -> list[tuple[int, int]]:

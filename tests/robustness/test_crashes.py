@@ -75,9 +75,9 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 def test_run_whose_record_is_lost_goes_on_with_its_complete_history(tmp_path: Path) -> None:
     arguments = [*tiny(tmp_path / "runs"), "wandb.mode=offline", "save.every=2"]
     assert command("htc.run", *arguments).returncode == 0
-    (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
+    (run,) = (tmp_path / "runs").glob("[!.]*")
     first = json.loads((run / "run.json").read_text())
-    for name in ("run.json", "results.json", "checkpoints/step_00000006.pt"):
+    for name in ("run.json", "evaluations/default/results.json", "checkpoints/step_00000006.pt"):
         (run / name).unlink()
     again = command("htc.run", *arguments)
     assert again.returncode == 0 and "continuing after step 4" in again.stderr, again.stderr
@@ -97,12 +97,16 @@ def test_run_goes_on_without_the_files_that_it_began_with(tmp_path: Path) -> Non
     source = tmp_path / "source"
     first = tiny(source / "runs", tmp_path / "data", iterations=1, overrides=["wandb.mode=disabled"])
     assert command("htc.run", *first).returncode == 0
-    (checkpoint,) = source.glob("runs/single/*/checkpoints/*.pt")
+    (checkpoint,) = source.glob("runs/*/checkpoints/*.pt")
     arguments = [*tiny(tmp_path / "runs"), f"checkpoint={checkpoint}", "save.every=2", "wandb.mode=disabled"]
     assert command("htc.run", *arguments).returncode == 0
-    (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
+    (run,) = (tmp_path / "runs").glob("[!.]*")
     uninterrupted = torch.load(run / "checkpoints" / "step_00000006.pt", weights_only=True)["model"]
-    for file in (checkpoint, run / "results.json", run / "checkpoints" / "step_00000006.pt"):
+    for file in (
+        checkpoint,
+        run / "evaluations" / "default" / "results.json",
+        run / "checkpoints" / "step_00000006.pt",
+    ):
         file.unlink()
     again = command("htc.run", *arguments)
     assert again.returncode == 0 and "continuing after step 4" in again.stderr, again.stderr
@@ -127,10 +131,10 @@ def interrupted_at_its_start(arguments: list[str], run: str, tmp_path: Path) -> 
 def test_ctrl_c_before_training_says_how_to_go_on(tmp_path: Path) -> None:
     # Many images, so that the run is still generating them when the signal arrives.
     arguments = [*tiny(tmp_path / "runs"), "data.shapes.train_images=400", "wandb.mode=disabled"]
-    log = "runs/single/*/log.txt"
+    log = "runs/*/log.txt"
     status, output, errors = interrupted_at_its_start(arguments, log, tmp_path)
     assert status == 130 and "the same command continues" in output and "Traceback" not in errors, errors
-    (run,) = (tmp_path / "runs" / "single").glob("[!.]*")
+    (run,) = (tmp_path / "runs").glob("[!.]*")
     assert not (run / "run.json").exists()
     (run / "run.json").write_text('{"status": "queued"}')
     status, _, errors = interrupted_at_its_start(arguments, log, tmp_path)
@@ -142,13 +146,13 @@ def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_
     arguments = [*tiny(tmp_path / "runs"), "wandb.mode=disabled", "schedule.iterations=100000"]
     first = start("htc.run", *arguments, stderr=subprocess.DEVNULL)
     try:
-        while not list(tmp_path.glob("runs/*/*/metrics.jsonl")):
+        while not list(tmp_path.glob("runs/*/metrics.jsonl")):
             assert first.poll() is None
             time.sleep(0.1)
         second = command("htc.run", *arguments)
         assert second.returncode == 2
         assert f"in use by process {first.pid} on" in second.stderr and "Traceback" not in second.stderr
-        (record,) = tmp_path.glob("runs/*/*/run.json")
+        (record,) = tmp_path.glob("runs/*/run.json")
         assert json.loads(record.read_text())["status"] == "running", "the refused command leaves the record as it is"
     finally:
         first.send_signal(signal.SIGTERM)
@@ -156,4 +160,4 @@ def test_second_process_is_refused_and_a_signal_ends_the_first_with_a_way_to_go_
     assert first.returncode == 128 + signal.SIGTERM
     assert "Stopped after saving a checkpoint" in output and "the same command continues" in output
     assert json.loads(record.read_text())["status"] == "preempted"
-    assert list(tmp_path.glob("runs/*/*/checkpoints/*.pt"))
+    assert list(tmp_path.glob("runs/*/checkpoints/*.pt"))

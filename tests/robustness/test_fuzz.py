@@ -38,6 +38,7 @@ TYPED = st.one_of(
 )
 FUZZ = fuzz(30)
 LINE = {"kind": "train", "step": 20, "epoch": 0.5, "loss": 1.5, "images_per_second": 9.5}
+RESULTS = "evaluations/default/results.json"
 LAUNCHED = {
     "launch": {"length": {"iterations": None, "epochs": 12, "batch_size": 16}, "failures": []},
     "resumes": [{"host": "n1", "step": 10}],
@@ -91,7 +92,7 @@ def test_any_recorded_configuration_is_read_or_refused_in_one_sentence(path: lis
 
 @FUZZ
 @given(
-    file=st.sampled_from(["run.json", "results.json", "config.yaml"]),
+    file=st.sampled_from(["run.json", RESULTS, "config.yaml"]),
     path=st.lists(st.integers(0, 50), max_size=4),
     value=VALUES,
 )
@@ -120,7 +121,7 @@ def test_any_damage_to_a_run_leaves_the_tables_of_the_others(
 
 @FUZZ
 @given(
-    file=st.sampled_from(["run.json", "results.json", "config.yaml", "metrics.jsonl"]),
+    file=st.sampled_from(["run.json", RESULTS, "config.yaml", "metrics.jsonl"]),
     state=st.sampled_from(["done", "running", "failed", "preempted"]),
     path=st.lists(st.integers(0, 50), max_size=4),
     value=VALUES,
@@ -141,14 +142,14 @@ def test_any_damage_to_a_run_leaves_the_status_of_the_others(
     else:
         content = value
     (damaged / file).write_text(yaml.safe_dump(content) if file == "config.yaml" else json.dumps(content) + "\n")
-    text = as_text(folder, "components", "")
+    text, _ = as_text(folder, ["components"])
     assert [sound.name, "done"] in [line.split()[:2] for line in text.splitlines()]
     assert "mask AP 43.2" in text and damaged.name in text
-    assert {run["run"] for run in json.loads(as_json(folder, "", ""))} == {sound.name, damaged.name}
+    assert {run["run"] for run in json.loads(as_json(folder, [])[0])} == {sound.name, damaged.name}
 
 
 @FUZZ
-@given(content=st.binary(max_size=200), file=st.sampled_from(["run.json", "results.json", "config.yaml"]))
+@given(content=st.binary(max_size=200), file=st.sampled_from(["run.json", RESULTS, "config.yaml"]))
 def test_any_bytes_in_a_run_leave_the_tables_of_the_others(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, file: str
 ) -> None:

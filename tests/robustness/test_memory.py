@@ -68,7 +68,7 @@ def test_a_run_without_enough_memory_says_so_and_records_it(tmp_path: Path) -> N
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert "error: the machine's memory does not suffice" in result.stderr.splitlines()[-1]
-    (run,) = (tmp_path / "runs" / "single").iterdir()
+    (run,) = (tmp_path / "runs").iterdir()
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "failed"
     assert "the machine's memory does not suffice" in record["error"]

@@ -61,14 +61,14 @@ def config_in(runs: Path, **changes: object) -> Config:
 def started(tmp_path: Path, **changes: object) -> RunFolder:
     """Return the folder of a run that has started; keywords set fields of its configuration."""
     config = config_in(tmp_path, **changes)
-    folder = RunFolder(find_folder(config)[0])
+    folder = RunFolder(find_folder(config))
     folder.start(["python", "-m", "htc.run", "seed=0"], config, resume=False)
     return folder
 
 
 def finish(folder: RunFolder) -> None:
     """Give the run results and the status `done`."""
-    folder.write_results({"bbox": {}})
+    folder.evaluation("default").write({"bbox": {}})
     folder.set_status("done")
 
 
@@ -78,13 +78,11 @@ def test_started_run_records_its_command_versions_host_and_configuration(tmp_pat
     record = folder.read()
     assert (
         folder.path
-        == tmp_path
-        / "single"
-        / f"htc-no_interleaved-no_mask_flow-no_semantic-resnet18-shapes-seed0-{signature(config)}"
+        == tmp_path / f"htc-no_interleaved-no_mask_flow-no_semantic-resnet18-shapes-seed0-{signature(config)}"
     )
     assert record.status == "running" and record.error is None and record.end is None
     assert record.command == "python -m htc.run seed=0"
-    assert record.signature == signature(config) and record.sweep == "single" and record.name == config.name
+    assert record.signature == signature(config) and record.name == config.name
     assert record.versions["python"] == ".".join(map(str, sys.version_info[:3])) and record.versions["torch"]
     assert record.host and len(record.devices) == 1 and record.slurm_job_ids == [] and record.resumes == []
     assert datetime.fromisoformat(str(record.start)).utcoffset() is not None
@@ -122,7 +120,7 @@ def test_resumed_run_keeps_its_start_time_and_records_the_resume(
 
 def test_queued_run_that_starts_has_a_start_time_and_no_resume(tmp_path: Path) -> None:
     config = config_in(tmp_path)
-    folder = RunFolder(find_folder(config)[0])
+    folder = RunFolder(find_folder(config))
     folder.update(status="queued", slurm_job_ids=["77_3"])
     folder.start(["htc"], config, resume=False)
     record = folder.read()
@@ -140,7 +138,7 @@ def test_job_of_an_array_is_named_as_squeue_names_it() -> None:
 def test_broken_run_file_does_not_stop_a_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.run_file.write_text('{"status": "runn')
-    assert folder.read() == RunRecord() and not folder.done
+    assert folder.read() == RunRecord() and not folder.trained
     folder.set_status("failed")
     assert folder.read().status == "failed"
 
@@ -276,38 +274,61 @@ def test_run_that_starts_again_drops_the_metrics_of_the_failed_attempt(tmp_path:
 
 def test_same_configuration_has_the_same_folder(tmp_path: Path) -> None:
     folder = started(tmp_path)
-    assert find_folder(config_in(tmp_path)) == (folder.path, False)
-    assert find_folder(config_in(tmp_path, seed=1))[0] != folder.path
-    assert find_folder(config_in(tmp_path, sweep="other"))[0].parent == tmp_path / "other"
+    assert find_folder(config_in(tmp_path)) == folder.path and not folder.trained
+    assert find_folder(config_in(tmp_path, seed=1)) != folder.path
+    assert find_folder(config_in(tmp_path, sweep="other")) == folder.path
     finish(folder)
-    assert find_folder(config_in(tmp_path)) == (folder.path, True)
+    assert find_folder(config_in(tmp_path)) == folder.path and folder.trained
 
 
-def test_done_without_results_is_not_done(tmp_path: Path) -> None:
+def test_evaluation_is_complete_when_it_has_its_results(tmp_path: Path) -> None:
     folder = started(tmp_path)
     folder.set_status("done")
-    assert find_folder(config_in(tmp_path)) == (folder.path, False)
+    assert not folder.has_results() and not folder.has_results("default")
+    (folder.evaluations / "paper").mkdir(parents=True)
+    (folder.evaluations / "paper" / "bbox.json").write_text("[]")
+    assert not folder.has_results("paper")
+    folder.evaluation("paper").write({"segm": {"AP": 0.3}})
+    assert folder.has_results("paper") and folder.has_results() and not folder.has_results("default")
+    assert folder.read_results() == folder.read_results("paper") == {"segm": {"AP": 0.3}}
+    folder.evaluation("default").write({"segm": {"AP": 0.2}})
+    assert folder.read_results() == {"segm": {"AP": 0.2}}
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../../x", "a\n"])
+def test_name_of_an_evaluation_does_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of an evaluation"):
+        RunFolder(tmp_path).evaluation(name)
+
+
+def test_failed_evaluation_leaves_a_trained_run_done(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    folder.fail("no data")
+    assert (folder.read().status, folder.read().error) == ("failed", "no data")
+    finish(folder)
+    folder.fail("no such annotations")
+    assert (folder.read().status, folder.read().error) == ("done", "no such annotations")
 
 
 def test_renamed_run_continues_in_its_folder(tmp_path: Path) -> None:
     folder = started(tmp_path, name="first name")
     assert folder.path.name.startswith("first_name-")
-    assert find_folder(config_in(tmp_path, name="second/name")) == (folder.path, False)
+    assert find_folder(config_in(tmp_path, name="second/name")) == folder.path
 
 
 def test_forced_run_has_a_folder_next_to_the_finished_one(tmp_path: Path) -> None:
     folder = started(tmp_path)
     forced = config_in(tmp_path, force=True)
-    assert find_folder(forced) == (folder.path, False)
+    assert find_folder(forced) == folder.path
     finish(folder)
-    second, done = find_folder(forced)
-    assert second.name == folder.path.name + "-r2" and not done
+    second = find_folder(forced)
+    assert second.name == folder.path.name + "-r2"
     RunFolder(second).start(["htc"], forced, resume=False)
     # A forced run that was preempted continues in its own folder.
-    assert find_folder(forced) == (second, False)
+    assert find_folder(forced) == second
     finish(RunFolder(second))
-    assert find_folder(forced)[0].name == folder.path.name + "-r3"
-    assert find_folder(config_in(tmp_path)) == (folder.path, True)
+    assert find_folder(forced).name == folder.path.name + "-r3"
+    assert find_folder(config_in(tmp_path)) == folder.path
 
 
 def test_log_file_has_time_and_level_and_the_console_has_the_message(
@@ -348,7 +369,7 @@ def test_processes_other_than_the_main_one_show_warnings_only(
 def test_no_secret_is_in_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     config = config_in(tmp_path)
-    folder = RunFolder(find_folder(config)[0])
+    folder = RunFolder(find_folder(config))
     folder.setup_logging()
     folder.start(
         ["htc", "+api_key=hunter2hunter2", "--token", "swordfish", f"note={SECRET}", "seed=0"], config, resume=False

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from htc.runs.record import Failure, Launch, Length, Resume, RunRecord
+from htc.runs.record import Failure, Launch, Length, Resume, RunRecord, SplitFingerprint, Training
 
 RECORD = RunRecord(
-    name="htc", sweep="components", signature="0123abcd", status="failed", error="the disk is full",
+    name="htc", signature="0123abcd", status="failed", error="the disk is full",
     start="2025-01-01T10:00:00+00:00", end="2025-01-01T11:00:00+00:00", command="python -m htc.run", host="n1",
     devices=["CPU"], versions={"python": "3.11.7"}, git={"commit": None, "dirty": None, "diff": None},
+    identity={"model.name": "htc", "seed": 3}, data={"train": SplitFingerprint("ab", 9, "cd", None)},
+    evaluated_data={"data.val.limit": 5}, training=Training(10, 3.5, 20, 1, 100.5, 0),
     slurm_job_ids=["7_1"], resumes=[Resume("2025-01-01T10:30:00+00:00", 20, "n2", "7_1")],
     launch=Launch(
         "now", "slurm", "2025-01-01T09:00:00+00:00", "/code", Length(None, 750, 4),

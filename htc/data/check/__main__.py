@@ -10,7 +10,9 @@ from pathlib import Path
 from htc.arguments import read_count, read_flag
 from htc.cli import log_to_console, read_arguments, run_command
 from htc.config.compose import composed_config
+from htc.config.paths import expand_path
 from htc.config.schema import Config
+from htc.config.signature import GENERATED_DATA
 from htc.data.coco.problems import Problem, Severity
 
 USAGE = "python -m htc.data.check [data=NAME] [KEY=VALUE] ... [out=DIR]"
@@ -58,7 +60,8 @@ def check(config: Config, out: Path, *, decode: bool, processes: int, samples: i
     from htc.data.shapes.generate import ensure_shapes
     from htc.data.splits import category_problems
 
-    if config.data.name == "shapes":
+    config.data.root = expand_path(config.data.root, "data.root")
+    if config.data.name == GENERATED_DATA:
         config.data = ensure_shapes(config.data)
     checks = {
         "training": SplitCheck(config, config.data.train, train=True),

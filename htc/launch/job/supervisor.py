@@ -28,10 +28,11 @@ from typing import Any, NoReturn
 from htc.errors import UserError
 from htc.launch.job.failures import describe_exit, failure_cause, failures_since_checkpoint, should_retry
 from htc.launch.job.ranks import Ranks
-from htc.launch.locks import FileLock
 from htc.launch.slurm import is_preempted, requeue_job
-from htc.launch.submission import Submission, supervisor_lock
+from htc.launch.submission import Submission
+from htc.runs.file_lock import FileLock
 from htc.runs.folder import RunFolder, now
+from htc.runs.pool import supervisor_lock
 from htc.runs.provenance import slurm_job_id
 from htc.runs.record import Failure
 
@@ -74,7 +75,7 @@ class RunJob:
         from submitit.helpers import DelayedSubmission
 
         if self._supervisor is not None and not self._supervisor.save_and_stop():
-            if self._supervisor.folder.done:
+            if self._supervisor.is_done:
                 sys.exit(0)
             return None
         return DelayedSubmission(RunJob(self.submission, self.index, self.gpus))
@@ -86,10 +87,10 @@ class Supervisor:
     def __init__(self, submission: Submission, index: int, gpus: str | None = None) -> None:
         self.submission, self.index, self.gpus = submission, index, gpus
         self.name = submission.runs[index]
-        self.sweep_folder = submission.path.parent.parent
-        self.folder = RunFolder(self.sweep_folder / self.name)
+        self.folder = RunFolder(submission.pool / self.name)
+        self.evaluation = submission.row(index).evaluation
         self.ranks = Ranks.of_this_job(submission)
-        self.lock = FileLock(supervisor_lock(self.sweep_folder, self.name))
+        self.lock = FileLock(supervisor_lock(submission.pool, self.name))
         self.owner_file = self.lock.path.with_suffix(".owner")
         self.token = f"{socket.gethostname()} {os.getpid()} {slurm_job_id()} {time.time_ns()}"
         self.child: subprocess.Popen[bytes] | None = None
@@ -108,10 +109,10 @@ class Supervisor:
         try:
             # A run that is done is not started again, even if its process crashed: with force=true, another start would
             # be another run.
-            while not self.folder.done:
+            while not self.is_done:
                 self._exit_unless_current()
                 code = self._run_once()
-                if code == 0 or self.folder.done:
+                if code == 0 or self.is_done:
                     return
                 if self.terminated or code == STOPPED:
                     self._exit_after_termination()
@@ -135,13 +136,18 @@ class Supervisor:
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
             self._wait_or_kill(float(self.submission.options.get("signal_before") or 60) * 0.8)
-        if self.folder.done:
+        if self.is_done:
             return False
         if timed_out and self.newest_step() == self.first_step:
             reason = "the time limit was reached without a new checkpoint: raise launcher.time"
-            self.folder.set_status("failed", reason)
+            self.folder.fail(reason)
             return False
         return True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is trained and has its evaluation. Raises UserError where run.json cannot be read."""
+        return self.folder.trained and self.folder.has_results(self.evaluation)
 
     def newest_step(self) -> int | None:
         """Return the step of the newest checkpoint; None if there is none."""
@@ -204,11 +210,11 @@ class Supervisor:
     def _should_start_again(self, code: int) -> bool:
         """Record a failure, and return whether the run is started again; see `should_retry`."""
         record = self.folder.read()
-        recorded = record.error if record.status == "failed" else None
+        recorded = record.error
         if (refusal := self._refusal()) is not None or code == USER_ERROR:
             # Writing fails if the disk is full.
             with suppress(OSError):
-                self.folder.set_status("failed", refusal or recorded or "the run was refused: see its job's log")
+                self.folder.fail(refusal or recorded or "the run was refused: see its job's log")
             return False
         cause = failure_cause(code, recorded, self.peer_failure)
         step = self.newest_step()
@@ -218,7 +224,7 @@ class Supervisor:
         self.folder.update(launch=replace(launch, failures=[*launch.failures, failure]))
         if not should_retry(earlier, cause, int(self.submission.options.get("retries", 3))):
             where = f"at step {step}" if step is not None else "before the first checkpoint"
-            self.folder.set_status("failed", f"{cause} ({len(earlier) + 1} times {where})")
+            self.folder.fail(f"{cause} ({len(earlier) + 1} times {where})")
             return False
         print(f"the run failed ({cause}): starting it again", file=sys.stderr, flush=True)
         return True

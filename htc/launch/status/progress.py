@@ -7,12 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from htc.launch.status.outcome import last_lines
 from htc.launch.status.states import RunState
 from htc.runs.folder import RunFolder
-from htc.runs.json_values import mapping, number
+from htc.runs.json_values import number
 from htc.runs.record import Length
 from htc.runs.results import ap_summary
 
@@ -50,9 +48,14 @@ def read_progress(state: RunState) -> RunProgress:
     return RunProgress(step, total, left, _last_metric(state, lines), _age(folder))
 
 
+def read_state_results(state: RunState) -> dict[str, Any]:
+    """Return the results of the evaluation that the state's row asks for; an empty dict where there are none."""
+    return RunFolder(state.folder).read_results(state.row.evaluation if state.row else None)
+
+
 def _last_metric(state: RunState, lines: list[dict[str, Any]]) -> str:
     if state.state == "done":
-        return ap_summary(RunFolder(state.folder).read_results())
+        return ap_summary(read_state_results(state))
     if not lines:
         return ""
     last = lines[-1]
@@ -75,12 +78,7 @@ def _total_steps(length: Length, train: dict[str, Any]) -> int | None:
 
 def _configured_length(folder: RunFolder) -> Length:
     """Read the length of a run that no launcher started from its configuration."""
-    try:
-        text = folder.config_file.read_text(encoding="utf-8")
-        config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return UNKNOWN_LENGTH
-    return Length.from_json(mapping(config).get("schedule"))
+    return Length.from_json(folder.read_config().get("schedule"))
 
 
 def _age(folder: RunFolder) -> float | None:

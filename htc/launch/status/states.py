@@ -1,21 +1,23 @@
-"""States of a sweep's runs, decided from what the runs recorded, from Slurm's answer and from the locks."""
+"""States of runs, decided from what the runs recorded, from Slurm's answer and from the locks."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from htc.errors import UserError
-from htc.launch.locks import is_held
 from htc.launch.slurm import PENDING_STATES, RUNNING_STATES, Job, query_jobs
-from htc.launch.submission import Submission, launch_lock, read_submissions, supervisor_lock
+from htc.launch.submission import Submission, read_submissions
+from htc.runs.file_lock import is_held
 from htc.runs.folder import RunFolder
 from htc.runs.lock import is_in_use
+from htc.runs.pool import SelectedRun, launch_lock, read_rows, supervisor_lock
 from htc.runs.record import RunRecord
 
-STATES = ("running", "queued", "done", "failed", "cancelled", "preempted", "lost", "unknown")
+STATES = (
+    "running", "queued", "done", "trained", "failed", "cancelled", "preempted", "lost", "missing", "unknown",
+)  # fmt: skip
 LIVE = ("running", "queued")
 
 
@@ -23,10 +25,14 @@ LIVE = ("running", "queued")
 class RunFacts:
     """Facts that decide the state of one run."""
 
+    exists: bool = True
+    """True if the run's folder exists."""
     status: str | None = None
     """Status in run.json."""
     has_results: bool = False
-    """True if results.json exists; only looked up for the status `done`."""
+    """True if the run has the results of the evaluation that is asked for; only looked up for the status `done`."""
+    has_error: bool = False
+    """True if run.json holds an error: that of an evaluation, if the status is `done`."""
     cancelled: bool = False
     """True if run.json records that a user cancelled the run."""
     is_locked: bool = False
@@ -46,16 +52,19 @@ def decide_state(facts: RunFacts) -> str:
 
     Signs of life (locks, jobs, launchers) take precedence over the status that the run recorded last.
     """
+    waits = facts.status in ("queued", "done") and not facts.cancelled
     rows = (
         ("done", facts.status == "done" and facts.has_results),
         ("running", facts.is_locked),
         ("queued", facts.job_state in PENDING_STATES),
         ("running", facts.job_state in RUNNING_STATES),
-        ("queued", facts.managed and facts.status == "queued" and not facts.cancelled),
-        ("unknown", facts.launcher == "slurm" and not facts.slurm_known and facts.status != "failed"),
-        ("failed", facts.status == "failed"),
+        ("queued", facts.managed and waits),
+        ("unknown", facts.launcher == "slurm" and not facts.slurm_known and facts.status != "failed" and facts.exists),
+        ("failed", facts.status == "failed" or (facts.status == "done" and facts.has_error)),
+        ("trained", facts.status == "done"),
         ("cancelled", facts.cancelled or facts.job_state == "CANCELLED"),
         ("preempted", facts.status == "preempted"),
+        ("missing", not facts.exists),
         ("lost", True),
     )
     return next(state for state, applies in rows if applies)
@@ -63,7 +72,7 @@ def decide_state(facts: RunFacts) -> str:
 
 @dataclass
 class RunState:
-    """State of one run of a sweep, with the files and the job that belong to it."""
+    """State of one run, with the files and the job that belong to it."""
 
     name: str
     """Name of the run's folder."""
@@ -75,6 +84,8 @@ class RunState:
     job: Job | None = None
     submission: Submission | None = None
     """Newest submission that contains the run; None for a run that was started by hand."""
+    row: SelectedRun | None = None
+    """Row of the sweep whose states were asked for; None without a sweep."""
 
     @property
     def index(self) -> int | None:
@@ -109,19 +120,24 @@ class RunState:
         return self.state in LIVE or self.state == "unknown"
 
 
-def sweep_states(sweep_folder: Path, *, need_slurm: bool = False) -> tuple[list[RunState], str | None]:
-    """Return the state of every run of a sweep, sorted by name, and a remark if Slurm could not be asked.
+def run_states(
+    pool: Path, rows: Sequence[SelectedRun], *, need_slurm: bool = False
+) -> tuple[list[RunState], str | None]:
+    """Return the state of the run of each row, and a remark if Slurm could not be asked.
 
-    With `need_slurm`, raise UserError in that case: a launch must know which jobs exist.
+    Args:
+        pool: Folder of all runs.
+        rows: Runs, with the evaluations that they should have. A row without a label may stand for any run.
+        need_slurm: Raise UserError if Slurm cannot be asked: a launch must know which jobs exist.
     """
-    newest = _newest_submissions(sweep_folder)
-    names = sorted({*newest, *_folders(sweep_folder)})
-    records = {name: RunFolder(sweep_folder / name).read() for name in names}
+    newest = _newest_submissions(pool)
+    names = list(dict.fromkeys(row.run for row in rows))
+    records = {name: RunFolder(pool / name).read() for name in names}
     # Slurm is asked only about submissions with a run that is not done.
     open_in_slurm = {
-        newest[name].id: newest[name]
-        for name in names
-        if name in newest and newest[name].launcher == "slurm" and records[name].status != "done"
+        newest[row.run].id: newest[row.run]
+        for row in rows
+        if row.run in newest and newest[row.run].launcher == "slurm" and not _is_done(pool, row, records[row.run])
     }
     jobs: Mapping[str, Job] | None = {}
     remark = None
@@ -132,28 +148,39 @@ def sweep_states(sweep_folder: Path, *, need_slurm: bool = False) -> tuple[list[
             if need_slurm:
                 raise
             jobs, remark = None, error.sentence
-    job_of = _jobs_by_run(newest, (jobs or {}).values())
+    job_of = _jobs_by_run({name: newest[name] for name in names if name in newest}, (jobs or {}).values())
     # A launch in another process may be about to submit these runs. A launch in this process (`need_slurm`) is not.
-    launching = not need_slurm and is_held(launch_lock(sweep_folder))
-    managed = {each.id: launching or is_held(each.manager_lock) for each in newest.values()}
+    launching = not need_slurm and is_held(launch_lock(pool))
+    managed = {each.id: launching or is_held(each.manager_lock) for each in {s.id: s for s in newest.values()}.values()}
     states = []
-    for name in names:
-        submission = newest.get(name)
-        job = job_of.get(name)
+    for row in rows:
+        submission = newest.get(row.run)
+        job = job_of.get(row.run)
         facts = _facts(
-            sweep_folder / name, records[name], submission, job,
+            pool, row, records[row.run], submission, job,
             managed=submission is not None and managed[submission.id], slurm_known=jobs is not None,
         )  # fmt: skip
-        states.append(RunState(name, sweep_folder / name, decide_state(facts), records[name], job, submission))
+        state = decide_state(facts)
+        states.append(RunState(row.run, pool / row.run, state, records[row.run], job, submission, row))
     return states, remark
 
 
-def _newest_submissions(sweep_folder: Path) -> dict[str, Submission]:
+def sweep_states(pool: Path, sweep: str, *, need_slurm: bool = False) -> tuple[list[RunState], str | None]:
+    """Return the state of each row of a sweep, in the order of its rows; otherwise like `run_states`."""
+    return run_states(pool, read_rows(pool, sweep), need_slurm=need_slurm)
+
+
+def _newest_submissions(pool: Path) -> dict[str, Submission]:
     """Newest submission of each launched run, by the run's name."""
     newest: dict[str, Submission] = {}
-    for submission in read_submissions(sweep_folder):
+    for submission in read_submissions(pool):
         newest.update(dict.fromkeys(submission.runs, submission))
     return newest
+
+
+def _is_done(pool: Path, row: SelectedRun, record: RunRecord) -> bool:
+    # Looking for the results of thousands of runs takes time, so only for those that can have them.
+    return record.status == "done" and RunFolder(pool / row.run).has_results(row.evaluation)
 
 
 def _jobs_by_run(newest: Mapping[str, Submission], jobs: Iterable[Job]) -> dict[str, Job]:
@@ -175,7 +202,8 @@ def _jobs_by_run(newest: Mapping[str, Submission], jobs: Iterable[Job]) -> dict[
 
 
 def _facts(
-    folder: Path,
+    pool: Path,
+    row: SelectedRun,
     record: RunRecord,
     submission: Submission | None,
     job: Job | None,
@@ -183,14 +211,15 @@ def _facts(
     managed: bool,
     slurm_known: bool,
 ) -> RunFacts:
-    """Collect the facts of the run in `folder`, with this record."""
-    status = record.status
-    # Opening the files of thousands of runs takes time, so only those that can matter are opened.
-    has_results = status == "done" and (folder / "results.json").is_file()
-    is_locked = not has_results and (is_held(supervisor_lock(folder.parent, folder.name)) or is_in_use(folder))
+    """Collect the facts of the run of a row, with this record."""
+    folder = pool / row.run
+    has_results = _is_done(pool, row, record)
+    is_locked = not has_results and (is_held(supervisor_lock(pool, row.run)) or is_in_use(folder))
     return RunFacts(
-        status=status,
+        exists=record != RunRecord() or folder.is_dir(),
+        status=record.status,
         has_results=has_results,
+        has_error=record.error is not None,
         cancelled=record.cancelled,
         is_locked=is_locked,
         launcher=submission.launcher if submission else None,
@@ -198,17 +227,6 @@ def _facts(
         job_state=job.state if job else None,
         slurm_known=slurm_known,
     )
-
-
-def _folders(sweep_folder: Path) -> Iterator[str]:
-    """Yield the names of the run folders: those that hold a run.json."""
-    try:
-        entries = list(os.scandir(sweep_folder))
-    except OSError:
-        return
-    for entry in entries:
-        if not entry.name.startswith(".") and Path(entry.path, "run.json").exists():
-            yield entry.name
 
 
 def _array_index(job_id: str) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from htc.launch.status.differences import varying_columns
 from htc.launch.status.outcome import error_lines
 from htc.launch.status.progress import RunProgress, read_progress
 from htc.launch.status.states import STATES, RunState
 
-HEADER = ("RUN", "STATE", "STEP", "ETA", "LAST METRIC", "JOB", "NODE", "LAST LINE", "RESTARTS")
+HEADER = ("STATE", "STEP", "ETA", "LAST METRIC", "JOB", "NODE", "LAST LINE", "RESTARTS")
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -22,26 +23,32 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     return ["  ".join(cells).rstrip() for cells in padded]
 
 
-def runs_table(states: Sequence[RunState], *, with_sweep: bool = False) -> str:
-    """Return a table with one line per run, and below a failed run why it failed.
+def runs_table(states: Sequence[RunState]) -> str:
+    """Return a table with one line per run, with the settings in which the runs differ, and below it why it failed.
 
-    With `with_sweep`, a run is named `SWEEP/RUN`.
+    A run that is done, and one of whose later evaluations failed, also shows why.
     """
     progress = [read_progress(state) for state in states]
-    rows = [run_cells(state, of_run, with_sweep) for state, of_run in zip(states, progress, strict=True)]
-    first, *lines = format_table(HEADER, rows)
-    shown = [first]
+    first = {"RUN": [state.name for state in states]}
+    labels = [state.row.label or "" if state.row else "" for state in states]
+    if any(labels):
+        first = {"LABEL": labels, **first}
+    varying = varying_columns([state.record.identity for state in states])
+    columns = [*first.values(), *varying.values()]
+    cells = [run_cells(state, of_run) for state, of_run in zip(states, progress, strict=True)]
+    rows = [(*(column[i] for column in columns), *cells[i]) for i in range(len(states))]
+    header, *lines = format_table((*first, *varying, *HEADER), rows)
+    shown = [header]
     for state, line in zip(states, lines, strict=True):
         shown.append(line)
-        if state.state == "failed":
+        if state.state == "failed" or (state.state == "done" and state.record.error):
             shown += [f"    {reason}" for reason in error_lines(state)]
     return "\n".join(shown)
 
 
-def run_cells(state: RunState, progress: RunProgress, with_sweep: bool) -> tuple[str, ...]:
+def run_cells(state: RunState, progress: RunProgress) -> tuple[str, ...]:
     """Return the cells of one run, in the order of HEADER."""
     return (
-        f"{state.folder.parent.name}/{state.name}" if with_sweep else state.name,
         state.state,
         format_steps(progress),
         format_duration(progress.seconds_left),

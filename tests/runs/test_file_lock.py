@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from htc.launch.locks import FileLock, is_held, locked
+from htc.runs.file_lock import FileLock, is_held, locked
 from htc.runs.lock import RunLock, is_in_use
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
 from pathlib import Path
-from htc.launch.locks import FileLock
+from htc.runs.file_lock import FileLock
 from htc.runs.lock import RunLock
 lock = {"FileLock": FileLock, "RunLock": RunLock}[sys.argv[1]](Path(sys.argv[2]))
 lock.acquire()
