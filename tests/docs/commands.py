@@ -26,6 +26,7 @@ import htc.status
 from htc.cli import run_command
 from htc.config.compose import composed_config
 from htc.engine.replay_file import ReplayFile
+from htc.runs.pool import SelectedRun, change_rows
 from tests.helpers.command import ROOT
 
 PROGRAMS = ("python", "python3", "torchrun", "make", "pip", "source", "pre-commit", "apt-get")
@@ -38,7 +39,7 @@ OTHER_PROGRAMS = (
     "source .venv/bin/activate",
     "pre-commit install",
     "apt-get install slurm-wlm slurmctld slurmd slurm-client munge",
-    "wandb sync --yes runs/components/*/wandb/offline-run-*",
+    "wandb sync --yes runs/*/wandb/offline-run-*",
 )
 """Commands of other programs, which are not checked further."""
 EXAMPLE_FILES = ("tests/models/test_global_context.py",)
@@ -137,7 +138,9 @@ class Checker:
 
     def check_status(self, arguments: list[str]) -> None:
         """Show the states of the runs of this folder; nothing is cancelled or started."""
-        self.monkeypatch.setattr(htc.status, "cancel_or_retry", lambda *values: print("cancelled or started"))
+        for action in ("cancel", "retry"):
+            self.monkeypatch.setattr(f"htc.launch.manage.{action}", lambda *values: print("cancelled or started"))
+        self.monkeypatch.setattr("htc.status.wait", lambda *values: print("waited"))
         self.monkeypatch.setattr("time.sleep", lambda seconds: sys.exit(0))
         succeeds(htc.status.start)
         assert self.capsys.readouterr().out
@@ -237,10 +240,11 @@ def prepare(folder: Path, settings: Mapping[str, str]) -> None:
         folder: The folder in which the commands are checked.
         settings: Configuration files that the documents show, by their paths below the user's folder.
     """
+    run = folder / "runs" / "RUN"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"status": "failed", "error": "an example"}')
     for sweep in ("components", "SWEEP"):
-        run = folder / "runs" / sweep / "RUN"
-        run.mkdir(parents=True)
-        (run / "run.json").write_text('{"status": "failed", "error": "an example"}')
+        change_rows(folder / "runs", sweep, lambda _: [SelectedRun("RUN", "cascade")])
     for file, block in settings.items():
         path = folder / "mine" / file
         path.parent.mkdir(parents=True, exist_ok=True)

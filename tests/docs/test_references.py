@@ -24,7 +24,7 @@ EXAMPLES = {
 """Files that the reader of docs/extending.md writes."""
 EXAMPLE_KEYS = {"model.global_context"}
 """Keys that the reader of docs/extending.md adds."""
-OTHER_KEYS = {"decode", "to", "in_signature", "omit_default"}
+OTHER_KEYS = {"decode", "to", "affects"}
 """Keys of one command, and parameters of functions, that the documents write as KEY=VALUE."""
 
 
