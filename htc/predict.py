@@ -116,24 +116,15 @@ def predict_file(
         shown_score: detections below this score are not drawn.
     """
     import cv2
-    import numpy as np
-    import torch
 
     from htc.data.image_reading import read_image
-    from htc.data.transforms import network_size, resize_image
-    from htc.engine.precision import autocast_of
     from htc.evaluation.inference import to_results
     from htc.visualize import draw_detections
 
-    config = trained.config
     pixels = read_image(file.path)
+    found = trained.detect(pixels, device)
     size = (pixels.shape[0], pixels.shape[1])
-    resized = resize_image(pixels, network_size(*size, config.data.short_side, config.data.long_side))
-    image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(device)
-    with torch.inference_mode(), autocast_of(config.precision, device)():
-        found = trained.model.predict([image], [size], config.eval)[0].cpu()
-    category_ids = trained.category_ids or list(range(1, len(trained.category_names) + 1))
-    bbox, segm = to_results(file.id, found, size, category_ids, config.eval.mask_threshold)
+    bbox, segm = to_results(file.id, found, size, trained.result_ids, trained.config.eval.mask_threshold)
     if picture is None:
         return bbox, segm
     shown = int((found.scores >= shown_score).sum())

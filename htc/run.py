@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,8 +17,11 @@ from htc.cli import fail, run_command
 from htc.config.checks import check_training
 from htc.config.finalize import finalize
 from htc.config.folders import CONFIG_FOLDER
-from htc.config.schema import register
+from htc.config.schema import Config, register
 from htc.errors import UserError
+
+if TYPE_CHECKING:
+    from htc.api import Run
 
 register()
 
@@ -65,5 +71,16 @@ def expand_short_forms(arguments: list[str]) -> list[str]:
     return arguments
 
 
+class _Command(ModuleType):
+    """This module, callable: `from htc import run` gives the module instead of the function once it was imported."""
+
+    def __call__(self, config: Config | Sequence[str]) -> Run:
+        from htc.api import run
+
+        return run(config)
+
+
 if __name__ == "__main__":
     start()
+else:
+    sys.modules[__name__].__class__ = _Command

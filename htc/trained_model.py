@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from htc.arguments import read_flag
@@ -17,10 +19,13 @@ from htc.config.paths import expand_path
 from htc.config.schema import Config
 from htc.config.signature import to_plain, value_at
 from htc.data.dataset import CocoDataset
+from htc.data.transforms import network_size, resize_image
+from htc.engine.precision import autocast_of
 from htc.errors import UserError
 from htc.interop.coco_categories import coco_ids, coco_names
 from htc.interop.importer import ImportedCheckpoint, override_value, read_external_checkpoint
 from htc.models.detector import Detector, build_detector, build_meta_detector
+from htc.structures import Detections
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,26 @@ class TrainedModel:
     """Whether the checkpoint is of another framework."""
     named: bool = True
     """Whether the checkpoint holds the names of the categories; otherwise `category_names` are generated."""
+
+    @property
+    def result_ids(self) -> list[int]:
+        """Category id of each class index in COCO results; 1, 2, ... where the checkpoint does not hold them."""
+        return self.category_ids or list(range(1, len(self.category_names) + 1))
+
+    @torch.inference_mode()
+    def detect(self, pixels: np.ndarray, device: torch.device | str = "cpu") -> Detections:
+        """Return the detections in one image, on the CPU and in the image's coordinates.
+
+        Args:
+            pixels: [height, width, 3] uint8, RGB.
+            device: device of the model.
+        """
+        config, device = self.config, torch.device(device)
+        height, width = pixels.shape[:2]
+        resized = resize_image(pixels, network_size(height, width, config.data.short_side, config.data.long_side))
+        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(device)
+        with autocast_of(config.precision, device)():
+            return self.model.predict([image], [(height, width)], config.eval)[0].cpu()
 
 
 def load_trained_model(arguments: dict[str, str], overrides: list[str]) -> TrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 
@@ -20,7 +21,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self._depth += 1
-        if self._depth == 1:
+        # Python handles signals only in its main thread; a run in another thread is not stopped by them.
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)
         return self

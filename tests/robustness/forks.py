@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import sys
@@ -17,13 +18,11 @@ def import_everything() -> None:
     """Import what the commands import; forked processes have it then."""
     import wandb  # noqa: F401
 
-    import htc.run
-    from htc import experiment
-
+    importlib.import_module("htc.run")
+    importlib.import_module("htc.experiment")
     torch.set_num_threads(1)
     # The warning is about locks that another thread holds during the fork; the parent has one thread at this point.
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-    assert htc.run and experiment
 
 
 def start(module: str, arguments: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> int:
