@@ -25,10 +25,15 @@ USER_ERROR = UserError.status
 def run_command(main: Callable[[], Any]) -> None:
     """Run a command's `main`; print a UserError, or a configuration that cannot be composed, as one sentence."""
     # Hydra then raises its exceptions instead of printing them in its own words.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with memory_errors_as_user_errors():
             main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the pipe, such as `head`, has closed it. Python flushes the output once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except UserError as error:
         fail(error.sentence, error.status)
     except (HydraException, OmegaConfBaseException) as error:

@@ -172,11 +172,8 @@ def _any_live(states: list[RunState]) -> bool:
 
 
 def start() -> None:
-    try:
-        run_command(main)
-    except BrokenPipeError:
-        # The reader of the pipe, such as `head`, has closed it.
-        sys.stderr.close()
+    """Run the command from the command line."""
+    run_command(main)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ do the work are imported only when they are needed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,13 +30,19 @@ class _Launcher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from htc.launch.launchers import launch_overrides
+        from htc.launch.sweep import SweepRow
 
-        launch_overrides(self.hydra_context, self.config, job_overrides, self.name, self.options)
+        self.launch_rows([SweepRow(list(overrides)) for overrides in job_overrides])
         returns = [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
         for each in returns:
             each.return_value = None
         return returns
+
+    def launch_rows(self, rows: Sequence[Any]) -> None:
+        """Start the runs of the rows (`htc.launch.sweep.SweepRow`) that are missing."""
+        from htc.launch import launchers
+
+        launchers.launch_rows(self.hydra_context, self.config, rows, self.name, self.options)
 
 
 class LocalLauncher(_Launcher):
@@ -49,21 +56,30 @@ class SlurmLauncher(_Launcher):
 class RowSweeper(Sweeper):
     """Expands a sweep: combines each row with each combination of the parameters and of the command line's choices."""
 
-    def __init__(self, rows: DictConfig | None = None, params: DictConfig | None = None) -> None:
-        self.rows, self.params = _plain(rows) or {}, _plain(params) or {}
+    def __init__(self, rows: DictConfig | None = None, params: DictConfig | None = None, select: Any = None) -> None:
+        self.rows, self.params, self.labels = _plain(rows) or {}, _plain(params) or {}, _plain(select) or []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
+        removed = re.compile(r"\+{0,2}hydra\.sweeper\.rows\.([^=]+)=(?:null)?$")
+        for override in config.hydra.overrides.hydra:
+            # In a file, an empty row is one without overrides.
+            if found := removed.match(override):
+                self.rows.pop(found[1], None)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from htc.launch.sweep import expand
+        from htc.launch.sweep import expand_sweeps
 
         assert self.launcher is not None
-        return self.launcher.launch(expand(self.params, self.rows, arguments), initial_job_idx=0)
+        rows = expand_sweeps(self.params, self.rows, arguments, self.labels)
+        if isinstance(self.launcher, _Launcher):
+            # Labels and options of rows do not fit into overrides, which is all that other launchers take.
+            return self.launcher.launch_rows(rows)
+        return self.launcher.launch([row.overrides for row in rows], initial_job_idx=0)
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,8 @@ def shipped_folder(name: str) -> Path:
 
 CONFIG_FOLDER = shipped_folder("conf")
 SWEEPS_FOLDER = shipped_folder("sweeps")
+NO_CHOICES = ("experiment=null",)
+"""Overrides that choose nothing from a group whose default is nothing: they are left out."""
 SWEEPS_GROUP = "sweeps"
 """Hydra's group of the sweep files. The key `sweep` exists already, so the group has another name."""
 

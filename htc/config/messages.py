@@ -8,6 +8,7 @@ import traceback
 from omegaconf.errors import OmegaConfBaseException
 
 from htc.config.folders import SWEEPS_GROUP, config_groups, group_options
+from htc.config.grammar import explain_grammar, is_grammar_error
 from htc.config.schema import schema_keys
 from htc.errors import nearest
 
@@ -31,13 +32,31 @@ def raised_by_hydra(error: Exception) -> bool:
 
 def _explanation(error: Exception, arguments: list[str]) -> str:
     message = " ".join(str(error).split())
-    if bare := re.search(r"parsing override '([^']+)' missing EQUAL", message):
-        return f"{bare[1]} is not of the form KEY=VALUE, as in {bare[1]}=VALUE."
+    if is_grammar_error(message) and (sentence := explain_grammar(message, arguments)):
+        return sentence
+    if row := re.search(r"Could not override 'hydra\.sweeper\.rows\.([^']+)'", message):
+        return (
+            f"{row[1]} is not the label of a row: rows=LABEL chooses rows, and +hydra.sweeper.rows.{row[1]}='...' adds "
+            "one."
+        )
     if group := re.search(r"Could not find '([\w./]+)/([^/']+)'", message):
         options = group_options(group[1])
         name = "+sweep" if group[1] == SWEEPS_GROUP else group[1]
         return f"{name}={group[2]} is not one of {', '.join(options)}{nearest(group[2], options)}."
+    if no_key := next((argument for argument in arguments if argument.lstrip("+~").startswith("=")), None):
+        return f"{no_key} has no key: write KEY=VALUE, as in seed=1."
+    if several := re.search(r"Ambiguous value for argument '([^']+)'", message):
+        key, _, value = several[1].partition("=")
+        return (
+            f"{several[1]} has several values: add -m for a run of each; a list is '{key}=[{value}]', and a text with "
+            f"commas is '{key}=\"{value}\"'."
+        )
     groups = config_groups()
+    if twice := re.search(r"(\S+) appears more than once in the final defaults list", message):
+        return f"{twice[1]} has a choice already: write {twice[1]}=NAME, without +."
+    if package := next((argument for argument in arguments if "@" in argument.partition("=")[0]), None):
+        plain = re.sub(r"@[^=]*", "", package.lstrip("+~"))
+        return f"{package} cannot be used: a group has one place in the configuration; write {plain}."
     valid = {*schema_keys(), *groups}
     for key in _override_keys(arguments):
         if key not in valid and not key.startswith("hydra"):
@@ -45,8 +64,10 @@ def _explanation(error: Exception, arguments: list[str]) -> str:
     for argument in arguments:
         key, _, value = argument.partition("=")
         options = group_options(key) if key in groups else []
-        if options and value not in options:
-            return f"{argument} is not one of {', '.join(options)}{nearest(value, options)}."
+        wrong = [name for name in value.split(",") if name not in options]
+        if options and wrong and not re.search(r"[(\[]", value):
+            shown = f"{key}={wrong[0]}" if len(value) > len(wrong[0]) else argument
+            return f"{shown} is not one of {', '.join(options)}{nearest(wrong[0], options)}."
     return _named_key(error) or message.removesuffix(".") + "."
 
 

@@ -12,22 +12,26 @@ from omegaconf import DictConfig, open_dict
 
 from htc.config.folders import CONFIG_FOLDER
 from htc.errors import UserError, nearest
+from htc.launch.composer import Composer
 from htc.launch.estimate import Throughput
 from htc.launch.plan import RequestedRun, plan
 from htc.launch.plan_report import dry_run_report
 from htc.launch.submit import launch
-from htc.launch.sweep import Composer
+from htc.launch.sweep import SweepRow
 
 
-def launch_overrides(
-    context: HydraContext, master: DictConfig, rows: Sequence[Sequence[str]], launcher: str, options: Mapping[str, Any]
+LAUNCHERS = ("local", "slurm")
+
+
+def launch_rows(
+    context: HydraContext, master: DictConfig, rows: Sequence[SweepRow], launcher: str, options: Mapping[str, Any]
 ) -> None:
-    """Start the runs of these overrides, or only print them with the option `dry_run`. Exit with 1 if a run failed.
+    """Start the runs of these rows, or only print them with the option `dry_run`. Exit with 1 if a run failed.
 
     Args:
         context: Hydra's context, whose loader composes configurations.
         master: The configuration of the command line, which the overrides are applied to.
-        rows: Overrides of each run.
+        rows: Rows of the sweeps, one per run.
         launcher: `slurm` or `local`.
         options: The launcher's options, with the keys of conf/hydra/launcher.
 
@@ -35,6 +39,7 @@ def launch_overrides(
         UserError: An option or an override is not valid, or the runs cannot be started.
     """
     check_options(launcher, options)
+    of_rows = [row_options(launcher, row) for row in rows]
     loader = context.config_loader
 
     def compose(row: list[str]) -> DictConfig:
@@ -43,8 +48,11 @@ def launch_overrides(
             del composed["hydra"]
         return composed
 
-    configs = Composer(compose).configs(rows)
-    requests = [RequestedRun(config, list(row)) for config, row in zip(configs, rows, strict=True)]
+    configs = Composer(compose).configs([row.overrides for row in rows])
+    requests = [
+        RequestedRun(config, row.overrides, row.label, of_row, row.given)
+        for config, row, of_row in zip(configs, rows, of_rows, strict=True)
+    ]
     if options["dry_run"]:
         print_plan(requests)
         return
@@ -71,20 +79,37 @@ def print_plan(requests: Sequence[RequestedRun]) -> None:
 
 def descriptive(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that describe the run, without those that only name it."""
-    return [override for override in overrides if override.split("=")[0] not in ("name", "+sweeps", "runs")]
+    return [override for override in overrides if override.split("=")[0] not in ("name", "+sweeps", "runs", "sweep")]
 
 
-def check_options(launcher: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError for an unknown option, and for an option that counts something and is out of its range."""
+def check_options(launcher: str, options: Mapping[str, Any], where: str = "") -> None:
+    """Raise UserError for an unknown option, and for an option that counts something and is out of its range.
+
+    Args:
+        launcher: `slurm` or `local`.
+        options: Options of the launcher.
+        where: Where they are written, for the message.
+    """
     known = launcher_options(launcher)
     for key in options:
         if key not in known:
-            raise UserError(f"launcher.{key} is not an option of the launcher {launcher}{nearest(key, known)}.")
+            raise UserError(f"launcher.{key} is not an option of the launcher {launcher}{where}{nearest(key, known)}.")
     counts = ("nodes", "max_running", "jobs", "gpus_per_run", "cpus_per_task", "retries", "tasks_per_node")
     for key, low in (*((key, 1) for key in counts), ("gpus_per_node", 0), ("signal_before", 0)):
         value = options.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-            raise UserError(f"launcher.{key}={value} must be a whole number, {low} or more.")
+            raise UserError(f"launcher.{key}={value}{where} must be a whole number, {low} or more.")
+
+
+def row_options(launcher: str, row: SweepRow) -> dict[str, Any]:
+    """Return the options of a row that this launcher has; a sweep may have options for another launcher, too.
+
+    Raises UserError for an option that no launcher has, and for one that is out of its range.
+    """
+    others = set().union(*map(launcher_options, LAUNCHERS)) - launcher_options(launcher)
+    own = {key: value for key, value in row.launcher.items() if key not in others}
+    check_options(launcher, own, f" in row '{row.label}'")
+    return own
 
 
 def launcher_options(launcher: str) -> set[str]:

@@ -13,12 +13,17 @@ from omegaconf.errors import OmegaConfBaseException
 from htc.config.compose import composed_config
 from htc.config.signature import signature, to_plain
 from htc.errors import UserError
+from htc.launch.composer import Composer
 from htc.launch.estimate import Throughput
-from htc.launch.sweep import Composer, expand
+from htc.launch.sweep import SweepRow, expand, expand_sweeps, select_rows
 from tests.helpers.command import ROOT, command, run_code
 from tests.helpers.composition import compose_fully
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+
+
+def overrides_of(rows: list[SweepRow]) -> list[list[str]]:
+    return [row.overrides for row in rows]
 
 
 def test_command_line_wins_over_row_and_row_over_parameter() -> None:
@@ -26,22 +31,78 @@ def test_command_line_wins_over_row_and_row_over_parameter() -> None:
         {"seed": "0,1", "log_every": 7}, {"a": "log_every=8 device=cpu", "b": None}, ["device=cuda", "seed=3"]
     )
     assert rows == [
-        ["seed=3", "log_every=8", "device=cuda", "name=a-seed3"],
-        ["seed=3", "log_every=7", "device=cuda", "name=b-seed3"],
+        SweepRow(["seed=3", "log_every=8", "device=cuda"], "a", {}, ("seed=3", "device=cuda")),
+        SweepRow(["seed=3", "log_every=7", "device=cuda"], "b", {}, ("seed=3", "log_every=7", "device=cuda")),
     ]
 
 
 def test_every_row_is_combined_with_every_choice() -> None:
-    rows = expand({"seed": "0,1"}, {"a": "", "b": ""}, ["log_every=1,2"])
-    assert len(rows) == len({tuple(row) for row in rows}) == 8
-    assert expand({}, {}, ["seed=0,1"]) == [["seed=0"], ["seed=1"]]
+    rows = overrides_of(expand({"seed": "0,1"}, {"a": "", "b": ""}, ["log_every=1,2"]))
+    assert len(rows) == 8 and len({tuple(row) for row in rows}) == 4
+    assert overrides_of(expand({}, {}, ["seed=0,1"])) == [["seed=0"], ["seed=1"]]
 
 
-def test_a_row_that_is_no_override_is_refused_with_its_label() -> None:
-    with pytest.raises(UserError, match="row 'broken' of the sweep"):
-        expand({}, {"broken": "no_override"}, [])
-    with pytest.raises(UserError, match="row 'deep' of the sweep has no entry for data=mine, only for coco"):
-        expand({}, {"deep": {"coco": "seed=1"}}, ["data=mine"])
+@pytest.mark.parametrize("seeds", ["0,1,2", "range(3)", [0, 1, 2], "range(0,3)", "choice(0,1,2)"])
+def test_parameters_may_be_written_in_every_way(seeds: object) -> None:
+    assert overrides_of(expand({"seed": seeds}, {}, [])) == [["seed=0"], ["seed=1"], ["seed=2"]]
+
+
+def test_glob_chooses_options_of_a_group() -> None:
+    found = overrides_of(expand({}, {}, ["backbone=glob(resnext*)"]))
+    assert found == [[f"backbone=resnext101_{name}"] for name in ("32x4d", "32x8d", "64x4d")]
+    with pytest.raises(UserError, match=r"backbone=glob\(vit\*\) matches none of resnet101"):
+        expand({}, {}, ["backbone=glob(vit*)"])
+    with pytest.raises(UserError, match="infinitely many values"):
+        expand({}, {}, ["model.semantic_loss_weight=interval(0,1)"])
+
+
+@pytest.mark.parametrize("label", ["β = 0.5", "größer, schneller", 'a "b" [c] (d)', "3.5", "", "a=b", "x/y", "null"])
+def test_label_may_hold_any_characters(label: str) -> None:
+    (row,) = expand({}, {label: "seed=3"}, [])
+    assert (row.label, row.overrides) == (label, ["seed=3"])
+    assert select_rows({label: "seed=3", "other": ""}, [label]) == {label: "seed=3"}
+
+
+def test_rows_are_chosen_by_label_and_pattern() -> None:
+    rows = dict.fromkeys(["cascade", "+ mask flow", "+ semantic", "[a]"], "")
+    assert list(select_rows(rows, ["+ semantic", "*flow"])) == ["+ mask flow", "+ semantic"]
+    assert list(select_rows(rows, ["[a]"])) == ["[a]"]
+    with pytest.raises(UserError, match="rows=cascad names no row of the sweep; did you mean cascade; the labels are"):
+        select_rows(rows, ["cascad"])
+
+
+def test_row_may_have_options_of_the_launcher() -> None:
+    options = {"gpus_per_node": 8, "time": "2-00:00:00"}
+    (row,) = expand({}, {"large": {"overrides": "backbone=resnet101", "launcher": options}}, [])
+    assert (row.overrides, row.launcher) == (["backbone=resnet101"], options)
+    (row,) = expand({}, {"large": {"overrides": {"coco": "seed=1", "shapes": "seed=2"}, "launcher": options}}, [])
+    assert row.overrides == ["seed=2"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("no_override", "row 'broken' of the sweep is 'no_override': write overrides"),
+        ("name='a", "row 'broken' of the sweep is"),
+        (3, "row 'broken' of the sweep is 3"),
+        ({"coco": "seed=1"}, "row 'broken' of the sweep has no entry for data=shapes, only for coco"),
+        ({"overrides": "seed=1", "launchr": {}}, "has the key launchr; did you mean launcher"),
+        ({"overrides": "seed=1", "launcher": "gpus=3"}, "launcher must be options"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_refused_with_its_label(row: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        expand({}, {"broken": row}, [])
+
+
+def test_several_sweeps_are_expanded_each_with_its_rows() -> None:
+    rows = expand_sweeps({}, {}, ["+sweeps=components,beta", "seed=1"])
+    assert len(rows) == 9
+    assert all("+sweeps=components" in row.overrides for row in rows[:4])
+    assert all("+sweeps=beta" in row.overrides and "seed=1" in row.overrides for row in rows[4:])
+    assert [row.label for row in expand_sweeps({}, {}, ["+sweeps=glob(*)"], ["HTC"])] == ["HTC", "HTC"]
+    with pytest.raises(UserError, match=r"\+sweep=bta is not one of beta, .*did you mean beta"):
+        expand_sweeps({}, {}, ["+sweeps=components,bta"])
 
 
 def test_quick_composition_equals_that_of_hydra() -> None:
@@ -80,8 +141,8 @@ def test_every_sweep_plans_distinct_runs_on_both_data_sets(sweep: str, data: lis
     assert result.returncode == 0, result.stderr
     rows = OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows
     assert f"{2 * len(rows)} runs: {2 * len(rows)} to start" in result.stdout
-    assert "GPU HOURS" in result.stdout
-    assert not (tmp_path / sweep).exists()
+    assert "GPU HOURS" in result.stdout and all(label in result.stdout for label in rows)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path: Path) -> None:
@@ -111,14 +172,15 @@ EVERY_ROW = """
 import sys
 from omegaconf import OmegaConf
 from htc.experiment import run_experiment
-from htc.launch.sweep import Composer, expand
+from htc.launch.sweep import expand
+from htc.launch.composer import Composer
 from tests.helpers.command import ROOT
 from tests.helpers.composition import compose_fully
 
 sweep, *arguments = sys.argv[1:]
 given = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper)
 rows = expand(given["params"], given["rows"], [f"+sweeps={sweep}", *arguments])
-for config in Composer(compose_fully).configs(rows):
+for config in Composer(compose_fully).configs([row.overrides for row in rows]):
     run_experiment(config, [])
 """
 
@@ -133,5 +195,5 @@ def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> No
         f"data.root={tmp_path / 'data'}", "data.workers=0", "wandb.mode=disabled",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    results = list((tmp_path / "runs").glob("*/evaluations/default/results.json"))
+    results = list((tmp_path / "runs").glob("*/evaluations/*/results.json"))
     assert len(results) == len(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows)
