@@ -19,7 +19,6 @@ from htc.launch.plan_report import dry_run_report
 from htc.launch.submit import launch
 from htc.launch.sweep import SweepRow
 
-
 LAUNCHERS = ("local", "slurm")
 
 
