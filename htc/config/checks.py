@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from htc.config.schema import (
@@ -13,6 +14,7 @@ from htc.config.schema import (
     Precision,
     ScheduleConfig,
     SemanticSource,
+    WandbConfig,
     schema_fields,
 )
 from htc.errors import UserError
@@ -53,9 +55,28 @@ def check(config: Config) -> None:
         config.checkpoint.partial and config.checkpoint.file is None,
         "checkpoint.partial=true has no meaning without a checkpoint: give checkpoint=FILE.",
     )
+    check_wandb(config.wandb)
+    refuse_if(
+        config.sweep is not None and not re.fullmatch(r"[^/\0.][^/\0]*", config.sweep),
+        f"sweep={config.sweep} cannot be the name of a folder: leave out slashes, and a dot at the start.",
+    )
     refuse_if(
         config.precision is Precision.fp16 and config.device == "cpu",
         "precision=fp16 needs a GPU: use precision=bf16 or precision=fp32 with device=cpu.",
+    )
+
+
+def check_wandb(wandb: WandbConfig) -> None:
+    """Raise UserError for a project that wandb refuses; `wandb.project=ENTITY/PROJECT` is allowed."""
+    entity, slash, project = wandb.project.rpartition("/")
+    refuse_if(
+        bool(slash) and ("/" in entity or not entity or wandb.entity not in (None, entity)),
+        f"wandb.project={wandb.project} with wandb.entity={wandb.entity}: write wandb.project=ENTITY/PROJECT, or both "
+        "keys without a slash.",
+    )
+    refuse_if(
+        not project or len(project) > 128 or any(character in "\\#?%:" for character in project),
+        f"wandb.project={wandb.project} is refused by wandb: use up to 128 characters, and none of \\ # ? % :.",
     )
 
 

@@ -58,6 +58,9 @@ def derive(config: Config) -> None:
         model.semantic_fusion = SemanticFusion.both
     if config.checkpoint.file is not None:
         config.backbone.weights = None
+    entity, slash, project = config.wandb.project.partition("/")
+    if slash:
+        config.wandb.entity, config.wandb.project = entity, project
     if config.name is None:
         config.name = default_name(config)
 

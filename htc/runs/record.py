@@ -155,6 +155,22 @@ class Training:
 
 
 @dataclass
+class WandbRun:
+    """The run at wandb."""
+
+    id: str
+    """A random id: two people may run one configuration."""
+    earlier: list[str] = field(default_factory=list)
+    """Ids of runs that were deleted on the server."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> WandbRun | None:
+        found = mapping(value)
+        name = text(found.get("id"))
+        return None if not name else cls(name, [each for each in items(found.get("earlier")) if isinstance(each, str)])
+
+
+@dataclass
 class RunRecord:
     """The content of run.json; None stands for a value that is not known, or not known yet."""
 
@@ -179,6 +195,8 @@ class RunRecord:
     """Content of the splits `train` and `val`."""
     evaluated_data: dict[str, Any] = field(default_factory=dict)
     """The settings that name the data of the run's own evaluations, by dotted key."""
+    wandb: WandbRun | None = None
+    """None until the run is tracked."""
     training: Training | None = None
     """What the training took; None until it has ended."""
     resumes: list[Resume] = field(default_factory=list)
@@ -205,6 +223,7 @@ class RunRecord:
                 if (found := SplitFingerprint.from_json(value)) is not None
             },
             evaluated_data=mapping(content.get("evaluated_data")),
+            wandb=WandbRun.from_json(content.get("wandb")),
             training=Training.from_json(content.get("training")),
             resumes=[Resume.from_json(each) for each in items(content.get("resumes"))],
             launch=Launch.from_json(content.get("launch")),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,9 @@ import numpy as np
 from htc.config.schema import Config, WandbMode
 from htc.config.signature import signature, to_plain
 from htc.runs.files import plain_json
+from htc.runs.folder import RunFolder
 from htc.runs.json_values import number
+from htc.runs.record import WandbRun
 from htc.runs.wandb_files import offline_files, remove_offline_runs
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ FINISH_TIMEOUT = 60.0
 """Seconds that the end of a run waits for uploads; `wandb sync` can upload the rest from the run's folder later."""
 ROWS_OF_A_STEP = ("train", "eval", "pictures")
 """Kinds of rows that one step can log, in this order."""
+DELETED = "previously created and deleted"
+"""Words with which wandb's server refuses the id of a deleted run."""
 SHOWN_SCORE = 0.3
 """Pictures show only detections with at least this score."""
 
@@ -75,7 +79,8 @@ class Tracker:
         earlier = offline_files(folder)
         try:
             _wait_for_another_second(earlier)
-            run = _start_run(config, folder, mode)
+            folder.mkdir(parents=True, exist_ok=True)
+            run = _start_known_run(config, folder, mode)
         except Exception as error:  # noqa: BLE001 - no failure of tracking may stop the run
             logger.warning("Tracking by wandb is off, it could not start: %s", _first_line(error))
             return cls(None)
@@ -162,12 +167,34 @@ def row_number(step: int, kind: str) -> int:
     return len(ROWS_OF_A_STEP) * step + ROWS_OF_A_STEP.index(kind)
 
 
-def run_id(config: Config, folder: Path) -> str:
-    """Return wandb's id of a run. It stays the same when the run is resumed; a forced repetition has another one."""
-    repetition = re.search(r"-r\d+$", folder.name)
-    name = f"{config.sweep or config.name}-{signature(config)}{repetition.group() if repetition else ''}"
-    # wandb accepts at most 128 characters; the end of the name distinguishes runs.
-    return re.sub(r"[^\w-]+", "_", name)[-128:]
+def new_id(config: Config) -> str:
+    """Return a new id of a run at wandb. It is random: two people may run one configuration in one project."""
+    return f"{signature(config)}-{secrets.token_hex(4)}"
+
+
+def recorded_id(config: Config, folder: Path) -> str:
+    """Return wandb's id of the run in a folder, which run.json keeps; a new one where there is none yet.
+
+    It is recorded before wandb knows it, so that a run that is killed in between continues under the same id. Where
+    run.json was lost, the offline files of the run still have the id.
+    """
+    run = RunFolder(folder)
+    if (known := run.read(strict=True).wandb) is not None:
+        return known.id
+    files = offline_files(folder)
+    chosen = files[-1].stem.removeprefix("run-") if files else new_id(config)
+    run.update(wandb=WandbRun(chosen))
+    return chosen
+
+
+def replace_deleted_id(config: Config, folder: Path) -> str:
+    """Record a new id for a run that was deleted on the server, and return it."""
+    run = RunFolder(folder)
+    before = run.read(strict=True).wandb
+    earlier = [] if before is None else [*before.earlier, before.id]
+    chosen = new_id(config)
+    run.update(wandb=WandbRun(chosen, earlier))
+    return chosen
 
 
 def _wait_for_another_second(earlier: Sequence[Path]) -> None:
@@ -188,8 +215,23 @@ def _wanted_mode(config: Config) -> str:
     return {"dryrun": "offline", "run": "online"}.get(mode, mode)
 
 
-def _start_run(config: Config, folder: Path, mode: str) -> wandb.Run | None:
-    """Start or resume the wandb run; return None if the user is not logged in."""
+def _start_known_run(config: Config, folder: Path, mode: str) -> wandb.Run | None:
+    """Start or resume the wandb run of a folder; return None if the user is not logged in.
+
+    A run that was deleted on the server goes on as a new one: the server refuses its id.
+    """
+    try:
+        return _start_run(config, folder, mode, recorded_id(config, folder))
+    except Exception as error:
+        if DELETED not in str(error):
+            raise
+        chosen = replace_deleted_id(config, folder)
+        logger.warning("the run was deleted at wandb: it goes on there as %s, with its complete history", chosen)
+        return _start_run(config, folder, mode, chosen)
+
+
+def _start_run(config: Config, folder: Path, mode: str, run_id: str) -> wandb.Run | None:
+    """Start or resume the wandb run with an id; return None if the user is not logged in."""
     import wandb
 
     # Silent: wandb's banners would disturb the log and the progress bar; `start` logs the address.
@@ -210,14 +252,14 @@ def _start_run(config: Config, folder: Path, mode: str) -> wandb.Run | None:
     settings.symlink = False
     # The command line and the uncommitted changes may contain secrets; run.json has both, with secrets redacted.
     settings.disable_git = settings.disable_code = settings.x_disable_meta = True
-    folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(
         project=config.wandb.project,
         entity=config.wandb.entity,
         dir=folder.absolute(),
-        id=run_id(config, folder),
+        id=run_id,
         name=config.name,
         group=config.sweep,
+        tags=[signature(config)],
         config=to_plain(config),
         allow_val_change=True,
         resume="allow",

@@ -14,15 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from htc.config.compose import composed_config
 from htc.config.schema import WandbMode
 from htc.config.signature import signature
+from htc.errors import UserError
 from htc.ops.paste import encode_region
-from htc.runs.tracking import Tracker, row_number, run_id
+from htc.runs.folder import RunFolder
+from htc.runs.tracking import Tracker, recorded_id, row_number
 from htc.runs.wandb_files import offline_files
 from htc.structures import ImagePrediction
 from tests.helpers.command import clean_environment, command, run_code
 from tests.helpers.tracking import example_config
 from tests.helpers.wandb_history import read_history, read_records
+from tests.helpers.wandb_server import wandb_server
 
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -92,7 +96,7 @@ def test_offline_run_records_configuration_metrics_pictures_and_results(tmp_path
 
     records = logged(folder)
     run = next(record.run for record in records if record.HasField("run"))
-    assert run.run_id == f"components-{signature(config)}" and run.run_group == "components"
+    assert run.run_id == json.loads((folder / "run.json").read_text())["wandb"]["id"] and run.run_group == "components"
     assert run.project == "htc" and run.display_name == "a run"
     recorded = {key_of(item): json.loads(item.value_json) for item in run.config.update}
     assert recorded["seed"] == 0 and recorded["model"]["name"] == "htc"
@@ -205,11 +209,73 @@ def test_resumed_run_sends_exactly_the_rows_that_the_server_lacks(tmp_path: Path
     assert [row["step"] for row in history(logged(tmp_path))] == expected[log_every]
 
 
-def test_forced_repetition_of_a_run_has_another_id() -> None:
-    config = example_config(None)
-    config.sweep = "my sweep: 50%?"
-    assert run_id(config, Path("a-1234")) == f"my_sweep_50_-{signature(config)}"
-    assert run_id(config, Path("a-1234-r2")) == f"my_sweep_50_-{signature(config)}-r2"
+def test_runs_of_one_configuration_have_different_ids_and_each_keeps_its_own(tmp_path: Path) -> None:
+    config = example_config(WandbMode.offline)
+    ours, theirs = (tmp_path / name / "a-1234" for name in ("ours", "theirs"))
+    ids = [recorded_id(config, folder) for folder in (ours, theirs, ours, ours.with_name("a-1234-r2"))]
+    assert ids[0] == ids[2] and len(set(ids)) == 3
+    assert all(each.startswith(signature(config)) for each in ids)
+    assert json.loads((ours / "run.json").read_text())["wandb"] == {"id": ids[0], "earlier": []}
+
+
+def test_id_survives_a_new_start_and_the_loss_of_the_record(tmp_path: Path) -> None:
+    config = example_config(WandbMode.offline)
+    folder = RunFolder(tmp_path)
+    folder.start(["htc"], config, resume=False)
+    tracker = Tracker.start(config, tmp_path)
+    tracker.finish()
+    wandb = folder.read().wandb
+    assert wandb is not None
+    folder.start(["htc"], config, resume=False)
+    assert folder.read().wandb == wandb
+    folder.run_file.write_text("{")
+    assert recorded_id(config, tmp_path) == wandb.id, "the offline files have the id"
+
+
+ONLINE_RUN = """
+import logging, sys
+from pathlib import Path
+from htc.config.schema import WandbMode
+from htc.runs import tracking
+from tests.helpers.tracking import example_config
+logging.basicConfig(level=logging.INFO)
+# The SDK repeats a refused request until then.
+tracking.INIT_TIMEOUT = tracking.FINISH_TIMEOUT = 3.0
+tracker = tracking.Tracker.start(example_config(WandbMode.online), Path(sys.argv[1]))
+print("tracked" if tracker.on else "off")
+tracker.finish()
+"""
+
+
+def test_run_that_was_deleted_on_the_server_goes_on_under_a_new_id_and_says_so(tmp_path: Path) -> None:
+    deleted = recorded_id(example_config(WandbMode.online), tmp_path)
+    with wandb_server() as server:
+        server.deleted.add(deleted)
+        environment = clean_environment(WANDB_BASE_URL=server.address, WANDB_API_KEY=FAKE_KEY, HOME=str(tmp_path))
+        result = run_code(ONLINE_RUN, tmp_path, environment=environment)
+    assert result.returncode == 0 and "tracked" in result.stdout, result.stderr
+    record = RunFolder(tmp_path).read().wandb
+    assert record is not None and record.earlier == [deleted]
+    assert server.started and set(server.started) == {record.id}
+    assert f"the run was deleted at wandb: it goes on there as {record.id}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("project", "entity", "found"),
+    [("htc", None, (None, "htc")), ("lab/htc", None, ("lab", "htc")), ("lab/htc", "lab", ("lab", "htc"))],
+)
+def test_project_may_name_its_entity(project: str, entity: str | None, found: tuple[str | None, str]) -> None:
+    config = composed_config([f"wandb.project={project}", f"wandb.entity={entity or 'null'}"])
+    assert (config.wandb.entity, config.wandb.project) == found
+
+
+@pytest.mark.parametrize(
+    ("project", "entity"), [("lab/htc", "other"), ("a/b/c", None), ("/htc", None), ("lab/", None), ("x" * 129, None),
+                            ("what?", None), ("50%", None), ("a:b", None)],
+)  # fmt: skip
+def test_project_that_wandb_refuses_is_refused_before_anything_starts(project: str, entity: str | None) -> None:
+    with pytest.raises(UserError, match=r"wandb\.project="):
+        composed_config([f"wandb.project='{project}'", f"wandb.entity={entity or 'null'}"])
 
 
 def test_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
