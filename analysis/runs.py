@@ -218,7 +218,11 @@ def comparable_settings(settings: dict[str, Any], evaluated: dict[str, Any], con
     kept |= evaluated
     for key in UNUSED_KEYS:
         kept.pop(key, None)
-    if "data.content" in content or settings["data.name"] == GENERATED_DATA:
+    if settings["data.name"] == GENERATED_DATA:
+        # The content follows from other settings.
+        content = {}
+        kept.pop("data.root", None)
+    elif "data.content" in content:
         kept.pop("data.root", None)
     return kept | content
 

@@ -16,19 +16,37 @@ from htc.runs.evaluations import EvaluationFolder
 from htc.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
-USAGE = "python -m htc.evaluate run=RUN_DIR | checkpoint=FILE [out=DIR] [eval=NAME] [KEY=VALUE] ..."
+USAGE = "python -m htc.evaluate run=RUN_DIR | checkpoint=FILE | sweep=NAME [out=DIR] [eval=NAME] [KEY=VALUE] ..."
+DRY_RUN = "--dry-run"
 KEYS = {
     "run": "a run's folder: its newest checkpoint is used",
     "checkpoint": "a checkpoint file: ours, MMDetection's or torchvision's",
+    "sweep": "a sweep: its trained runs that lack the evaluation are evaluated, by a launcher: [hydra/launcher=slurm] "
+    "[launcher.KEY=VALUE] [--dry-run]",
+    "runs": "with sweep: folder of all runs (default: runs)",
     "checkpoint.partial": "true: leave what does not fit as it was initialised (default false)",
     "out": "folder of predictions and results (default: evaluations/ in the run's folder, or next to the checkpoint)",
 }
 
 
 def main() -> None:
-    arguments = read_arguments(sys.argv[1:], KEYS, USAGE)
+    given = sys.argv[1:]
+    of_launcher = [each for each in given if each.startswith(("hydra/launcher=", "launcher.")) or each == DRY_RUN]
+    arguments = read_arguments([each for each in given if each not in of_launcher], KEYS, USAGE)
+    values = arguments.values
+    if "sweep" in values:
+        if other := sorted({"run", "checkpoint", "out"} & set(values)):
+            raise UserError(f"{other[0]} has no meaning with sweep={values['sweep']}: give one of them.")
+        from htc.launch.evaluate_sweep import evaluate_sweep
+
+        launcher = [each for each in of_launcher if each != DRY_RUN]
+        pool = Path(values.get("runs", "runs"))
+        evaluate_sweep(pool, values["sweep"], arguments.overrides, launcher, dry_run=DRY_RUN in of_launcher)
+        return
+    if of_launcher:
+        raise UserError(f"{of_launcher[0]} has no meaning without sweep=NAME: one run is evaluated here.")
     log_to_console()
-    evaluate(arguments.values, arguments.overrides)
+    evaluate(values, arguments.overrides)
 
 
 def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from htc.launch.status.table import runs_table, sweep_summary
 from htc.runs.json_values import mapping, number
 from htc.runs.pool import SelectedRun, all_rows
 
-ACTIONS = ("cancel", "retry")
+ACTIONS = ("cancel", "retry", "rename", "forget", "clean", "delete", "adopt")
 USAGE = "python -m htc.status [ACTION] [SWEEP | SWEEP/ROW | RUN] ... [runs=runs] [--watch | --wait] [--json]"
 HELP = f"""usage: {USAGE}
 
@@ -32,6 +32,12 @@ and labels and runs may be patterns, such as '*mask_flow*'.
 
   cancel NAME ...      remove runs from the queue and stop running ones; they can continue later
   retry NAME ...       start failed, cancelled, lost and missing runs again, each with its launcher
+  rename SWEEP NEW     give a sweep another name
+  forget SWEEP[/ROW]   remove a sweep or rows of it; the runs stay
+  clean NAME ...       delete checkpoints of done runs, all but the newest (--all: that one, too)
+  delete RUN ...       delete whole runs; rows that select them become missing
+  adopt OLD_RUNS       move runs of the old layout, runs/SWEEP/RUN, into runs= (--dry-run: show how)
+  --yes                delete without asking
   --watch              repeat every five seconds, until all runs have ended
   --wait               wait until all runs have ended; exit with 1 unless all are done
   --json               print JSON, for programs
@@ -48,29 +54,52 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(HELP)
         return
-    options = ["--watch", "--wait", "--json"]
+    options = ["--watch", "--wait", "--json", "--yes", "--all", "--dry-run"]
     arguments = parse_arguments(sys.argv[1:], USAGE, keys=["runs"], options=options, max_words=1000)
     words = arguments.words
     pool = Path(arguments.values.get("runs", "runs"))
     action = words.pop(0) if words and words[0] in ACTIONS else None
+    if action == "adopt":
+        adopt_runs(words, pool, arguments.options)
+        return
     if not pool.is_dir():
         raise UserError(f"runs={pool} is not a folder: name the folder that holds the runs, as in runs=runs.")
     if action:
-        manage(action, pool, words)
+        manage(action, pool, words, arguments.options)
     elif "--wait" in arguments.options:
         sys.exit(wait(pool, words))
     else:
         show(pool, words, arguments.options)
 
 
-def manage(action: str, pool: Path, words: list[str]) -> None:
-    """Do an action with the runs that words name."""
+def manage(action: str, pool: Path, words: list[str], options: set[str]) -> None:
+    """Do an action with the runs and sweeps that words name."""
+    from htc.launch import housekeeping
     from htc.launch.manage import cancel, retry
 
-    if not words:
-        raise UserError(f"{action} needs the name of a sweep or of a run; usage: {USAGE}.")
-    rows, what = select(pool, words), " ".join(words)
-    cancel(pool, rows, what) if action == "cancel" else retry(pool, rows, what)
+    if not words or (action == "rename" and len(words) != 2):
+        needed = "two names, the old and the new one" if action == "rename" else "the name of a sweep or of a run"
+        raise UserError(f"{action} needs {needed}; usage: {USAGE}.")
+    if action == "rename":
+        housekeeping.rename(pool, *words)
+    elif action == "forget":
+        housekeeping.forget(pool, words)
+    elif action == "clean":
+        housekeeping.clean(pool, words, everything="--all" in options, confirmed="--yes" in options)
+    elif action == "delete":
+        housekeeping.delete(pool, words, confirmed="--yes" in options)
+    else:
+        act = cancel if action == "cancel" else retry
+        act(pool, select(pool, words), " ".join(words))
+
+
+def adopt_runs(words: list[str], pool: Path, options: set[str]) -> None:
+    """Move the runs of an old folder into the pool."""
+    from htc.launch.adopt import adopt
+
+    if len(words) != 1 or not Path(words[0]).is_dir():
+        raise UserError(f"adopt needs one folder of old runs: htc.status adopt OLD_RUNS [runs={pool}].")
+    adopt(Path(words[0]), pool, dry_run="--dry-run" in options)
 
 
 def wait(pool: Path, words: list[str]) -> int:

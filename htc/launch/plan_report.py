@@ -29,10 +29,10 @@ def launch_report(planned: Sequence[PlannedRun], submissions: Sequence[Submissio
     lines = remarks(started)
     if started:
         rows = [
-            (jobs[each.row.folder] or "-", each.action, each.label, str(each.pool / each.row.folder))
+            (jobs[each.row.folder] or "-", each.action, str(each.pool / each.row.folder), each.label)
             for each in started
         ]
-        lines += format_table(("JOB", "ACTION", "LABEL", "FOLDER"), rows[:SHOWN_ROWS])
+        lines += format_table(("JOB", "ACTION", "FOLDER", "LABEL"), rows[:SHOWN_ROWS])
         if len(rows) > SHOWN_ROWS:
             lines.append(f"... and {len(rows) - SHOWN_ROWS} more.")
     words = [f"{len(started)} started" if started else "nothing to start"]

@@ -27,13 +27,16 @@ from htc.runs.pool import SelectedRun, change_rows, launch_lock, signature_of, s
 from htc.runs.record import RunRecord
 
 
-def launch(requests: Sequence[RequestedRun], launcher: str, options: Mapping[str, Any]) -> list[str]:
+def launch(
+    requests: Sequence[RequestedRun], launcher: str, options: Mapping[str, Any], *, record: bool = True
+) -> list[str]:
     """Start the requested runs that are missing, and wait for them if the option `wait` is set.
 
     Args:
         requests: What is asked for.
         launcher: `slurm` or `local`.
         options: The launcher's options, with the keys of conf/hydra/launcher.
+        record: Add the rows to their sweeps.
 
     Returns:
         The names of the runs that failed while this waited for them.
@@ -46,7 +49,8 @@ def launch(requests: Sequence[RequestedRun], launcher: str, options: Mapping[str
         chosen = [request for request in requests if request.pool == pool]
         with locked(launch_lock(pool), f"{pool} is being launched into by another process: waiting."):
             planned = plan(pool, chosen, need_slurm=True)
-            record_rows(pool, planned)
+            if record:
+                record_rows(pool, planned)
             submissions = submit_missing(pool, planned, launcher, options)
         print(launch_report(planned, submissions, len(chosen)), flush=True)
         rows = [SelectedRun(each.row.folder, evaluation=each.row.evaluation) for each in planned]

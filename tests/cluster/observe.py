@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
+from htc.runs.pool import read_rows
+
 TIMES = ("time", "images_per_second", "memory_mb", "seconds")
 """Keys of metrics.jsonl whose values depend on the clock or the machine."""
 
 
-def run_folder(sweep: Path, start: str) -> Path:
-    """Return the folder of the run whose name starts with `start`."""
-    (found,) = [path for path in sweep.glob(f"{start}*") if path.is_dir()]
-    return found
+def run_folder(runs: Path, sweep: str, label: str, seed: int = 0) -> Path:
+    """Return the folder of the run of a row."""
+    (found,) = [row.run for row in read_rows(runs, sweep) if row.label == label and f"seed{seed}-" in row.run]
+    return runs / found
 
 
 def record(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tests.helpers.tiny_run import SLURM, tiny_launched
 from tests.helpers.wandb_history import read_history, read_records
 
 pytestmark = pytest.mark.slurm
-ROWS = ("cascade", "interleaved", "mask_flow", "semantic")
+ROWS = ("cascade", "+ interleaved", "+ mask flow", "+ semantic")
 
 
 def status(command: Command, runs: Path, sweep: str = "components") -> dict[str, dict[str, object]]:
@@ -66,10 +66,6 @@ class Sweep:
     at_return: dict[str, object]
     """States of the runs after the first launch returned."""
 
-    @property
-    def folder(self) -> Path:
-        return self.runs / "components"
-
 
 @pytest.fixture(scope="module")
 def undisturbed(command: Command, cluster: SlurmCluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
@@ -89,7 +85,7 @@ def test_a_launch_returns_at_once_starts_nothing_twice_and_its_runs_end_in_the_t
 ) -> None:
     assert [launch.returncode for launch in undisturbed.launches] == [0] * 4, undisturbed.launches
     first, second, third, last = (launch.stdout for launch in undisturbed.launches)
-    jobs = [line.split() for line in first.splitlines() if str(undisturbed.folder) in line]
+    jobs = [line.split() for line in first.splitlines() if f"{undisturbed.runs}/" in line]
     assert len(jobs) == 4
     assert all(job[1] == "start" and Path(job[2]).is_dir() for job in jobs)
     assert len(undisturbed.at_return) == 4
@@ -112,13 +108,12 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_a_kill_and_a_failing_ro
     command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
-    sweep = tmp_path / "components"
     launched = command(
         "htc.run", "-m", "+sweep=components", *tiny_launched(tmp_path, data), *SLURM, "seed=0",
         "launcher.signal_before=25", "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt'",
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
-    cascade, interleaved, mask_flow, semantic = (run_folder(sweep, row) for row in ROWS)
+    cascade, interleaved, mask_flow, semantic = (run_folder(tmp_path, "components", row) for row in ROWS)
 
     def is_training(folder: Path) -> bool:
         return record(folder).get("status") == "running" and bool(checkpoint_steps(folder))
@@ -153,18 +148,18 @@ def test_runs_survive_requeue_preemption_a_dead_node_and_a_kill_and_a_failing_ro
     finally:
         cluster.start_node(dead)
     for row, folder in zip(ROWS, good, strict=True):
-        assert_twins(folder, run_folder(undisturbed.folder, f"{row}-seed0"))
+        assert_twins(folder, run_folder(undisturbed.runs, "components", row))
     found = status(command, tmp_path)
     for folder in good:
         assert found[folder.name]["state"] == "done"
         assert int(str(found[folder.name]["restarts"])) >= 1, folder
     assert record(semantic)["launch"]["failures"][0]["cause"] == "killed by SIGKILL"
-    (broken,) = [row for name, row in found.items() if name.startswith("broken")]
+    (broken,) = [row for row in found.values() if row["label"] == "broken"]
     assert broken["state"] == "failed"
     assert broken["restarts"] == 0
     assert "nowhere.pt" in str(broken["error"])
     text = command("htc.status", "components", f"runs={tmp_path}").stdout
-    assert text.count("nowhere.pt") == 1
+    assert text.count("nowhere.pt is not a file") == 1
 
 
 @pytest.mark.slow
@@ -172,27 +167,27 @@ def test_cancelled_runs_resume_when_they_are_retried(
     command: Command, cluster: SlurmCluster, data: Path, undisturbed: Sweep, tmp_path: Path
 ) -> None:
     cluster.wait_for_idle_nodes()
-    arguments = ["-m", *tiny_launched(tmp_path, data), *SLURM, "sweep=components", "model.interleaved=false"]
+    arguments = ["-m", *tiny_launched(tmp_path, data), *SLURM, "sweep=alone", "model.interleaved=false"]
     arguments += ["model.mask_flow=false", "model.semantic=false", "wandb.mode=offline"]
     launched = command("htc.run", *arguments)
     assert launched.returncode == 0, launched.stderr
-    (folder,) = [path for path in (tmp_path / "components").iterdir() if not path.name.startswith(".")]
+    (folder,) = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
     wait_until(lambda: checkpoint_steps(folder), "a checkpoint")
-    cancelled = command("htc.status", "cancel", "components", f"runs={tmp_path}")
+    cancelled = command("htc.status", "cancel", "alone", f"runs={tmp_path}")
     assert cancelled.returncode == 0, cancelled.stderr
-    wait_until(lambda: states(command, tmp_path)[folder.name] == "cancelled", "the run cancelled")
-    retried = command("htc.status", "retry", f"components/{folder.name}", f"runs={tmp_path}")
+    wait_until(lambda: states(command, tmp_path, "alone")[folder.name] == "cancelled", "the run cancelled")
+    retried = command("htc.status", "retry", f"alone/{folder.name}", f"runs={tmp_path}")
     assert retried.returncode == 0, retried.stderr
     wait_until(lambda: record(folder).get("status") == "done", "the run done")
     assert len(record(folder)["resumes"]) == 1
     assert len(set(record(folder)["slurm_job_ids"])) == 2
-    assert_twins(folder, run_folder(undisturbed.folder, "cascade-seed0"))
+    assert_twins(folder, run_folder(undisturbed.runs, "components", "cascade"))
     # It is also one run for wandb: the file to upload has every line once, in the group of the sweep.
     (file,) = offline_files(folder)
     assert [row["step"] for row in read_history(file)][: len(metrics(folder))] == [
         line["step"] for line in metrics(folder)
     ]
-    assert {each.run.run_group for each in read_records(file) if each.HasField("run")} == {"components"}
+    assert {each.run.run_group for each in read_records(file) if each.HasField("run")} == {"alone"}
 
 
 @pytest.mark.slow
@@ -248,7 +243,7 @@ def test_jobs_run_the_code_of_their_submission(
     assert launched.returncode == 0, launched.stderr
     module.write_text("raise RuntimeError('edited after the submission')\n")
     (folder,) = [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
-    cluster.run("scontrol", "release", launched.stdout.split("FOLDER\n")[1].split()[0])
+    cluster.run("scontrol", "release", launched.stdout.splitlines()[1].split()[0])
     wait_until(lambda: record(folder).get("status") == "done", "the run done")
     git = record(folder)["git"]
     head = subprocess.run(["git", "-C", str(copy), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -281,7 +276,7 @@ def test_a_launch_that_was_killed_before_it_recorded_its_jobs_starts_none_twice(
 ) -> None:
     arguments = ["-m", "+sweep=components", *tiny_launched(tmp_path, data), *SLURM, "launcher.sbatch=[--hold]"]
     assert command("htc.run", *arguments).returncode == 0
-    (submission,) = (tmp_path / "components" / ".launch").glob("*/submission.json")
+    (submission,) = (tmp_path / ".sweeps" / "components" / "submissions").glob("*/submission.json")
     content = json.loads(submission.read_text())
     submission.write_text(json.dumps({**content, "jobs": [None] * len(content["jobs"])}))
     try:
@@ -367,5 +362,5 @@ def test_a_launch_that_waits_reports_a_failure_and_exits_with_1(
     )  # fmt: skip
     assert result.returncode == 1
     assert result.stderr.count("nowhere.pt is not a file") == 1
-    assert "1 of 2 runs did not end well: broken" in result.stderr
+    assert "1 of 2 runs did not end well: htc-" in result.stderr
     assert sorted(states(command, tmp_path, "unnamed").values(), key=str) == ["done", "failed"]
