@@ -120,6 +120,10 @@ class Checker:
         """Parse the arguments of a command on a trained model, and compose its overrides."""
         parsed: list[list[str]] = []
         self.monkeypatch.setattr(module, name, lambda values, overrides: parsed.append(overrides))
+        self.monkeypatch.setattr(
+            "htc.launch.evaluate_sweep.evaluate_sweep",
+            lambda pool, sweep, overrides, launcher, **options: parsed.append(overrides),
+        )
         succeeds(module.start)  # type: ignore[attr-defined]
         (overrides,) = parsed
         succeeds(lambda: run_command(lambda: composed_config(["data=coco", "data.root=.", *overrides])))
@@ -136,9 +140,11 @@ class Checker:
         succeeds(htc.replay.start)
 
     def check_status(self, arguments: list[str]) -> None:
-        """Show the states of the runs of this folder; nothing is cancelled or started."""
-        for action in ("cancel", "retry"):
-            self.monkeypatch.setattr(f"htc.launch.manage.{action}", lambda *values: print("cancelled or started"))
+        """Show the states of the runs of this folder; nothing is cancelled, started, moved or deleted."""
+        actions = [f"htc.launch.manage.{name}" for name in ("cancel", "retry")]
+        actions += [f"htc.launch.housekeeping.{name}" for name in ("rename", "forget", "clean", "delete")]
+        for action in (*actions, "htc.launch.adopt.adopt"):
+            self.monkeypatch.setattr(action, lambda *values, **options: print("done"))
         self.monkeypatch.setattr("htc.status.wait", lambda *values: print("waited"))
         self.monkeypatch.setattr("time.sleep", lambda seconds: sys.exit(0))
         succeeds(htc.status.start)
@@ -242,6 +248,7 @@ def prepare(folder: Path, settings: Mapping[str, str]) -> None:
     run = folder / "runs" / "RUN"
     run.mkdir(parents=True)
     (run / "run.json").write_text('{"status": "failed", "error": "an example"}')
+    (folder / "OLD_RUNS").mkdir()
     for sweep in ("components", "SWEEP"):
         change_rows(folder / "runs", sweep, lambda _: [SelectedRun("RUN", "cascade")])
     for file, block in settings.items():
