@@ -16,6 +16,7 @@ from htc.launch.composer import Composer
 from htc.launch.estimate import Throughput
 from htc.launch.plan import RequestedRun, plan
 from htc.launch.plan_report import dry_run_report
+from htc.launch.sbatch import Gpus
 from htc.launch.submit import launch
 from htc.launch.sweep import SweepRow
 
@@ -93,11 +94,18 @@ def check_options(launcher: str, options: Mapping[str, Any], where: str = "") ->
     for key in options:
         if key not in known:
             raise UserError(f"launcher.{key} is not an option of the launcher {launcher}{where}{nearest(key, known)}.")
-    counts = ("nodes", "max_running", "jobs", "gpus_per_run", "cpus_per_task", "retries", "tasks_per_node")
-    for key, low in (*((key, 1) for key in counts), ("gpus_per_node", 0), ("signal_before", 0)):
+    counts = (
+        "nodes", "max_running", "jobs", "gpus_per_run", "cpus_per_task", "retries", "tasks_per_node", "submit_limit",
+    )  # fmt: skip
+    for key, low in (*((key, 1) for key in counts), ("signal_before", 0)):
         value = options.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
             raise UserError(f"launcher.{key}={value}{where} must be a whole number, {low} or more.")
+    for key in ("wait", "dry_run", "fail_fast"):
+        if options.get(key) is not None and not isinstance(options[key], bool):
+            raise UserError(f"launcher.{key}={options[key]}{where} must be true or false.")
+    if options.get("gpus_per_node") is not None:
+        Gpus.parse(options["gpus_per_node"], where)
 
 
 def row_options(launcher: str, row: SweepRow) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from htc.runs.folder import RunFolder
 
 POLL_SECONDS = 0.1
 """Interval at which the manager looks for runs that ended."""
+STOPPED = 128 + signal.SIGTERM
+"""Exit status of a supervisor that was told to stop."""
 START_TIMEOUT = 30.0
 """Seconds that a launch waits for its manager in the background to start."""
 
@@ -65,19 +67,21 @@ class LocalManager:
                 while self.waiting and len(self.running) < self.jobs and not self.stopped:
                     self._start(self.waiting.pop(0), show)
                 for index, (process, gpus) in list(self.running.items()):
-                    if process.poll() is not None:
+                    if (code := process.poll()) is not None:
                         del self.running[index]
                         self.free_gpus += gpus
+                        self._note_end(index, code)
                         on_end(self.submission.runs[index])
                 time.sleep(POLL_SECONDS)
+            if self.stopped:
+                self._note_stop()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             lock.release()
 
     def _start(self, index: int, show: bool) -> None:
-        folder = RunFolder(self.submission.pool / self.submission.runs[index])
-        if not self.submission.may_start(folder.read()):
+        if not self.submission.may_start(self._folder(index).read()):
             return
         gpus = [self.free_gpus.pop(0) for _ in range(self.gpus_per_run)] if self.free_gpus else []
         command = [sys.executable, "-m", "htc.launch.job.supervisor", str(self.submission.path), str(index)]
@@ -90,6 +94,28 @@ class LocalManager:
                 stderr=output, start_new_session=True,
             )  # fmt: skip
         self.running[index] = process, gpus
+
+    def _note_end(self, index: int, code: int) -> None:
+        """Record that a process failed before it began with its run; with `fail_fast`, a failure stops the others."""
+        record = self._folder(index).read()
+        if code not in (0, STOPPED, -signal.SIGTERM) and record.status == "queued":
+            (self.submission.path / f"{index}.failed").touch()
+        elif record.status != "failed":
+            return
+        if self.submission.options.get("fail_fast") and not self.submission.is_stopped:
+            self.submission.stop_file.touch()
+            self.waiting.clear()
+
+    def _note_stop(self) -> None:
+        """Record of the runs that had not begun when this was told to stop that they are interrupted, as the others."""
+        for index in range(len(self.submission.runs)):
+            record = self._folder(index).read()
+            is_ours = record.launch is not None and record.launch.submission == self.submission.id
+            if is_ours and record.status == "queued" and not record.cancelled:
+                self._folder(index).update(status="preempted")
+
+    def _folder(self, index: int) -> RunFolder:
+        return RunFolder(self.submission.pool / self.submission.runs[index])
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True

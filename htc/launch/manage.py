@@ -41,19 +41,36 @@ def cancel(pool: Path, rows: Sequence[SelectedRun], what: str) -> None:
             run = RunFolder(state.folder)
             launch = run.read().launch or state.submission.launch_record(state.submission.row(state.index))
             run.update(launch=replace(launch, cancelled=now()))
-        in_slurm = [state for state in chosen if state.submission and state.submission.launcher == "slurm"]
+        own_job = [state for state in chosen if state.submission and _has_own_job(state.submission)]
         # scancel sends SIGTERM first, on which a run saves its state.
-        cancel_jobs([state.job_id for state in in_slurm if state.job_id])
+        cancel_jobs([state.job_id for state in own_job if state.job_id])
         for state in chosen:
-            if state not in in_slurm:
+            if state not in own_job:
                 # The supervisor, on any host, stops the run when it reads that it is no longer the owner.
                 owner = supervisor_lock(pool, state.name).with_suffix(".owner")
                 owner.parent.mkdir(parents=True, exist_ok=True)
                 owner.write_text("cancelled")
+        _cancel_needless_jobs(chosen)
     by_hand = [state.name for state in states if state.state in LIVE and state.submission is None]
     if by_hand:
         print(f"started by hand, so stop them where they run: {', '.join(by_hand)}", file=sys.stderr)
     print(f"{what}: {len(chosen)} cancelled. `{status_command(pool, 'retry', what)}` starts them again.")
+
+
+def _has_own_job(submission: Submission) -> bool:
+    return submission.launcher == "slurm" and not submission.is_shared
+
+
+def _cancel_needless_jobs(cancelled: Sequence[RunState]) -> None:
+    """Cancel the jobs that share runs of which none is left."""
+    shared = {each.submission.path: each.submission for each in cancelled if each.submission is not None}
+    for submission in shared.values():
+        if not submission.is_shared:
+            continue
+        records = [RunFolder(submission.pool / run).read() for run in submission.runs]
+        left = [record for record in records if record.status not in ("done", "failed")]
+        if not any(submission.may_start(record) for record in left):
+            cancel_jobs([job for job in submission.jobs if job is not None])
 
 
 def retry(pool: Path, rows: Sequence[SelectedRun], what: str) -> None:
@@ -77,9 +94,9 @@ def retry(pool: Path, rows: Sequence[SelectedRun], what: str) -> None:
         for state in chosen:
             if state.submission is not None:
                 of_path[state.submission.path].append(_row(pool, state.submission, state))
-        submissions = []
+        submissions: list[Submission] = []
         for path, again in of_path.items():
-            submissions += submit(pool, before[path].sweep, again, before[path].launcher, before[path].options)
+            submit(pool, before[path].sweep, again, before[path].launcher, before[path].options, submissions)
     by_hand = [state.name for state in chosen if state.submission is None]
     if by_hand:
         print(f"not launched, so start them by the command in run.json: {', '.join(by_hand)}", file=sys.stderr)

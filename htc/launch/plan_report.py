@@ -23,7 +23,7 @@ def launch_report(planned: Sequence[PlannedRun], submissions: Sequence[Submissio
         submissions: What the launch submitted.
         asked: Number of rows, of which several may be the same run.
     """
-    jobs = {run: job or "" for each in submissions for run, job in zip(each.runs, each.jobs, strict=True)}
+    jobs = {run: job for each in submissions for run, job in _jobs_of(each).items()}
     started = [each for each in planned if each.row.folder in jobs]
     left = Counter(each.state for each in planned if each.row.folder not in jobs)
     lines = remarks(started)
@@ -43,6 +43,14 @@ def launch_report(planned: Sequence[PlannedRun], submissions: Sequence[Submissio
     hints = ", ".join(status_command(planned[0].pool, sweep) for sweep in sweeps)
     lines.append(f"{', '.join(sweeps)}: {', '.join(words)}. See them with: {hints}")
     return "\n".join(lines)
+
+
+def _jobs_of(submission: Submission) -> dict[str, str]:
+    """Return the job of each run: its id, the ids of all jobs that share the runs, or nothing for local runs."""
+    if submission.is_shared:
+        shared = f"{submission.jobs[0]}..{len(submission.jobs) - 1}" if len(submission.jobs) > 1 else submission.jobs[0]
+        return dict.fromkeys(submission.runs, shared or "")
+    return {run: job or "" for run, job in zip(submission.runs, submission.jobs, strict=True)}
 
 
 def status_command(pool: Path, *words: str) -> str:

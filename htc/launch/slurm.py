@@ -1,17 +1,13 @@
-"""Interface to Slurm: query, cancel and requeue jobs by its commands, and submit job arrays by submitit."""
+"""Slurm's commands: query, cancel, rename and requeue jobs."""
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 import subprocess
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from htc.errors import UserError
 
@@ -19,8 +15,10 @@ QUERY_TIMEOUT = 60.0
 """Seconds that a command of Slurm may take."""
 PENDING_STATES = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 RUNNING_STATES = ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
-MAX_TIMEOUTS = 10**6
-"""Number of time limits after which submitit no longer requeues a job: never, as the supervisor decides by progress."""
+ENDED_BADLY = ("FAILED", "BOOT_FAIL", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+"""States of jobs that have ended without having been cancelled or preempted."""
+COMMENT = "htc:"
+"""Beginning of the comment of this project's jobs, before the id of their submission."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class Job:
 
     id: str
     """Job id, such as `1234` or `1234_5` in an array."""
-    name: str
+    submission: str
+    """Id of the submission, from the comment of the job; empty for a job of another program."""
     state: str
     """State such as `PENDING`, `RUNNING` or `CANCELLED`."""
     node: str
@@ -45,23 +44,33 @@ def is_installed() -> bool:
     return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
 
 
-def query_jobs(names: Iterable[str]) -> dict[str, Job]:
-    """Return all jobs of these names that Slurm lists, by id, of all users. Raises UserError if Slurm does not answer.
+def query_jobs(users: Iterable[int]) -> list[Job]:
+    """Return all jobs of these users that Slurm lists. Raises UserError if Slurm does not answer.
 
     This does not use `sacct`, which needs an accounting database that not every cluster has.
+
+    Args:
+        users: User ids.
     """
-    wanted = sorted(set(names))
-    jobs: dict[str, Job] = {}
-    # In batches, as the length of a command line is limited.
-    for start in range(0, len(wanted), 200):
-        chosen = ",".join(wanted[start : start + 200])
-        lines = run_slurm(
-            "squeue", "--noheader", "--array", "--states=all", f"--name={chosen}", "--format=%i|%j|%T|%N|%r"
-        ).splitlines()
-        for line in lines:
-            listed = Job(*line.split("|", 4))
-            jobs |= {each: replace(listed, id=each) for each in job_ids(listed.id)}
+    chosen = ",".join(str(user) for user in sorted(set(users)))
+    text = run_slurm(
+        "squeue", "--noheader", "--array", "--states=all", f"--user={chosen}", "--format=%i|%T|%N|%r|%k"
+    )  # fmt: skip
+    jobs = []
+    for line in text.splitlines():
+        number, state, node, reason, comment = (line.split("|", 4) + [""] * 4)[:5]
+        # A comment of another program may have several lines.
+        if not state:
+            continue
+        listed = Job(number, submission_of(comment), state, node, reason)
+        jobs += [replace(listed, id=each) for each in job_ids(number)]
     return jobs
+
+
+def submission_of(comment: str) -> str:
+    """Return the id of the submission that the comment of a job names; empty if it names none."""
+    first = comment.split(" ", 1)[0]
+    return first.removeprefix(COMMENT) if first.startswith(COMMENT) else ""
 
 
 def job_ids(listed: str) -> list[str]:
@@ -85,6 +94,11 @@ def cancel_jobs(ids: Sequence[str]) -> None:
         run_slurm("scancel", *ids[start : start + 500])
 
 
+def cancel_pending_jobs(array: str) -> None:
+    """Remove the jobs of an array from the queue that have not begun. Raises UserError if Slurm refuses."""
+    run_slurm("scancel", "--state=PENDING", array)
+
+
 def is_preempted(job: str) -> bool:
     """Return whether Slurm has told a running job to make room for another one. Raises UserError if Slurm fails."""
     return shows_preemption(run_slurm("scontrol", "show", "job", job))
@@ -98,6 +112,14 @@ def shows_preemption(text: str) -> bool:
 def requeue_job(job: str) -> None:
     """End a job and put it back into the queue. Raises UserError if Slurm refuses."""
     run_slurm("scontrol", "requeue", job)
+
+
+def rename_job(job: str, name: str) -> None:
+    """Give a running job a name without waiting for Slurm; a failure is ignored."""
+    nothing = subprocess.DEVNULL
+    with suppress(OSError):
+        command = ["scontrol", "update", f"JobId={job}", f"JobName={name}"]
+        subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
 
 
 def run_slurm(*command: str) -> str:
@@ -119,84 +141,8 @@ def run_slurm(*command: str) -> str:
                 "Slurm is installed on this machine, but belongs to no cluster (it finds no slurm.conf): log in to the "
                 "cluster, or use hydra/launcher=local."
             ) from None
-        raise UserError(f"{command[0]} failed: {_error_message(error.stderr)}.") from None
+        raise UserError(f"{command[0]} failed: {'; '.join(error_messages(error.stderr))}.") from None
     return answer.stdout
-
-
-def submit_array(
-    jobs: Sequence[Callable[[], object]], folder: Path, name: str, options: Mapping[str, Any], setup: list[str]
-) -> list[str]:
-    """Submit jobs as one array and return their ids.
-
-    Args:
-        jobs: Picklable functions that the jobs call.
-        folder: Folder of submitit's files and of the jobs' output.
-        name: Name of the jobs.
-        options: The launcher's options, with the keys of conf/hydra/launcher/slurm.yaml.
-        setup: Shell lines that each job runs before those of `options`.
-
-    Raises:
-        UserError: Slurm or submitit is not installed, or Slurm refuses the jobs.
-    """
-    if not is_installed():
-        # Raises the UserError for a machine without Slurm.
-        run_slurm("sbatch")
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("submitit is not installed: pip install submitit.") from None
-
-    executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=MAX_TIMEOUTS)
-    executor.update_parameters(**sbatch_parameters(name, options, setup))
-    errors = io.StringIO()
-    try:
-        # submitit prints the errors of sbatch to standard error.
-        with redirect_stderr(errors), executor.batch(), warnings.catch_warnings():
-            # submitit warns that a batch of one job is not an array.
-            warnings.simplefilter("ignore")
-            submitted = [executor.submit(job) for job in jobs]
-    except submitit.core.utils.FailedJobError as error:
-        raise UserError(_refusal(errors.getvalue() or str(error), options)) from None
-    return [job.job_id for job in submitted]
-
-
-def sbatch_parameters(name: str, options: Mapping[str, Any], setup: list[str]) -> dict[str, Any]:
-    """Return the launcher's options as the parameters of submitit."""
-    gpus = int(options["gpus_per_node"] or 0)
-    extra = dict(sbatch_option(option) for option in options["sbatch"] or [])
-    if options["mem"] is not None:
-        extra["mem"] = options["mem"]
-    parameters = {
-        "job_name": name,
-        "time": minutes(options["time"]),
-        "nodes": options["nodes"],
-        "ntasks_per_node": processes_per_node(options),
-        "cpus_per_task": options["cpus_per_task"],
-        "gpus_per_node": gpus or None,
-        "signal_delay_s": options["signal_before"],
-        "array_parallelism": options["max_running"],
-        "setup": [*setup, *(options["setup"] or [])],
-        # Slurm requeues a job whose node fails.
-        "additional_parameters": {"requeue": True, **extra},
-        **{key: options[key] for key in ("partition", "account", "qos", "constraint")},
-    }
-    return {key: value for key, value in parameters.items() if value is not None}
-
-
-def sbatch_option(option: Any) -> tuple[str, Any]:
-    """Return the name and value of an option such as `--exclude=node7` or `--hold`. Raises UserError for other text."""
-    found = re.fullmatch(r"--([a-z][\w-]*)(?:=(.+))?", str(option))
-    if found is None:
-        raise UserError(
-            f"launcher.sbatch has {option!r}: write options as sbatch has them, in quotes, such as "
-            """'launcher.sbatch=["--exclude=node7"]'."""
-        )
-    return found[1], found[2] or True
-
-
-def processes_per_node(options: Mapping[str, Any]) -> int:
-    """Return the number of processes per node: `tasks_per_node`, or one per GPU."""
-    return int(options.get("tasks_per_node") or max(1, int(options.get("gpus_per_node") or 0)))
 
 
 def array_limit() -> int:
@@ -206,49 +152,10 @@ def array_limit() -> int:
     return max(1, int(found[1]) - 1) if found else 1000
 
 
-def minutes(time: Any) -> int:
-    """Return a time limit of sbatch in minutes, rounded up. Raises UserError for a value that is not a time limit.
-
-    The formats are minutes, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` and `D-HH:MM:SS`.
-    """
-    text = str(time)
-    match = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(?:(\d+):)?(\d+):(\d+)|(\d+))", text)
-    if match is None:
-        raise UserError(f"launcher.time={text} is not a time: write minutes, HH:MM:SS or D-HH:MM:SS.")
-    days, hours, day_minutes, day_seconds, h, m, s, plain = (int(part or 0) for part in match.groups())
-    seconds = ((days * 24 + hours + h) * 60 + day_minutes + m + plain) * 60 + day_seconds + s
-    if seconds == 0:
-        raise UserError(f"launcher.time={text} is zero: write minutes, HH:MM:SS or D-HH:MM:SS.")
-    return -(-seconds // 60)
-
-
-def _refusal(message: str, options: Mapping[str, Any]) -> str:
-    """Return the error message of sbatch as one sentence that names the key of the launcher."""
-    words = _error_message(message)
-    lower = words.lower()
-    if "partition" in lower:
-        partitions = ", ".join(sorted(set(run_slurm("sinfo", "--noheader", "--format=%R").split())))
-        return f"launcher.partition={options['partition']}: Slurm says '{words}'; its partitions are {partitions}."
-    for key, hints in {
-        "account": ("account",),
-        "qos": ("qos",),
-        "time": ("time limit", "timelimit"),
-        "constraint": ("feature",),
-        "mem": ("memory",),
-    }.items():
-        if any(hint in lower for hint in hints):
-            return f"launcher.{key}={options[key]}: Slurm says '{words}'."
-    if any(hint in lower for hint in ("node configuration", "node count", "gres", "processors", "nodes")):
-        asked = ", ".join(
-            f"launcher.{key}={options[key]}" for key in ("nodes", "gpus_per_node", "cpus_per_task", "mem", "partition")
-        )
-        return f"no nodes of this cluster can give {asked} (Slurm says '{words}'); `sinfo -o '%n %G %c %m'` shows them."
-    return f"Slurm refused the jobs: '{words}'."
-
-
-def _error_message(text: str) -> str:
-    """Return the last error in the output of a command of Slurm, without its prefix."""
+def error_messages(text: str) -> list[str]:
+    """Return the errors in the output of a command of Slurm, without their prefixes; at least one line."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line] or [line for line in lines if line.startswith("sbatch:")]
-    chosen = (errors or lines or ["no reason given"])[-1]
-    return re.sub(r"^(?:\w+: )?(?:error: )?(?:Batch job submission failed: )?", "", chosen).strip().rstrip(".")
+    chosen = errors or lines[-1:] or ["no reason given"]
+    prefix = r"^(?:\w+: )?(?:error: )?(?:Batch job submission failed: )?"
+    return list(dict.fromkeys(re.sub(prefix, "", line).strip().rstrip(".") for line in chosen))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from htc.config.schema import EvalConfig
+from htc.launch.slurm import COMMENT
 from htc.runs.files import write_json
 from htc.runs.folder import now
 from htc.runs.pool import SWEEPS_FOLDER, is_run_name
@@ -39,6 +40,8 @@ class Row:
     """Arguments with which `python -m htc.run` starts this run."""
     evaluation: str = EvalConfig.name
     """Name of the evaluation that ends the run."""
+    label: str | None = None
+    """Label of the row in its sweep."""
 
 
 @dataclass
@@ -57,9 +60,17 @@ class Submission:
     runs: list[str]
     """Names of the run folders, in the order of the rows."""
     jobs: list[str | None]
-    """Slurm's job id of each run, such as `1234_5`; None until it is known, and for the local launcher."""
+    """Slurm's job ids, such as `1234_5`; None until they are known, and for the local launcher.
+
+    There is one job per run, in the same order, or `launcher.submit_limit` jobs, each of which claims one run after the
+    other.
+    """
+    launch: str = ""
+    """Id that the submissions of one launch share."""
     created: str = field(default_factory=now)
     user: str = field(default_factory=getpass.getuser)
+    uid: int = field(default_factory=os.getuid)
+    """Id of the user whose jobs they are."""
     host: str = field(default_factory=socket.gethostname)
     path: Path = field(default=Path())
     """Folder of the submission; not written to submission.json."""
@@ -75,9 +86,14 @@ class Submission:
         return self.path.parents[1].name
 
     @property
-    def job_name(self) -> str:
-        """Name of the jobs in Slurm. It is unique, so that the jobs are found even if their ids were never recorded."""
-        return re.sub(r"[^\w.-]+", "_", f"{self.sweep}-{self.id}")
+    def comment(self) -> str:
+        """Comment of the jobs in Slurm, so that they are found even if their ids were never recorded."""
+        return f"{COMMENT}{self.id}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the runs share fewer jobs, which claim them one after the other."""
+        return len(self.jobs) < len(self.runs)
 
     @property
     def code_environment(self) -> dict[str, str]:
@@ -95,6 +111,36 @@ class Submission:
         """Path of the lock that the local launcher holds while it works on this submission."""
         return self.path / "manager.lock"
 
+    @property
+    def stop_file(self) -> Path:
+        """Path of the file that exists once a failure has stopped the other runs of the launch."""
+        return self.path.parent / f"{self.launch or self.id}.stopped"
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.stop_file.exists()
+
+    def claim_folder(self, index: int) -> Path:
+        """Path of the folder that the job creates which claims a run; its file `slot` has the index of the job."""
+        return self.path / "claims" / str(index)
+
+    def slot(self, index: int) -> int | None:
+        """Return the index of the job of a run, among `jobs`; None as long as no job has claimed it."""
+        if not self.is_shared:
+            return index
+        try:
+            return int((self.claim_folder(index) / "slot").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def claimed(self, slot: int) -> list[int]:
+        """Return the runs that a job has claimed, in this order."""
+        return [index for index in range(len(self.runs)) if self.slot(index) == slot]
+
+    def failed_to_begin(self, slot: int) -> bool:
+        """Return whether a job ended with an error before it began with a run."""
+        return (self.path / f"{slot}.failed").exists()
+
     def error_file(self, index: int) -> Path:
         """Path of the file to which a run's process writes the sentence of a UserError."""
         return self.path / f"{index}.error"
@@ -102,10 +148,10 @@ class Submission:
     def may_start(self, record: RunRecord) -> bool:
         """Return whether this submission may start a run with this record.
 
-        It may not if the run was cancelled, or if a later submission contains it.
+        It may not if the run was cancelled, if a later submission contains it, or if a failure stopped the launch.
         """
         submission = record.launch.submission if record.launch is not None else None
-        return not record.cancelled and submission in (None, self.id)
+        return not record.cancelled and submission in (None, self.id) and not self.is_stopped
 
     def launch_record(self, row: Row) -> Launch:
         """Return the entry of run.json about the launch of a row."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,14 +12,18 @@ from typing import Any
 
 from htc.config.signature import identity
 from htc.errors import UserError
-from htc.launch.code_snapshot import freeze_code
+from htc.launch.batch_script import TEARDOWN, setup_lines
+from htc.launch.code_snapshot import code_remarks, freeze_code
+from htc.launch.job.shared_job import SharedJob
 from htc.launch.job.supervisor import RunJob
 from htc.launch.local import LocalManager
 from htc.launch.plan import LEAVE_STATES, PlannedRun, RequestedRun, plan
 from htc.launch.plan_report import launch_report
-from htc.launch.slurm import array_limit, minutes, submit_array
+from htc.launch.sbatch import minutes, with_sbatch_options, words
+from htc.launch.slurm import array_limit
 from htc.launch.status.states import run_states
 from htc.launch.submission import Row, Submission, code_folder, new_submission_path
+from htc.launch.submit_array import submit_array
 from htc.launch.wait import wait_for_runs
 from htc.runs.file_lock import locked
 from htc.runs.folder import RunFolder
@@ -51,8 +55,20 @@ def launch(
             planned = plan(pool, chosen, need_slurm=True)
             if record:
                 record_rows(pool, planned)
-            submissions = submit_missing(pool, planned, launcher, options)
+            submissions: list[Submission] = []
+            try:
+                submit_missing(pool, planned, launcher, options, submissions)
+            except UserError as error:
+                if not submissions:
+                    raise
+                print(launch_report(planned, submissions, len(chosen)), flush=True)
+                raise UserError(
+                    f"{error.sentence} {sum(len(each.runs) for each in submissions)} runs were submitted before, as "
+                    "shown above, and stay in the queue: launch the rest again when this is settled."
+                ) from None
         print(launch_report(planned, submissions, len(chosen)), flush=True)
+        if any(submission.launcher == "slurm" for submission in submissions):
+            print("".join(f"note: {remark}\n" for remark in code_remarks()), end="", flush=True)
         rows = [SelectedRun(each.row.folder, evaluation=each.row.evaluation) for each in planned]
         failed += wait_for_runs(pool, submissions, rows, options)
     return failed
@@ -88,8 +104,12 @@ def record_rows(pool: Path, planned: Sequence[PlannedRun]) -> None:
 
 
 def submit_missing(
-    pool: Path, planned: Sequence[PlannedRun], launcher: str, options: Mapping[str, Any]
-) -> list[Submission]:
+    pool: Path,
+    planned: Sequence[PlannedRun],
+    launcher: str,
+    options: Mapping[str, Any],
+    submissions: list[Submission],
+) -> None:
     """Submit the runs of a plan that are to be started, by sweep and by the launcher options of their rows.
 
     Args:
@@ -97,23 +117,29 @@ def submit_missing(
         planned: Runs of the plan.
         launcher: `slurm` or `local`.
         options: The launcher's options; those of a row replace them.
+        submissions: What was submitted is added to this list, also if the launcher refuses the rest.
 
     Raises:
-        UserError: The launcher refuses the runs, or a file cannot be written.
+        UserError: The launcher refuses runs, or a file cannot be written.
     """
     groups: dict[str, list[PlannedRun]] = defaultdict(list)
     for each in planned:
         if each.action != "leave":
             groups[repr((each.sweep, sorted(each.requests[0].launcher.items())))].append(each)
-    submissions = []
     for group in groups.values():
         of_rows = {**options, **group[0].requests[0].launcher}
-        submissions += submit(pool, group[0].sweep, [each.row for each in group], launcher, of_rows)
-    return submissions
+        submit(pool, group[0].sweep, [each.row for each in group], launcher, of_rows, submissions)
 
 
-def submit(pool: Path, sweep: str, rows: list[Row], launcher: str, options: Mapping[str, Any]) -> list[Submission]:
-    """Record the runs as queued, hand them to the launcher, and return the submissions: one per job array.
+def submit(
+    pool: Path,
+    sweep: str,
+    rows: list[Row],
+    launcher: str,
+    options: Mapping[str, Any],
+    submissions: list[Submission],
+) -> None:
+    """Record the runs as queued, and hand them to the launcher: with Slurm, as job arrays.
 
     Args:
         pool: Folder of all runs.
@@ -121,22 +147,23 @@ def submit(pool: Path, sweep: str, rows: list[Row], launcher: str, options: Mapp
         rows: Runs to start.
         launcher: `slurm` or `local`.
         options: The launcher's options, with the keys of conf/hydra/launcher.
+        submissions: What was submitted is added to this list, also if the launcher refuses the rest.
 
     Raises:
-        UserError: The launcher refuses the runs, or a file cannot be written.
+        UserError: The launcher refuses runs, or a file cannot be written.
     """
     settings = dict(options)
     limit = len(rows)
     if launcher == "slurm":
-        settings["minutes"] = minutes(settings["time"])
-        limit = array_limit()
+        settings["minutes"] = minutes(with_sbatch_options(settings)["time"])
+        # Jobs that share all runs are one array.
+        limit = limit if settings.get("submit_limit") else array_limit()
+    launch_id = submissions[0].launch if submissions else uuid.uuid4().hex[:8]
     try:
         folder = sweep_folder(pool, sweep)
         code = freeze_code(code_folder(folder))
-        return [
-            _submit(folder, rows[start : start + limit], launcher, settings, code)
-            for start in range(0, len(rows), limit)
-        ]
+        for start in range(0, len(rows), limit):
+            submissions.append(_submit(folder, rows[start : start + limit], launcher, settings, code, launch_id))
     except OSError as error:
         place = error.filename or pool
         raise UserError(
@@ -144,22 +171,22 @@ def submit(pool: Path, sweep: str, rows: list[Row], launcher: str, options: Mapp
         ) from None
 
 
-def _submit(folder: Path, rows: list[Row], launcher: str, options: dict[str, Any], code: Path) -> Submission:
+def _submit(
+    folder: Path, rows: list[Row], launcher: str, options: dict[str, Any], code: Path, launch_id: str
+) -> Submission:
     path = new_submission_path(folder)
+    number = min(options.get("submit_limit") or len(rows), len(rows))
     submission = Submission(
         path.name, launcher, options, str(code.absolute()), str(Path.cwd()), [row.folder for row in rows],
-        [None] * len(rows), path=path.absolute(),
+        [None] * number, launch_id, path=path.absolute(),
     )  # fmt: skip
     submission.write_rows(rows)
-    # Written before the jobs are submitted, so that they are found by their name if this process dies in between.
+    # Written before the jobs are submitted, so that they are found by their comment if this process dies in between.
     submission.write()
     undo = [_queue(submission, row) for row in rows]
     try:
         if launcher == "slurm":
-            jobs = [RunJob(submission.path, index) for index in range(len(rows))]
-            variables = (f"{name}={shlex.quote(value)}" for name, value in submission.code_environment.items())
-            setup = [f"export {' '.join(variables)}"]
-            submission.jobs = list(submit_array(jobs, submission.path, submission.job_name, options, setup))
+            submission.jobs = list(_submit_jobs(submission, rows))
             submission.write()
         else:
             # Refuses options that this machine cannot satisfy; `wait_for_runs` starts the runs.
@@ -170,6 +197,22 @@ def _submit(folder: Path, rows: list[Row], launcher: str, options: dict[str, Any
         shutil.rmtree(path, ignore_errors=True)
         raise
     return submission
+
+
+def _submit_jobs(submission: Submission, rows: Sequence[Row]) -> list[str]:
+    """Submit the jobs of a submission to Slurm, and return their ids. Raises UserError where Slurm refuses them."""
+    options = with_sbatch_options(submission.options)
+    number = len(submission.jobs)
+    job = SharedJob if submission.is_shared else RunJob
+    name = f"{submission.sweep}/{rows[0].label or rows[0].folder}" if len(rows) == 1 else submission.sweep
+    setup = setup_lines(
+        submission.path, submission.code_environment, words(options.get("setup")),
+        submission.stop_file if options.get("fail_fast") else None,
+    )  # fmt: skip
+    return submit_array(
+        [job(submission.path, index) for index in range(number)], submission.path, options, name=name,
+        comment=submission.comment, setup=setup, teardown=TEARDOWN,
+    )  # fmt: skip
 
 
 def _queue(submission: Submission, row: Row) -> Callable[[], None]:

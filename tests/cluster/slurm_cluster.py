@@ -1,4 +1,8 @@
-"""A Slurm cluster of three nodes with two fake GPUs each on this host: real daemons in a temporary folder."""
+"""A Slurm cluster of three nodes with two fake GPUs each on this host: real daemons in a temporary folder.
+
+One node has GPUs of the type `a100`, the others `v100`. An array has at most 400 jobs. `job_submit.lua` holds rules as
+clusters have them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-NODES = ("n1", "n2", "n3")
+NODES = {"n1": "a100", "n2": "v100", "n3": "v100"}
+"""The nodes, and the type of their GPUs."""
 CPUS_PER_NODE = 4
 REQUEUE_SECONDS = 8
 """Lifetime of a credential, during which Slurm holds back a requeued job; two minutes by default."""
@@ -53,13 +58,38 @@ SlurmdTimeout=4
 SlurmctldTimeout=10
 KillWait=15
 MinJobAge=300
+MaxArraySize=401
+JobSubmitPlugins=lua
 InactiveLimit=0
 Waittime=0
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=1-0 State=UP PriorityTier=1 GraceTime=30
 PartitionName=urgent Nodes=ALL MaxTime=1-0 State=UP PriorityTier=2 PreemptMode=OFF
+PartitionName=few Nodes=ALL MaxTime=1-0 State=UP PriorityTier=1 GraceTime=30
 PartitionName=closed Nodes=ALL MaxTime=1-0 State=DOWN
 """
+
+RULES = """\
+function slurm_job_submit(job, partitions, user)
+    if job.account == "unpaid" then
+        slurm.log_user("Account unpaid has no hours left.\\nAsk help@cluster for more.")
+        return slurm.ERROR
+    end
+    local last = string.match(job.array_inx or "", "-(%d+)")
+    if job.partition == "few" and last ~= nil and tonumber(last) > 1 then
+        slurm.log_user("QOSMaxSubmitJobPerUserLimit: the partition few takes two jobs of an array (job submit limit)")
+        return slurm.ERROR
+    end
+    return slurm.SUCCESS
+end
+
+function slurm_job_modify(job, record, partitions, user)
+    return slurm.SUCCESS
+end
+
+return slurm.SUCCESS
+"""
+"""The cluster's own rules: the account `unpaid` is refused, and the partition `few` takes small arrays."""
 
 
 def missing_programs() -> list[str]:
@@ -71,7 +101,10 @@ def missing_programs() -> list[str]:
 
 
 class SlurmCluster:
-    """Slurm's daemons and commands. The partitions are `main`, `urgent` (preempts `main`) and `closed` (down)."""
+    """Slurm's daemons and commands.
+
+    The partitions are `main`, `urgent` (preempts `main`), `few` (takes small arrays) and `closed` (down).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -154,8 +187,8 @@ class SlurmCluster:
         controller_port, *node_ports = free_ports(1 + len(NODES))
         nodes = "\n".join(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE} "
-            "RealMemory=4000 Gres=gpu:2 State=UNKNOWN"
-            for node, port in zip(NODES, node_ports, strict=True)
+            f"RealMemory=4000 Gres=gpu:{kind}:2 State=UNKNOWN"
+            for (node, kind), port in zip(NODES.items(), node_ports, strict=True)
         )
         text = CONFIGURATION.format(
             host=host, user=getpass.getuser(), folder=self.folder, nodes=nodes, controller_port=controller_port,
@@ -163,7 +196,7 @@ class SlurmCluster:
         )  # fmt: skip
         (self.folder / "slurm.conf").write_text(text)
         gpus = []
-        for node in NODES:
+        for node, kind in NODES.items():
             for index in range(2):
                 device = self.folder / f"{node}.gpu{index}"
                 # A device file like /dev/null, which only root may create; for other users, a link to /dev/null.
@@ -171,8 +204,9 @@ class SlurmCluster:
                     subprocess.run(["mknod", str(device), "c", "1", "3"], check=True)
                 else:
                     device.symlink_to("/dev/null")
-            gpus.append(f"NodeName={node} Name=gpu File={self.folder}/{node}.gpu[0-1]")
+            gpus.append(f"NodeName={node} Name=gpu Type={kind} File={self.folder}/{node}.gpu[0-1]")
         (self.folder / "gres.conf").write_text("\n".join(gpus) + "\n")
+        (self.folder / "job_submit.lua").write_text(RULES)
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
 
     def _start_munge(self) -> None:

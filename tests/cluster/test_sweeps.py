@@ -311,7 +311,7 @@ def test_a_thousand_runs_are_planned_submitted_and_shown(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["launcher.partition=nowhere"], ["launcher.partition=nowhere", "closed, main, urgent"]),
+        (["launcher.partition=nowhere"], ["launcher.partition=nowhere", "closed, few, main, urgent"]),
         (["launcher.gpus_per_node=3"], ["launcher.gpus_per_node=3", "no nodes of this cluster can give"]),
         (["launcher.nodes=9"], ["launcher.nodes=9", "no nodes of this cluster can give"]),
         (["launcher.time=99-00:00:00"], ["launcher.time=99-00:00:00", "time limit"]),

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = "htc.launch."
-SHARED = (f"{LAUNCH}locks", f"{LAUNCH}slurm", f"{LAUNCH}submission")
+SHARED = (f"{LAUNCH}sbatch", f"{LAUNCH}slurm", f"{LAUNCH}submission")
 """Modules that both the jobs and the status may import."""
 
 

@@ -10,7 +10,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from htc.errors import UserError
-from htc.launch.slurm import job_ids, minutes, sbatch_option, shows_preemption
+from htc.launch.sbatch import minutes, sbatch_option
+from htc.launch.slurm import job_ids, shows_preemption
 
 ROOT = Path(__file__).parents[2]
 

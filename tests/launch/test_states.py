@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from htc.launch.slurm import PENDING_STATES, RUNNING_STATES
+from htc.launch.slurm import ENDED_BADLY, PENDING_STATES, RUNNING_STATES
 from htc.launch.status.states import STATES, RunFacts, decide_state
 
 # The rows of the table in order of precedence: facts for which this row is the only one that applies, except the last.
@@ -17,11 +17,14 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("running", {"is_locked": True}),
     ("queued", {"job_state": "PENDING"}),
     ("running", {"job_state": "RUNNING"}),
+    ("failed", {"failed_to_begin": True, "status": "queued", "cancelled": False}),
+    ("failed", {"failed_to_begin": True, "status": "done", "cancelled": False}),
     ("queued", {"managed": True, "status": "queued", "cancelled": False}),
     ("queued", {"managed": True, "status": "done", "cancelled": False}),
     ("unknown", {"launcher": "slurm", "slurm_known": False}),
     ("failed", {"status": "failed"}),
     ("failed", {"status": "done", "has_error": True}),
+    ("failed", {"status": "queued", "job_state": "FAILED", "cancelled": False}),
     ("trained", {"status": "done"}),
     ("cancelled", {"cancelled": True}),
     ("cancelled", {"job_state": "CANCELLED"}),
@@ -69,12 +72,16 @@ def test_a_job_that_runs_is_running_whatever_the_run_recorded(job_state: str) ->
         assert decide_state(RunFacts(status=status, launcher="slurm", job_state=job_state)) == "running"
 
 
-@pytest.mark.parametrize("job_state", [None, "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"])
+@pytest.mark.parametrize("job_state", ENDED_BADLY)
+def test_a_job_that_ended_badly_before_the_run_recorded_anything_failed(job_state: str) -> None:
+    assert decide_state(RunFacts(status="queued", launcher="slurm", job_state=job_state)) == "failed"
+
+
+@pytest.mark.parametrize("job_state", [None, "COMPLETED", *ENDED_BADLY])
 @pytest.mark.parametrize(
     ("status", "state"),
     [
         (None, "lost"),
-        ("queued", "lost"),
         ("running", "lost"),
         ("done", "trained"),
         ("preempted", "preempted"),

@@ -39,15 +39,19 @@ class Ranks:
         world_size = max(1, read["NTASKS"])
         return cls(read["PROCID"], world_size, read["LOCALID"], max(1, world_size // nodes))
 
-    def environment(self, submission: Submission) -> dict[str, str]:
+    def environment(self, submission: Submission, index: int) -> dict[str, str]:
         """Return the environment variables that torch.distributed reads; empty for a single process.
 
         The main process chooses a free port and writes it to a file on the shared file system, from which the others
         read it: a port computed from the job id could be in use. Raises TimeoutError if the file does not appear.
+
+        Args:
+            submission: Submission of the job.
+            index: Run of the submission: a job may run several.
         """
         if self.world_size == 1:
             return {}
-        path = submission.path / f"address-{start_id()}.json"
+        path = submission.path / f"address-{start_id()}-{index}.json"
         if self.is_main:
             address = {"MASTER_ADDR": own_address(), "MASTER_PORT": str(free_port())}
             write_json(path, address)
@@ -66,17 +70,17 @@ class Ranks:
         }
         return {**address, **{key: str(value) for key, value in ranks.items()}}
 
-    def report_failure(self, submission: Submission, cause: str) -> None:
-        """Report to the main process that the process of this rank failed: it could wait for it forever."""
-        path = submission.path / f"failure-{start_id()}-{self.rank}.json"
+    def report_failure(self, submission: Submission, index: int, cause: str) -> None:
+        """Report to the main process of a run that the process of this rank failed: it could wait for it forever."""
+        path = submission.path / f"failure-{start_id()}-{index}-{self.rank}.json"
         with suppress(OSError):
             write_json(path, {"rank": self.rank, "host": socket.gethostname(), "cause": cause})
 
-    def reported_failure(self, submission: Submission) -> str | None:
-        """Return the failure of another process since this start of the job; None if there is none."""
+    def reported_failure(self, submission: Submission, index: int) -> str | None:
+        """Return the failure of another process of a run since this start of the job; None if there is none."""
         if self.world_size == 1:
             return None
-        for path in sorted(submission.path.glob(f"failure-{start_id()}-*.json")):
+        for path in sorted(submission.path.glob(f"failure-{start_id()}-{index}-*.json")):
             with suppress(OSError, ValueError, KeyError):
                 failure = json.loads(path.read_text(encoding="utf-8"))
                 return f"process {failure['rank']} on {failure['host']}: {failure['cause']}"

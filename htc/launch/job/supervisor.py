@@ -28,7 +28,8 @@ from typing import Any, NoReturn
 from htc.errors import UserError
 from htc.launch.job.failures import describe_exit, failure_cause, failures_since_checkpoint, should_retry
 from htc.launch.job.ranks import Ranks
-from htc.launch.slurm import is_preempted, requeue_job
+from htc.launch.sbatch import names_jobs
+from htc.launch.slurm import cancel_pending_jobs, is_preempted, rename_job, requeue_job
 from htc.launch.submission import Submission
 from htc.runs.file_lock import FileLock
 from htc.runs.folder import RunFolder, now
@@ -88,13 +89,17 @@ class Supervisor:
         self.submission, self.index, self.gpus = submission, index, gpus
         self.name = submission.runs[index]
         self.folder = RunFolder(submission.pool / self.name)
-        self.evaluation = submission.row(index).evaluation
+        row = submission.row(index)
+        self.evaluation, self.label = row.evaluation, row.label or row.folder
         self.ranks = Ranks.of_this_job(submission)
         self.lock = FileLock(supervisor_lock(submission.pool, self.name))
         self.owner_file = self.lock.path.with_suffix(".owner")
         self.token = f"{socket.gethostname()} {os.getpid()} {slurm_job_id()} {time.time_ns()}"
         self.child: subprocess.Popen[bytes] | None = None
         self.terminated = False
+        """Whether the run is to stop: the job ends, or another one has taken the run over."""
+        self.is_told_to_end = False
+        """Whether Slurm or the local launcher ends the job."""
         self.peer_failure: str | None = None
         """Failure of another process of the run, for which the child waited in vain."""
         self.started = time.time()
@@ -104,6 +109,7 @@ class Supervisor:
         """Return when the run is done. Exit with 143 if it was told to stop, and with 1 if it failed for good."""
         signal.signal(signal.SIGTERM, self._handle_termination)
         self._exit_unless_current()
+        self._begin()
         if self.ranks.is_main:
             self._take_over()
         try:
@@ -118,10 +124,11 @@ class Supervisor:
                     self._exit_after_termination()
                 if not self.ranks.is_main:
                     # The main process decides whether to start the run again, and requeueing the job ends this one.
-                    self.ranks.report_failure(self.submission, describe_exit(code))
+                    self.ranks.report_failure(self.submission, self.index, describe_exit(code))
                     time.sleep(3 * PEER_TIMEOUT)
                     sys.exit(1)
                 if not self._should_start_again(code):
+                    self._stop_others()
                     sys.exit(1)
                 if self.ranks.world_size > 1:
                     # All processes must start again, also those on other nodes.
@@ -129,6 +136,24 @@ class Supervisor:
                     sys.exit(1)
         finally:
             self.lock.release()
+
+    def _begin(self) -> None:
+        """Record that the run begins, by the file that the batch script looks for, and give the job its name."""
+        if self.submission.launcher != "slurm" or not self.ranks.is_main:
+            return
+        with suppress(OSError):
+            (self.submission.path / f"{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}.begins").unlink(missing_ok=True)
+        if (job := slurm_job_id()) is not None and not names_jobs(self.submission.options):
+            rename_job(job, f"{self.submission.sweep}/{self.label}")
+
+    def _stop_others(self) -> None:
+        """With the option `fail_fast`, stop the other runs of the launch: none starts, and those under way end."""
+        if not self.submission.options.get("fail_fast"):
+            return
+        self.submission.stop_file.touch()
+        if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
+            with suppress(UserError):
+                cancel_pending_jobs(array)
 
     def save_and_stop(self) -> bool:
         """Let the run save its state and stop. Return whether another start would make progress."""
@@ -141,6 +166,7 @@ class Supervisor:
         if timed_out and self.newest_step() == self.first_step:
             reason = "the time limit was reached without a new checkpoint: raise launcher.time"
             self.folder.fail(reason)
+            self._stop_others()
             return False
         return True
 
@@ -159,7 +185,7 @@ class Supervisor:
         if self.ranks.is_main:
             with suppress(OSError):
                 self.submission.error_file(self.index).unlink(missing_ok=True)
-        ranks = self.ranks.environment(self.submission)
+        ranks = self.ranks.environment(self.submission, self.index)
         environment = {**os.environ, **ranks, **self.submission.code_environment}
         if self.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus
@@ -186,12 +212,13 @@ class Supervisor:
             if not self.ranks.is_main or time.monotonic() - checked < TAKEOVER_CHECK_SECONDS:
                 continue
             checked = time.monotonic()
-            if self._owner() != self.token:
-                print("another job has taken this run over: stopping", file=sys.stderr, flush=True)
+            if self._owner() != self.token or self.submission.is_stopped:
+                why = "another run failed" if self.submission.is_stopped else "another job has taken this run over"
+                print(f"{why}: stopping", file=sys.stderr, flush=True)
                 self.terminated = True
                 child.send_signal(signal.SIGTERM)
                 return self._wait_or_kill(30)
-            failure = self.ranks.reported_failure(self.submission)
+            failure = self.ranks.reported_failure(self.submission, self.index)
             if failure is None:
                 last_complete = checked
             elif checked - last_complete > PEER_TIMEOUT:
@@ -255,7 +282,7 @@ class Supervisor:
     def _exit_unless_current(self) -> None:
         """Exit if the run was cancelled, or if a later submission contains it."""
         if not self.submission.may_start(self.folder.read()):
-            print(f"{self.folder.path} was cancelled or submitted again: not started", file=sys.stderr)
+            print(f"{self.folder.path} was cancelled, stopped or submitted again: not started", file=sys.stderr)
             sys.exit(STOPPED)
 
     def _take_over(self) -> None:
@@ -285,7 +312,7 @@ class Supervisor:
         return minutes is not None and time.time() - self.started > minutes * 60 - signal_before - LIMIT_MARGIN
 
     def _handle_termination(self, number: int, frame: FrameType | None) -> None:
-        self.terminated = True
+        self.terminated = self.is_told_to_end = True
         if self.child is not None and self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from htc.launch.status.states import RunState
+from htc.launch.status.states import RunState, failed_slot
 
 TAIL_BYTES = 20_000
 """Bytes at the end of a file in which its last lines are looked for."""
@@ -25,7 +25,9 @@ def job_log(state: RunState) -> Path:
     if state.submission is None:
         return state.folder / "log.txt"
     if state.submission.launcher == "slurm":
-        return state.submission.path / f"{state.job_id}_0_log.err"
+        slot = failed_slot(state.submission, state.name)
+        job = state.job_id or (state.submission.jobs[slot] if slot is not None else None)
+        return state.submission.path / f"{job}_0_log.err"
     return state.submission.path / f"{state.index}.log"
 
 
