@@ -120,7 +120,7 @@ def plan(pool: Path, requests: Sequence[RequestedRun], *, need_slurm: bool = Fal
             if record.status == "done":
                 trained.add(folder)
                 data = record.evaluated_data or None
-        row = Row(folder, to_plain(config), request.overrides, evaluation_name(config, data))
+        row = Row(folder, to_plain(config), request.overrides, evaluation_name(config, data), request.label)
         key = row.folder, row.evaluation
         rows.setdefault(key, row)
         found.setdefault(key, []).append(request)

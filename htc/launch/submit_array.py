@@ -120,11 +120,11 @@ def refusal(message: str, options: Mapping[str, Any]) -> str:
     """
     words = "; ".join(error_messages(message))
     lower = words.lower()
+    if re.search(r"submit limit|maxsubmit|job count limit|too many jobs", lower):
+        return f"Slurm takes no more jobs now: '{words}'. Set launcher.submit_limit to the number that it takes."
     if "partition" in lower:
         partitions = ", ".join(sorted(set(run_slurm("sinfo", "--noheader", "--format=%R").split())))
         return f"launcher.partition={options['partition']}: Slurm says '{words}'; its partitions are {partitions}."
-    if re.search(r"submit limit|maxsubmit|job count limit|too many jobs", lower):
-        return f"Slurm takes no more jobs now: '{words}'. Set launcher.submit_limit to the number that it takes."
     for key, hints in HINTS.items():
         if any(hint in lower for hint in hints):
             return f"launcher.{key}={options[key]}: Slurm says '{words}'."

@@ -119,6 +119,30 @@ def test_a_stopped_launcher_saves_its_runs_and_the_same_command_ends_like_an_und
         assert_twins(sweep / name, tmp_path / "twin" / name)
 
 
+def test_with_fail_fast_the_first_failure_stops_the_others_which_can_go_on_later(tmp_path: Path) -> None:
+    arguments = ["-m", *small(tmp_path / "runs", iterations=200_000), "launcher.jobs=2", "seed=0,1"]
+    good = "+hydra.sweeper.rows.good=''"
+    broken = "+hydra.sweeper.rows.broken='checkpoint.file=nowhere.pt'"
+    result = command("htc.run", *arguments, good, broken, "launcher.fail_fast=true", "launcher.jobs=3")
+    assert result.returncode == 1
+    found = sorted(states(tmp_path, "unnamed").values())
+    assert found in (["cancelled"] * 2 + ["failed"] * 2, ["cancelled"] * 3 + ["failed"])
+    planned = command("htc.run", *arguments, good, "--dry-run")
+    assert "2 to " in planned.stdout
+
+
+def test_a_run_whose_process_ends_before_it_begins_is_failed_with_the_last_lines(tmp_path: Path) -> None:
+    arguments = ["-m", *small(tmp_path / "runs"), "+hydra.sweeper.rows.good=''", "launcher.wait=false"]
+    # Python ends where it starts the supervisor, as it does where a package is missing.
+    code = "import sys\nif 'htc.launch.job.supervisor' in sys.orig_argv:\n    raise SystemExit('no module mine')\n"
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sitecustomize.py").write_text(code)
+    launched = command("htc.run", *arguments, PYTHONPATH=str(tmp_path / "broken"))
+    assert launched.returncode == 0, launched.stderr
+    wait_until(lambda: set(states(tmp_path, "unnamed").values()) == {"failed"}, "the run failed")
+    assert "no module mine" in command("htc.status", "unnamed", f"runs={tmp_path / 'runs'}").stdout
+
+
 @pytest.mark.slow
 def test_runs_in_the_background_get_different_gpus_and_can_be_cancelled_and_retried(tmp_path: Path) -> None:
     arguments = ["-m", *small(tmp_path / "runs", iterations=200_000), "seed=0,1,2", "launcher.wait=false"]
