@@ -23,7 +23,7 @@ from htc.errors import UserError
 from htc.runs.evaluations import evaluation_folder, evaluation_names
 from htc.runs.json_values import mapping, whole_number
 from htc.runs.pool import read_rows, sweep_names
-from htc.runs.record import RunRecord
+from htc.runs.record import Parent, RunRecord
 
 METRICS = {
     "box_AP": ("bbox", "AP"),
@@ -62,6 +62,8 @@ class Run:
     """Folder of the data."""
     code: str = ""
     """Commit of the code that trained the run, and whether it had uncommitted changes; empty where it is not known."""
+    continues: str = ""
+    """Which run this one continues, and how both compare with one long run, in words; empty for other runs."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics by the keys of METRICS, in percent; NaN where there is no ground truth."""
     fps: float = math.nan
@@ -190,6 +192,9 @@ def read_run(folder: Path, root: Path, evaluation: str, sweeps: tuple[str, ...] 
     if status != "done":
         return base
     settings = read_settings(folder / "config.yaml")
+    if record.parent is not None:
+        # Seeds that continue runs of one configuration are comparable.
+        settings["continue_from"] = record.parent.settings
     if not evaluation_folder(folder, evaluation).complete:
         raise UnreadableError(
             f"{folder}: it has no evaluation '{evaluation}', which this command makes: "
@@ -202,8 +207,17 @@ def read_run(folder: Path, root: Path, evaluation: str, sweeps: tuple[str, ...] 
         settings=comparable_settings(settings, mapping(results.get("settings")), content_of(record, results)),
         root=str(settings["data.root"]),
         code=describe_code(record.git),
+        continues=describe_parent(record.parent),
         **read_results(results, evaluation_folder(folder, evaluation).results_file),
     )
+
+
+def describe_parent(parent: Parent | None) -> str:
+    """Return which run a run continues, and what makes them differ from one long run; nothing for no parent."""
+    if parent is None:
+        return ""
+    unequal = f"; unlike one run, {'; '.join(parent.unequal)}" if parent.unequal else ""
+    return f"`{parent.run}` after step {parent.step}{unequal}"
 
 
 def comparable_settings(settings: dict[str, Any], evaluated: dict[str, Any], content: dict[str, str]) -> dict[str, Any]:

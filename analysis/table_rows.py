@@ -107,6 +107,7 @@ def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
                 stats[key] = Stat(float(mean), float(std) if n > 1 else None, int(n))
         rows.append(_own_row(own, stats))
         remarks += code_remarks(own)
+        remarks += [f"`{run.folder}` continues {run.continues}." for run in own if run.continues]
     return rows, sorted([*remarks, *content_remarks(finished.values())])
 
 

@@ -96,8 +96,7 @@ def compose(*overrides: str) -> Config:
 
     Raises UserError for values that are refused, and Hydra's errors for what cannot be composed.
     """
-    short, full = "checkpoint=", "checkpoint.file="
-    config = composed_config([full + each[len(short) :] if each.startswith(short) else each for each in overrides])
+    config = composed_config(list(overrides))
     check_training(config)
     return config
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from htc.checkpoint.files import checkpoint_steps, newest_checkpoint
+from htc.config.compose import recorded_config
 from htc.config.evaluation import evaluated_data, evaluation_name
 from htc.config.schema import BnMode, Config, Norm
 from htc.config.signature import to_plain
@@ -27,6 +28,7 @@ from htc.data.fingerprint import fingerprint, refuse_other_content
 from htc.data.splits import check_splits
 from htc.distributed.devices import to_device, use_threads
 from htc.distributed.processes import Processes, start_processes
+from htc.engine.continuation import differences_to_one_run
 from htc.engine.meters import clock, peak_memory_mb
 from htc.engine.stopping import Stopped, StopRequest
 from htc.engine.trainer import Trainer
@@ -36,7 +38,8 @@ from htc.models.detector import Detector, build_detector
 from htc.reevaluation import evaluate_model, results_of, write_evaluation
 from htc.runs.folder import RunFolder, find_folder
 from htc.runs.lock import RunLock
-from htc.runs.record import RunRecord, SplitFingerprint, Training
+from htc.runs.parent import ParentRun, find_parent, resolve_parent
+from htc.runs.record import Parent, RunRecord, SplitFingerprint, Training
 from htc.runs.results import ap_summary
 from htc.runs.tracking import Tracker
 from htc.trained_model import load_trained_model, start_from
@@ -57,6 +60,7 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     Raises:
         UserError: for what the user can fix; the folder then has the status `failed` and the reason.
     """
+    resolve_parent(config)
     processes = start_processes(config.device)
     use_threads(config)
     path, name, trained = processes.on_main(lambda: find_evaluation(config))
@@ -164,6 +168,8 @@ class PreparedRun:
     model: Detector
     checkpoint: Path | None
     """The run's newest checkpoint; None for a new run."""
+    parent: ParentRun | None = None
+    """The run that this one continues; None where it has checkpoints of its own."""
 
 
 def prepare(config: Config, folder: RunFolder, processes: Processes, stop: StopRequest) -> PreparedRun:
@@ -182,12 +188,19 @@ def prepare(config: Config, folder: RunFolder, processes: Processes, stop: StopR
     train_data, val_data = processes.on_all(lambda: build_splits(config))
     raise_if_stopped(processes, stop)
     newest = processes.on_main(lambda: newest_checkpoint(folder.checkpoints))
+    parent = None
+    if newest is None and config.continue_from is not None:
+        parent = processes.on_all(lambda: find_parent(config))
     content = processes.on_main(lambda: content_of(config, folder, train_data, val_data, resumed=newest is not None))
+    if parent is not None:
+        of_parent = parent.record.data.get("train")
+        processes.on_main(lambda: refuse_other_content(of_parent, content["train"], train_data))
     if newest is None:
         processes.on_main(lambda: refuse_unreadable_images(val_data, config.eval.limit, config.data.workers))
     raise_if_stopped(processes, stop)
-    model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=newest is not None))
-    return PreparedRun(config, folder, processes, stop, train_data, val_data, content, model, newest)
+    resumed = newest is not None or parent is not None
+    model = processes.on_all(lambda: build_model(config, train_data, processes, resumed=resumed))
+    return PreparedRun(config, folder, processes, stop, train_data, val_data, content, model, newest, parent)
 
 
 def raise_if_stopped(processes: Processes, stop: StopRequest) -> None:
@@ -275,8 +288,10 @@ class Experiment:
         self.val_data, self.content = run.val_data, run.content
         self.evaluator = Evaluator(run.config, run.val_data, run.processes)
         self.trainer = Trainer(
-            run.config, run.model, run.train_data, run.folder, run.processes, self.evaluate, run.checkpoint, run.stop
-        )
+            run.config, run.model, run.train_data, run.folder, run.processes, self.evaluate, run.checkpoint, run.stop,
+            None if run.parent is None else run.parent.checkpoint,
+        )  # fmt: skip
+        self.parent = None if run.parent is None else self._compare(run.parent)
         self.tracker = Tracker(None)
         self.parameters = sum(parameter.numel() for parameter in run.model.parameters())
         logger.info(
@@ -309,6 +324,22 @@ class Experiment:
             logger.info("step %d: %s", step, ap_summary(metrics))
         return evaluation
 
+    def _compare(self, parent: ParentRun) -> Parent:
+        """Return the record of the run that this one continues, and log how both compare with one long run."""
+        trainer = self.trainer
+        training = parent.record.training
+        unequal = differences_to_one_run(
+            recorded_config(parent.config, []).schedule, self.config.schedule, parent.step, trainer.steps_per_epoch,
+            (training.processes if training is not None else None, self.processes.world_size),
+        )  # fmt: skip
+        equality = f"unlike one run: {'; '.join(unequal)}" if unequal else "equal to one run, to the last bit"
+        if self.processes.device.type != "cpu" and not unequal:
+            equality = "equal to one run, but for the rounding of the GPU"
+        logger.info(
+            "continuing %s after step %d of %d; %s", parent.folder.path.name, parent.step, trainer.total_steps, equality
+        )
+        return parent.to_record(unequal)
+
     def _start(self, command: list[str]) -> None:
         trainer = self.trainer
         if trainer.resumed:
@@ -322,6 +353,7 @@ class Experiment:
             # The final evaluation is made again in any case: it writes the results.
             keep_evaluation=trainer.step < trainer.total_steps,
             data=self.content,
+            parent=self.parent,
         )
         self.tracker = Tracker.start(self.config, self.folder.path, self.folder.read_metrics())
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from htc.cli import fail, run_command
 from htc.config.checks import check_training
+from htc.config.compose import with_full_key
 from htc.config.finalize import finalize
 from htc.config.folders import CONFIG_FOLDER, NO_CHOICES, SWEEPS_GROUP, group_options
 from htc.config.messages import explain
@@ -119,7 +120,8 @@ def expand_short_forms(arguments: list[str]) -> list[str]:
 
     - `-m` moves to the front: Hydra does not read overrides behind a `-m` that follows other overrides. It is added
       where an argument is meant for a launcher, which would do nothing without it.
-    - `checkpoint=FILE` becomes `checkpoint.file=FILE`: Hydra cannot assign a value to a node.
+    - `checkpoint=FILE` becomes `checkpoint.file=FILE`, and `continue=RUN` becomes `continue_from=RUN`; see
+      `with_full_key`.
     - `+sweep=A +sweep=B` becomes `+sweeps=A,B`, the group of sweep files: the name `sweep` is a key. So does `sweep=A`
       where there is a sweep file of this name.
     - `rows=LABEL,LABEL` becomes `hydra.sweeper.select`.
@@ -134,11 +136,7 @@ def expand_short_forms(arguments: list[str]) -> list[str]:
         arguments.append("launcher.dry_run=true")
     # Hydra refuses null for a group, even where null is the default.
     arguments = [argument for argument in _with_sweep_files(arguments) if argument not in NO_CHOICES]
-    for short, full in (
-        (r"^(\+{0,2})checkpoint=", r"\1checkpoint.file="),
-        (r"^(\+{0,2})launcher\.", r"\1hydra.launcher."),
-    ):
-        arguments = [re.sub(short, full, argument) for argument in arguments]
+    arguments = [with_full_key(re.sub(r"^(\+{0,2})launcher\.", r"\1hydra.launcher.", each)) for each in arguments]
     return [_row_labels(argument) if argument.startswith("rows=") else argument for argument in arguments]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,16 @@ from htc.config.folders import CONFIG_FOLDER
 from htc.config.schema import Config, register
 from htc.errors import UserError
 
+SHORT_KEYS = {"checkpoint": "checkpoint.file", "continue": "continue_from"}
+"""Short forms of keys on the command line. Hydra cannot assign a value to the node `checkpoint`, and `continue` cannot
+be the name of a field in Python."""
+
+
+def with_full_key(override: str) -> str:
+    """Return an override with the full form of its key: `checkpoint=FILE` -> `checkpoint.file=FILE`."""
+    found = re.match(rf"(\+{{0,2}})({'|'.join(SHORT_KEYS)})=", override)
+    return override if found is None else f"{found[1]}{SHORT_KEYS[found[2]]}={override[found.end() :]}"
+
 
 def composed_config(overrides: list[str]) -> Config:
     """Return the configuration that `python -m htc.run` composes from these arguments.
@@ -23,7 +34,7 @@ def composed_config(overrides: list[str]) -> Config:
     """
     register()
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return finalize(compose("config", overrides))
+        return finalize(compose("config", list(map(with_full_key, overrides))))
 
 
 def recorded_config(recorded: Any, overrides: list[str]) -> Config:

@@ -73,7 +73,8 @@ def default_name(config: Config) -> str:
         parts += [f"no_{key}" for key in ("interleaved", "mask_flow", "semantic") if not getattr(model, key)]
         if model.semantic_fusion not in (None, SemanticFusion.both):
             parts.append(f"fusion_{model.semantic_fusion.value}")
-    return "-".join([*parts, config.backbone.name, config.data.name, f"seed{config.seed}"])
+    ends = [f"seed{config.seed}", *(["continued"] if config.continue_from is not None else [])]
+    return "-".join([*parts, config.backbone.name, config.data.name, *ends])
 
 
 def _composed_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:

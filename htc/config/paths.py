@@ -11,6 +11,8 @@ from pathlib import Path
 from htc.config.schema import PathKind
 from htc.errors import UserError
 
+RUN_SIGNATURE = re.compile(r"[0-9a-f]{8}(-r\d+)?$")
+"""End of the name of a run's folder: its signature, and the number of a repetition."""
 VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)\}")
 
 
@@ -39,6 +41,10 @@ def normal_path(text: str, kind: PathKind) -> str:
 
     Environment variables stay as they are written: their values differ from node to node.
     """
+    if kind is PathKind.run:
+        # The beginning of a run's name may differ, and does not matter.
+        found = RUN_SIGNATURE.search(text)
+        return found[0] if found else text
     if kind is PathKind.data_root or VARIABLE.search(text):
         return posixpath.normpath(text)
     return os.path.realpath(Path(text).expanduser())

@@ -47,6 +47,8 @@ class PathKind(Enum):
 
     working_folder = "working_folder"
     data_root = "data_root"
+    run = "run"
+    """The name of a run's folder in the folder of all runs."""
 
 
 def setting(
@@ -398,6 +400,9 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     eval: EvalConfig = setting(factory=EvalConfig, affects=Affects.evaluation)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    continue_from: str | None = setting(None, path=PathKind.run)
+    """A finished run whose training goes on with another schedule: its name, the beginning of it, or its signature.
+    `continue=RUN` is short for `continue_from=RUN`."""
     save: SaveConfig = setting(factory=SaveConfig, affects=Affects.nothing)
     wandb: WandbConfig = setting(factory=WandbConfig, affects=Affects.nothing)
     seed: int = setting(0, low=0, high=2**31 - 1)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Trainer:
         processes: the processes of the run.
         evaluate: called where the schedule asks for an evaluation before the end.
         checkpoint: the file to continue from; None to start from the beginning.
+        parent: the last checkpoint of the run that this one continues; only read without `checkpoint`.
         stop: a request to stop that other parts of the run share.
     """
 
@@ -62,6 +64,7 @@ class Trainer:
         evaluate: Callable[[], object],
         checkpoint: Path | None = None,
         stop: StopRequest | None = None,
+        parent: Path | None = None,
     ) -> None:
         schedule = config.schedule
         self.config, self.folder, self.processes, self.evaluate = config, folder, processes, evaluate
@@ -69,6 +72,9 @@ class Trainer:
         self.raw_model = model
         self.dataset = dataset
         self.optimizer = build_optimizer(model, schedule)
+        self._optimizer_settings = [
+            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+        ]
         self.scaler = gradient_scaler(config.precision, self.device)
         self.autocast = autocast_of(config.precision, self.device)
         self.average = build_average(model, schedule.ema)
@@ -84,6 +90,8 @@ class Trainer:
         """Bytes of metrics.jsonl at the checkpoint that training continues from; None from the start."""
         if checkpoint is not None:
             self.load_state_dict(processes.on_all(lambda: read_checkpoint(checkpoint)))
+        elif parent is not None:
+            self.load_parent(processes.on_all(lambda: read_checkpoint(parent)), parent)
         self.images_per_micro_batch = schedule.batch_size // schedule.accumulate
         self.loader = build_train_loader(
             dataset,
@@ -97,6 +105,11 @@ class Trainer:
         micro_batches = -(-len(dataset) // self.images_per_micro_batch)
         self.steps_per_epoch = -(-micro_batches // schedule.accumulate)
         self.total_steps = total_steps(schedule, self.steps_per_epoch)
+        if parent is not None and checkpoint is None and self.total_steps <= self.step:
+            raise UserError(
+                f"the schedule ends after {self.total_steps} steps, and the run to continue has {self.step} steps: set "
+                "a longer schedule, such as schedule.iterations or schedule.epochs, which counts both."
+            )
         self.model = processes.wrap(model)
 
     @property
@@ -213,21 +226,26 @@ class Trainer:
             ),
         )
 
-    def load_state_dict(self, checkpoint: Checkpoint) -> None:
+    def load_state_dict(self, checkpoint: Checkpoint, folder: Path | None = None) -> None:
         """Continue from a checkpoint of this run: a resumed run equals an uninterrupted one to the last bit.
 
         The random states are set when training starts. Raises UserError for a checkpoint without a training state, and
         where the categories of the data set have changed: the network's classes would mean other things.
+
+        Args:
+            checkpoint: the checkpoint.
+            folder: folder of the run that wrote it; None for this run.
         """
+        folder = folder or self.folder.path
         state = checkpoint.training
         if state is None:
             raise UserError(
-                f"the checkpoint of step {checkpoint.step} in {self.folder.path} has no training state to continue "
+                f"the checkpoint of step {checkpoint.step} in {folder} has no training state to continue "
                 "from: move that folder away, and give the file as checkpoint=FILE to start from its weights."
             )
         if checkpoint.categories != self._categories:
             raise UserError(
-                f"{self.dataset.annotation_file} has other categories than those that the run in {self.folder.path} "
+                f"{self.dataset.annotation_file} has other categories than those that the run in {folder} "
                 "was trained on so far: restore the file, or move that folder away to start again."
             )
         self.raw_model.load_state_dict(checkpoint.model)
@@ -245,6 +263,25 @@ class Trainer:
         own = state.processes[self.processes.rank if self.processes.rank < len(state.processes) else 0]
         self.losses.load(own.losses)
         self._resumed_random = own.random
+
+    def load_parent(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Continue the training of another run with the schedule of this one.
+
+        Args:
+            checkpoint: its last checkpoint.
+            path: the checkpoint's file, for messages.
+
+        Raises:
+            UserError: as `load_state_dict`.
+        """
+        if self.average is not None and checkpoint.ema is None:
+            # An average that begins now begins with these weights.
+            checkpoint = replace(checkpoint, ema=checkpoint.model)
+        self.load_state_dict(checkpoint, path.parents[1])
+        # The checkpoint holds the settings of the optimiser, too.
+        for group, new in zip(self.optimizer.param_groups, self._optimizer_settings, strict=True):
+            group.update(new)
+        self._saved, self.metrics_length = None, None
 
     @property
     def _categories(self) -> Categories:

@@ -32,6 +32,8 @@ class Throughput:
         """Seconds per image by COARSE_COST_KEYS."""
         self._images: dict[str, list[float]] = defaultdict(list)
         """Training images per epoch, by data set."""
+        self._steps: dict[str, int] = {}
+        """Steps of each run, which a run that continues it does not repeat."""
         for name in sorted(run_names(runs)):
             self._read(RunFolder(runs / name))
 
@@ -44,19 +46,21 @@ class Throughput:
     def _images_of(self, config: Mapping[str, Any]) -> float | None:
         """Return the number of training images that a run processes, counting each epoch; None if it is not known."""
         schedule = config["schedule"]
+        done = self._steps.get(config.get("continue_from") or "", 0) * schedule["batch_size"]
         if schedule["iterations"] is not None:
-            return float(schedule["iterations"] * schedule["batch_size"])
+            return float(schedule["iterations"] * schedule["batch_size"] - done)
         data = config["data"]
         number = data["train"]["limit"] or (data.get("shapes") or {}).get("train_images")
         if number is None:
             seen = self._images.get(_data_key(config))
             number = median(seen) if seen else None
-        return None if number is None else float(schedule["epochs"] * number)
+        return None if number is None else float(schedule["epochs"] * number - done)
 
     def _read(self, folder: RunFolder) -> None:
         """Add the measurements of one run; a run that is not trained or cannot be read is skipped."""
         if (training := folder.read().training) is None:
             return
+        self._steps[folder.path.name] = training.iterations or 0
         config = folder.read_config()
         try:
             images = (training.iterations or 0) * config["schedule"]["batch_size"]

@@ -14,6 +14,7 @@ from htc.config.signature import identity, signature, to_plain
 from htc.launch.status.states import run_states
 from htc.launch.submission import Row
 from htc.runs.folder import RunFolder, find_folder, folder_name
+from htc.runs.parent import find_parent, resolve_parent
 from htc.runs.pool import UNNAMED, SelectedRun, run_names, signature_of
 
 LEAVE_STATES = ("done", "running", "queued", "unknown")
@@ -111,6 +112,7 @@ def plan(pool: Path, requests: Sequence[RequestedRun], *, need_slurm: bool = Fal
     trained: set[str] = set()
     for request in requests:
         config = request.config
+        resolve_parent(config)
         run_signature = signature(config)
         # The disk is only searched for signatures that exist: 1,000 searches through 1,000 folders would take long.
         folder, data = folder_name(config, run_signature), None
@@ -120,6 +122,8 @@ def plan(pool: Path, requests: Sequence[RequestedRun], *, need_slurm: bool = Fal
             if record.status == "done":
                 trained.add(folder)
                 data = record.evaluated_data or None
+        elif config.continue_from is not None:
+            find_parent(config)
         row = Row(folder, to_plain(config), request.overrides, evaluation_name(config, data), request.label)
         key = row.folder, row.evaluation
         rows.setdefault(key, row)

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import OmegaConf
 
+from htc.config.compose import with_full_key
 from htc.config.folders import NO_CHOICES, SWEEPS_FOLDER, SWEEPS_GROUP, config_folders, group_options
 from htc.errors import UserError, nearest
 
@@ -138,7 +139,7 @@ def expand(params: dict[str, Any], rows: dict[str, Any], arguments: Sequence[str
         arguments: Overrides of the command line, possibly with several choices.
     """
     given = {parse(argument).get_key_element(): argument for argument in arguments}
-    texts = [f"{key}={parameter_text(key, value)}" for key, value in params.items()]
+    texts = [with_full_key(f"{key}={parameter_text(key, value)}") for key, value in params.items()]
     defaults = {parse(text).get_key_element(): text for text in texts}
     data = given.get("data") or defaults.get("data") or f"data={DEFAULT_DATA}"
     read: dict[str | None, tuple[list[str], dict[str, Any]]] = {
@@ -223,4 +224,4 @@ def read_row(label: str, row: Any, data: str) -> tuple[list[str], dict[str, Any]
             f"row '{label}' of the sweep is {row!r}: write overrides as on the command line, such as "
             "model=htc model.mask_flow=false."
         )
-    return list(parts), launcher
+    return [with_full_key(part) for part in parts], launcher

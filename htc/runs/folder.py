@@ -28,7 +28,7 @@ from htc.runs.files import atomic_path, atomic_write, plain_json, read_object, r
 from htc.runs.json_values import mapping, number
 from htc.runs.logs import send_logs
 from htc.runs.provenance import git_facts, slurm_job_id, versions
-from htc.runs.record import STATUSES, Resume, RunRecord, SplitFingerprint
+from htc.runs.record import STATUSES, Parent, Resume, RunRecord, SplitFingerprint
 from htc.runs.redaction import redact, redact_command
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class RunFolder:
         length: int | None = None,
         keep_evaluation: bool = True,
         data: Mapping[str, SplitFingerprint] | None = None,
+        parent: Parent | None = None,
     ) -> None:
         """Record that the run starts, or continues after `step` iterations.
 
@@ -129,6 +130,7 @@ class RunFolder:
             length: bytes of metrics.jsonl at that checkpoint; see `rewind`.
             keep_evaluation: whether an evaluation at `step` is kept; see `rewind`.
             data: fingerprints of the splits `train` and `val`.
+            parent: the run that this one continues.
 
         Raises:
             UserError: where run.json cannot be read.
@@ -152,6 +154,7 @@ class RunFolder:
             before,
             data={**(data or {}), **(before.data if resume else {})},
             evaluated_data=evaluated_data(to_plain(config)),
+            parent=before.parent if resume else parent,
         )
         jobs = [*jobs, job] if job and job not in jobs else jobs
         self.write(replace(before, status="running", slurm_job_ids=jobs, end=None, error=None, resumes=resumes))

@@ -155,6 +155,28 @@ class Training:
 
 
 @dataclass
+class Parent:
+    """The run that this one continues."""
+
+    run: str
+    """Name of its folder."""
+    signature: str
+    step: int | None
+    """Step after which this run continues."""
+    settings: str
+    """Hash of its settings without the seed: equal for runs that differ in the seed only."""
+    unequal: list[str] = field(default_factory=list)
+    """What makes the two together differ from one long run, in words; empty where they are equal to the last bit."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> Parent | None:
+        found = mapping(value)
+        name, signature, settings = (text(found.get(key)) or "" for key in ("run", "signature", "settings"))
+        unequal = [each for each in items(found.get("unequal")) if isinstance(each, str)]
+        return cls(name, signature, whole_number(found.get("step")), settings, unequal) if name else None
+
+
+@dataclass
 class WandbRun:
     """The run at wandb."""
 
@@ -195,6 +217,8 @@ class RunRecord:
     """Content of the splits `train` and `val`."""
     evaluated_data: dict[str, Any] = field(default_factory=dict)
     """The settings that name the data of the run's own evaluations, by dotted key."""
+    parent: Parent | None = None
+    """The run that this one continues; None for a run that starts from initial weights."""
     wandb: WandbRun | None = None
     """None until the run is tracked."""
     training: Training | None = None
@@ -223,6 +247,7 @@ class RunRecord:
                 if (found := SplitFingerprint.from_json(value)) is not None
             },
             evaluated_data=mapping(content.get("evaluated_data")),
+            parent=Parent.from_json(content.get("parent")),
             wandb=WandbRun.from_json(content.get("wandb")),
             training=Training.from_json(content.get("training")),
             resumes=[Resume.from_json(each) for each in items(content.get("resumes"))],

@@ -197,3 +197,11 @@ def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr
     results = list((tmp_path / "runs").glob("*/evaluations/*/results.json"))
     assert len(results) == len(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows)
+
+
+def test_short_forms_of_keys_work_in_rows_and_parameters_as_on_the_command_line() -> None:
+    rows = expand({"checkpoint": "a.pt"}, {"longer": "continue=RUN", "own": "checkpoint=b.pt"}, [])
+    assert [row.overrides for row in rows] == [
+        ["checkpoint.file=a.pt", "continue_from=RUN"],
+        ["checkpoint.file=b.pt"],
+    ]
