@@ -9,7 +9,7 @@ USAGE_LINE = "python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=N
 USAGE = f"""usage: {USAGE_LINE}
 
 Averages finished runs over their seeds and shows them next to the published figures. Prints the comparison table and
-the components table in Markdown, and writes both as .md, .tex and .csv.
+the components table in Markdown, and writes both as .md, .tex and .csv; likewise a table of the trials of each search.
 
   runs=FOLDER   where the run folders are, at any depth (default: runs)
   out=FOLDER    where the tables are written (default: tables)
@@ -20,7 +20,7 @@ DEFAULTS = {"runs": "runs", "out": "tables", "sweep": "", "eval": ""}
 
 
 def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "") -> str:
-    """Write both tables below `out` in three formats, and return their Markdown.
+    """Write both tables, and one for each search, below `out` in three formats, and return their Markdown.
 
     Runs that cannot be read are skipped, with a sentence on standard error for each.
 
@@ -37,6 +37,7 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "") ->
     from analysis.published import load_published
     from analysis.render import write_table
     from analysis.runs import read_runs, select_sweep
+    from analysis.search import search_tables, write_search_table
     from analysis.tables import build_tables
 
     found, complaints = read_runs(runs, evaluation)
@@ -45,7 +46,8 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "") ->
     if sweep:
         found = select_sweep(found, sweep, runs)
     tables = build_tables(found, load_published(), runs)
-    return "\n".join(write_table(table, out) for table in tables)
+    texts = [write_table(table, out) for table in tables]
+    return "\n".join([*texts, *(write_search_table(table, out) for table in search_tables(runs, sweep))])
 
 
 def main(arguments: list[str] | None = None) -> int:

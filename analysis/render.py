@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -109,17 +110,16 @@ def markdown(table: Table) -> str:
                 else:
                     cells.append(cell(row, key))
             lines.append(cells)
-        parts += [f"### {block.title}", "", *_pipes(lines, list(table.columns)), ""]
+        parts += [f"### {block.title}", "", *pipes(lines, [_is_figure(key) for key in table.columns]), ""]
     notes = table.notes + [f"fps [{mark}]: {text}." for mark, text in conditions.marked_texts()]
     notes += [f"From [{mark}]: {text}" for mark, text in origins.marked_texts()] + table.remarks
     return "\n".join([*parts, *(f"- {note}" for note in notes), ""])
 
 
-def _pipes(lines: list[list[str]], keys: list[str]) -> list[str]:
-    """Return the lines of a Markdown table: words are aligned to the left, figures to the right."""
+def pipes(lines: list[list[str]], right: Sequence[bool]) -> list[str]:
+    """Return the lines of a Markdown table; columns of figures, where `right` is true, are aligned to the right."""
     lines = [[text.replace("|", r"\|") for text in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = [_is_figure(key) for key in keys]
     padded = [
         "| " + " | ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)) + " |"
         for line in lines

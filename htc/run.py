@@ -112,7 +112,7 @@ def check_options(arguments: Sequence[str]) -> None:
 
 SHOWS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version", "--shell-completion", "-sc"}
 """Options that show something instead of running."""
-OF_LAUNCHER = re.compile(r"^\+{0,2}(hydra/launcher=|hydra\.launcher\.|launcher\.)")
+OF_LAUNCHER = re.compile(r"^\+{0,2}(hydra/launcher=|hydra\.launcher\.|launcher\.|hydra/sweeper=)")
 
 
 def expand_short_forms(arguments: list[str]) -> list[str]:
@@ -125,7 +125,7 @@ def expand_short_forms(arguments: list[str]) -> list[str]:
     - `+sweep=A +sweep=B` becomes `+sweeps=A,B`, the group of sweep files: the name `sweep` is a key. So does `sweep=A`
       where there is a sweep file of this name.
     - `rows=LABEL,LABEL` becomes `hydra.sweeper.select`.
-    - `launcher.KEY` becomes `hydra.launcher.KEY`, and `--dry-run` sets one of these keys.
+    - `launcher.KEY` becomes `hydra.launcher.KEY`, likewise `sweeper.KEY`, and `--dry-run` sets one of these keys.
     """
     shows = any(argument.partition("=")[0] in SHOWS for argument in arguments)
     flags = {"-m", "--multirun", "--dry-run"} & set(arguments)
@@ -136,7 +136,8 @@ def expand_short_forms(arguments: list[str]) -> list[str]:
         arguments.append("launcher.dry_run=true")
     # Hydra refuses null for a group, even where null is the default.
     arguments = [argument for argument in _with_sweep_files(arguments) if argument not in NO_CHOICES]
-    arguments = [with_full_key(re.sub(r"^(\+{0,2})launcher\.", r"\1hydra.launcher.", each)) for each in arguments]
+    of_hydra = r"^(\+{0,2})(launcher|sweeper)\."
+    arguments = [with_full_key(re.sub(of_hydra, r"\1hydra.\2.", each)) for each in arguments]
     return [_row_labels(argument) if argument.startswith("rows=") else argument for argument in arguments]
 
 

@@ -1,4 +1,4 @@
-"""Hydra plugins of htc.launch: the launchers `local` and `slurm`, and the sweeper `rows`.
+"""Hydra plugins of htc.launch: the launchers `local` and `slurm`, and the sweepers `rows` and `optuna`.
 
 Hydra only accepts plugins from the package `hydra_plugins`, and imports this file at every start. So the modules that
 do the work are imported only when they are needed.
@@ -80,6 +80,33 @@ class RowSweeper(Sweeper):
             # Labels and options of rows do not fit into overrides, which is all that other launchers take.
             return self.launcher.launch_rows(rows)
         return self.launcher.launch([row.overrides for row in rows], initial_job_idx=0)
+
+
+class OptunaSweeper(Sweeper):
+    """Searches for the settings with the best AP, by optuna."""
+
+    def __init__(self, params: DictConfig | None = None, **options: Any) -> None:
+        self.params = _plain(params) or {}
+        self.options = {key: _plain(value) for key, value in options.items()}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from htc.errors import UserError
+        from htc.launch.launchers import search
+
+        if not isinstance(self.launcher, _Launcher):
+            raise UserError("hydra/sweeper=optuna needs hydra/launcher=local or hydra/launcher=slurm.")
+        launcher = self.launcher
+        search(
+            launcher.hydra_context, launcher.config, self.params, arguments, self.options, launcher.name,
+            launcher.options,
+        )  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import traceback
 
+import yaml
 from omegaconf.errors import OmegaConfBaseException
 
-from htc.config.folders import SWEEPS_GROUP, config_groups, group_options
+from htc.config.folders import CONFIG_FOLDER, SWEEPS_GROUP, config_groups, group_options
 from htc.config.grammar import explain_grammar, is_grammar_error
 from htc.config.schema import schema_keys
 from htc.errors import nearest
@@ -16,6 +17,13 @@ from htc.errors import nearest
 def explain(error: Exception, arguments: list[str]) -> str:
     """Return one sentence that explains an error of Hydra or OmegaConf about these command-line arguments."""
     return " ".join(_explanation(error, arguments).split())
+
+
+def hydra_options(kind: str) -> list[str]:
+    """Return the options of all launchers, or of all sweepers: the keys of the files in conf/hydra."""
+    files = sorted((CONFIG_FOLDER / "hydra" / kind).glob("*.yaml"))
+    keys = dict.fromkeys(key for file in files for key in yaml.safe_load(file.read_text(encoding="utf-8")))
+    return [key for key in keys if key not in ("_target_", "defaults")]
 
 
 def raised_by_hydra(error: Exception) -> bool:
@@ -51,6 +59,11 @@ def _explanation(error: Exception, arguments: list[str]) -> str:
             f"{several[1]} has several values: add -m for a run of each; a list is '{key}=[{value}]', and a text with "
             f"commas is '{key}=\"{value}\"'."
         )
+    if found := re.search(r"Sweep parameters '([^']+)' requires --multirun", message):
+        return f"{found[1]} has several values: add -m for a run of each, or hydra/sweeper=optuna to search among them."
+    if option := re.search(r"Could not override 'hydra\.(launcher|sweeper)\.([^']+)'", message):
+        known = hydra_options(option[1])
+        return f"{option[1]}.{option[2]} is not an option of the {option[1]}{nearest(option[2], known)}."
     groups = config_groups()
     if twice := re.search(r"(\S+) appears more than once in the final defaults list", message):
         return f"{twice[1]} has a choice already: write {twice[1]}=NAME, without +."

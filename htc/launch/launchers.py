@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import yaml
@@ -17,6 +18,8 @@ from htc.launch.estimate import Throughput
 from htc.launch.plan import RequestedRun, plan
 from htc.launch.plan_report import dry_run_report
 from htc.launch.sbatch import Gpus
+from htc.launch.search import Search, SearchOptions, import_optuna
+from htc.launch.search_space import SearchSpace
 from htc.launch.submit import launch
 from htc.launch.sweep import SweepRow
 
@@ -40,15 +43,7 @@ def launch_rows(
     """
     check_options(launcher, options)
     of_rows = [row_options(launcher, row) for row in rows]
-    loader = context.config_loader
-
-    def compose(row: list[str]) -> DictConfig:
-        composed = loader.load_sweep_config(master, row)
-        with open_dict(composed):
-            del composed["hydra"]
-        return composed
-
-    configs = Composer(compose).configs([row.overrides for row in rows])
+    configs = composer(context, master).configs([row.overrides for row in rows])
     requests = [
         RequestedRun(config, row.overrides, row.label, of_row, row.given)
         for config, row, of_row in zip(configs, rows, of_rows, strict=True)
@@ -60,6 +55,65 @@ def launch_rows(
     if failed:
         print(f"{len(failed)} of {len(configs)} runs did not end well: {', '.join(failed[:5])}", file=sys.stderr)
         sys.exit(1)
+
+
+def search(
+    context: HydraContext,
+    master: DictConfig,
+    params: Mapping[str, Any],
+    arguments: Sequence[str],
+    search_options: Mapping[str, Any],
+    launcher: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Search for the settings with the best AP, or only print what would be done with the option `dry_run`.
+
+    Args:
+        context: Hydra's context, whose loader composes configurations.
+        master: The configuration of the command line, which the overrides are applied to.
+        params: Parameters of a sweep file: what varies, and what is the same in all trials.
+        arguments: The same from the command line.
+        search_options: Options of the search, with the keys of conf/hydra/sweeper/optuna.yaml.
+        launcher: `slurm` or `local`.
+        options: The launcher's options, with the keys of conf/hydra/launcher.
+
+    Raises:
+        UserError: An option or an override is not valid, or the runs cannot be started.
+    """
+    check_options(launcher, options)
+    import_optuna()
+    for key in search_options:
+        if key in ("rows", "select"):
+            raise UserError(
+                "a search has no rows: leave out +sweep or rows=, and give what is the same in all trials as KEY=VALUE."
+            )
+        if key not in (known := [item.name for item in fields(SearchOptions)]):
+            raise UserError(f"sweeper.{key} is not an option of a search{nearest(key, known)}.")
+    settings = SearchOptions(**search_options)
+    compose = composer(context, master)
+
+    def request(overrides: list[str], label: str) -> RequestedRun:
+        (config,) = compose.configs([overrides])
+        return RequestedRun(config, overrides, label)
+
+    searched = Search(SearchSpace.of(params, arguments), settings, request, launcher, options)
+    if options["dry_run"]:
+        print(searched.describe())
+    else:
+        searched.run()
+
+
+def composer(context: HydraContext, master: DictConfig) -> Composer:
+    """Return what composes the configurations of runs from the configuration of the command line."""
+    loader = context.config_loader
+
+    def compose(row: list[str]) -> DictConfig:
+        composed = loader.load_sweep_config(master, row)
+        with open_dict(composed):
+            del composed["hydra"]
+        return composed
+
+    return Composer(compose)
 
 
 def print_plan(requests: Sequence[RequestedRun]) -> None:

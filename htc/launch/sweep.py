@@ -173,7 +173,10 @@ def choices(override: str) -> list[str]:
             raise UserError(f"{override} matches none of {', '.join(group_options(group))}.")
         return [f"{key}={name}" for name in found]
     if not parsed.is_discrete_sweep():
-        raise UserError(f"{override} has infinitely many values: list them, as in {key}=0.1,0.2.")
+        raise UserError(
+            f"{override} has infinitely many values: list them, as in {key}=0.1,0.2, or search "
+            "among them with hydra/sweeper=optuna."
+        )
     return [f"{key}={value}" for value in parsed.sweep_string_iterator()]
 
 

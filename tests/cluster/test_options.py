@@ -237,3 +237,16 @@ def test_with_fail_fast_the_first_failure_stops_the_others_which_can_go_on_later
         assert "2 started" in again.stdout
     finally:
         cluster.cancel_all()
+
+
+@pytest.mark.slow
+def test_a_search_runs_its_trials_as_jobs(command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path) -> None:
+    cluster.wait_for_idle_nodes()
+    arguments = [*tiny_launched(tmp_path, data, iterations=2), *SLURM, "launcher.cpus_per_task=1", "sweep=search"]
+    arguments += ["hydra/sweeper=optuna", "schedule.learning_rate=interval(0.001,0.01)", "sweeper.n_trials=3"]
+    result = command("htc.run", *arguments, "sweeper.n_jobs=2")
+    assert result.returncode == 0, result.stderr
+    assert "best of 3 trials" in result.stdout
+    found = status(command, tmp_path, "search")
+    assert [row["state"] for row in found.values()] == ["done"] * 3
+    assert all(record(tmp_path / name)["slurm_job_ids"] for name in found)
