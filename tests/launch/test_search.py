@@ -165,7 +165,7 @@ def test_what_is_wrong_with_a_search_is_one_sentence(tmp_path: Path, given: list
 
 @pytest.mark.slow
 def test_interrupted_search_resumes_its_runs_and_a_second_process_is_refused(tmp_path: Path) -> None:
-    from tests.launch.test_local import wait_until
+    from tests.cluster.observe import wait_until
 
     runs = tmp_path / "runs"
     given = [*arguments(runs, iterations=40, trials=2), "save.every=2"]
