@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import htc
@@ -24,6 +24,8 @@ CONFIG_FOLDER = shipped_folder("conf")
 SWEEPS_FOLDER = shipped_folder("sweeps")
 NO_CHOICES = ("experiment=null",)
 """Overrides that choose nothing from a group whose default is nothing: they are left out."""
+POOL_MARKS = {".sweeps", ".locks", "run.json", "annotations"}
+"""Names in folders of runs, in runs and in data sets, which may be below a user's folder."""
 SWEEPS_GROUP = "sweeps"
 """Hydra's group of the sweep files. The key `sweep` exists already, so the group has another name."""
 
@@ -65,7 +67,7 @@ def refuse_hidden_files(folder: Path) -> None:
     """Raise UserError where a user's file has the name of a shipped one: Hydra would silently use the shipped file."""
     if folder.resolve() == CONFIG_FOLDER:
         return
-    for path in sorted(folder.rglob("*.yaml")):
+    for path in sorted(path for group in _group_folders(folder) for path in group.glob("*.yaml")):
         name = path.relative_to(folder)
         shipped = SWEEPS_FOLDER / name.name if name.parent == Path(SWEEPS_GROUP) else CONFIG_FOLDER / name
         if shipped.is_file():
@@ -77,12 +79,22 @@ def refuse_hidden_files(folder: Path) -> None:
 def config_groups() -> list[str]:
     """Return the names of all groups, such as `model` or `hydra/launcher`."""
     found = {
-        str(path.relative_to(folder))
+        str(group.relative_to(folder))
         for folder in config_folders()
-        for path in folder.rglob("*")
-        if path.is_dir() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for group in _group_folders(folder)
+        if group != folder
     }
     return sorted({*found, SWEEPS_GROUP})
+
+
+def _group_folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder of groups and all folders below it, but for hidden ones and those of runs and data."""
+    for path, names, files in os.walk(folder):
+        if Path(path) != folder and POOL_MARKS & {*names, *files}:
+            names.clear()
+            continue
+        yield Path(path)
+        names[:] = sorted(name for name in names if not name.startswith("."))
 
 
 def group_options(group: str) -> list[str]:

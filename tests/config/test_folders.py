@@ -138,3 +138,13 @@ def test_sweeps_of_the_user_are_options_next_to_the_shipped_ones(
     else:
         monkeypatch.setattr(sys, "argv", ["htc.run", form, str(mine)])
     assert group_options("sweeps") == sorted([*shipped, "widths"])
+
+
+def test_runs_and_data_in_the_users_folder_are_no_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = config_groups()
+    for name in ("runs/.sweeps", "runs/.locks", "runs/htc-1a2b3c4d", "old/run", "coco/annotations", "optics"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("runs/htc-1a2b3c4d/config.yaml", "old/run/run.json", "old/run/config.yaml", "optics/lens.yaml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setenv("HTC_CONFIG_DIR", str(tmp_path))
+    assert set(config_groups()) - set(shipped) == {"optics", "old"}
