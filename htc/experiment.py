@@ -51,11 +51,16 @@ UNWRITABLE = (
 )  # fmt: skip
 
 
-def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
+def run_experiment(config: Config, command: list[str], folder: Path | None = None) -> dict[str, Any]:
     """Train, evaluate and record one run, and return its results, as results.json holds them.
 
     A finished run is left as it is; an interrupted one continues from its newest checkpoint. A trained run that lacks
     the evaluation with the settings of this configuration is evaluated, and not trained again.
+
+    Args:
+        config: the run's configuration.
+        command: the command line, for the record.
+        folder: the run's folder; None: that of the configuration's signature.
 
     Raises:
         UserError: for what the user can fix; the folder then has the status `failed` and the reason.
@@ -63,10 +68,10 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     resolve_parent(config)
     processes = start_processes(config.device)
     use_threads(config)
-    path, name, trained = processes.on_main(lambda: find_evaluation(config))
-    folder = RunFolder(path)
-    if trained and folder.has_results(name):
-        results = folder.read_results(name)
+    path, name, trained = processes.on_main(lambda: find_evaluation(config, folder))
+    run = RunFolder(path)
+    if trained and run.has_results(name):
+        results = run.read_results(name)
         print_on_main(
             f"{path} is done already ({ap_summary(results)}); force=true runs it again next to it.", processes
         )
@@ -77,9 +82,9 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     try:
         with write_errors_as_user_errors(path):
             if trained:
-                results = evaluate_folder(config, folder, name, processes)
+                results = evaluate_folder(config, run, name, processes)
             else:
-                results = run_in_folder(config, folder, processes, command)
+                results = run_in_folder(config, run, processes, command)
     finally:
         lock.release()
         processes.close()
@@ -87,9 +92,9 @@ def run_experiment(config: Config, command: list[str]) -> dict[str, Any]:
     return results
 
 
-def find_evaluation(config: Config) -> tuple[Path, str, bool]:
+def find_evaluation(config: Config, folder: Path | None = None) -> tuple[Path, str, bool]:
     """Return the folder of a configuration's run, the name of its evaluation, and whether the run is trained."""
-    path = find_folder(config)
+    path = folder or find_folder(config)
     record = RunFolder(path).read(strict=True)
     trained = record.status == "done"
     name = evaluation_name(config, record.evaluated_data or None if trained else None)

@@ -67,7 +67,7 @@ def requested_evaluations(pool: Path, sweep: str, overrides: Sequence[str]) -> l
             continue
         config = recorded_config(folder.read_config(), [*overrides])
         config.runs, config.sweep, config.force = str(pool), sweep, False
-        requests.append(RequestedRun(config, [*row.overrides, *overrides], row.label))
+        requests.append(RequestedRun(config, [*row.overrides, *overrides], row.label, run=row.run))
     if untrained:
         print(f"not trained, so not evaluated: {', '.join(untrained)}", file=sys.stderr)
     if not requests:

@@ -39,6 +39,8 @@ class RequestedRun:
     """Options of the launcher for this row alone."""
     given: Sequence[str] = ()
     """Those overrides that are not the row's own."""
+    run: str | None = None
+    """Name of the run's folder, such as that of a repeated run; None: it follows from the configuration."""
 
     @property
     def pool(self) -> Path:
@@ -117,7 +119,7 @@ def plan(pool: Path, requests: Sequence[RequestedRun], *, need_slurm: bool = Fal
         # The disk is only searched for signatures that exist: 1,000 searches through 1,000 folders would take long.
         folder, data = folder_name(config, run_signature), None
         if of_signature := by_signature.get(run_signature):
-            folder = find_folder(config, of_signature).name
+            folder = request.run or find_folder(config, of_signature).name
             record = RunFolder(pool / folder).read()
             if record.status == "done":
                 trained.add(folder)

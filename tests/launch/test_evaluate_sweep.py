@@ -66,6 +66,15 @@ def test_sweep_is_evaluated_again_and_not_trained_and_keeps_its_rows(pool: Path)
     assert "nothing to start, 2 done" in again.stdout
 
 
+def test_repeated_run_is_evaluated_in_its_own_folder(pool: Path) -> None:
+    launch(pool, "sweep=repeated", "seed=0", "force=true")
+    (row,) = read_rows(pool, "repeated")
+    assert row.run.endswith("-r2")
+    result = command("htc.evaluate", "sweep=repeated", f"runs={pool}", "eval=paper")
+    assert result.returncode == 0, result.stderr
+    assert [run.name for run in runs_of(pool) if (run / "evaluations" / "paper").is_dir()] == [row.run]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

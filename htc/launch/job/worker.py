@@ -23,7 +23,8 @@ def main() -> None:
         # PyTorch takes seconds to import, which a refused configuration does not need.
         from htc.experiment import run_experiment
 
-        run_experiment(config, shlex.split(f"python -m htc.run {shlex.join(row.overrides)}"))
+        command = shlex.split(f"python -m htc.run {shlex.join(row.overrides)}")
+        run_experiment(config, command, submission.pool / row.folder)
     except UserError as error:
         # The supervisor reads the reason from this file: torchrun hides the exit status, and run.json may be the file
         # that cannot be written, or the one of another process.
