@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from htc.data.coco.truth import repair_ground_truth
+from htc.coco_truth import repair_ground_truth
 from htc.errors import UserError
 from htc.runs.files import atomic_write
 from htc.runs.logs import Console

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from htc.coco_truth import repair_ground_truth
 from htc.config.schema import DataConfig, SplitConfig
 from htc.data.check.summary import summary
 from htc.data.coco.reader import read_annotations
 from htc.data.coco.rle import valid_run_lengths
-from htc.data.coco.truth import repair_ground_truth
 from htc.data.dataset import CocoDataset, SeededIndex
 from htc.data.image_reading import read_image
 from htc.errors import UserError

@@ -8,10 +8,9 @@ from typing import Any
 
 from pycocotools import mask as mask_utils
 
+from htc.coco_truth import is_polygon
 from htc.data.coco.problems import Problem, fault, short_repr
 
-SHORTEST_POLYGON = 6
-"""Fewest coordinates of a polygon with an area; pycocotools would read four numbers as a box."""
 LARGEST_SIDE = 65_535
 """Longest side of an image in pixels: the limit of JPEG, for which run lengths fit 32 bits."""
 PATHS_OUT_OF_FOLDER = re.compile(r"^[\\/]|(?:^|[\\/])\.\.(?:$|[\\/])")
@@ -266,11 +265,6 @@ class Objects(Rows):
         del self.coordinates[self.coordinate_first[-1] :]
         del self.rle_first[count + 1 :]
         del self.rle_bytes[self.rle_first[-1] :]
-
-
-def is_polygon(coordinates: list[Any]) -> bool:
-    """Return whether a list of coordinates has the length of a polygon: pairs, and at least three of them."""
-    return len(coordinates) >= SHORTEST_POLYGON and len(coordinates) % 2 == 0
 
 
 def record(row: Any) -> dict[str, Any]:

@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from htc.data.coco.rows import is_polygon
-
 logger = logging.getLogger(__name__)
+SHORTEST_POLYGON = 6
+"""Fewest coordinates of a polygon with an area; pycocotools would read four numbers as a box."""
+
+
+def is_polygon(coordinates: list[Any]) -> bool:
+    """Return whether a list of coordinates has the length of a polygon: pairs, and at least three of them."""
+    return len(coordinates) >= SHORTEST_POLYGON and len(coordinates) % 2 == 0
 
 
 def repair_ground_truth(content: dict[str, Any], source: str) -> None:

@@ -1,0 +1,1 @@
+"""Statistics of detection results: matching, COCO's AP under image weights, and intervals of differences."""
