@@ -93,6 +93,7 @@ def write_evaluation(
     out.write(
         {
             **results,
+            "annotation_file": str(dataset.annotation_file.absolute()),
             "data": asdict(content or fingerprint(dataset)),
             "git": {key: code.get(key) for key in ("commit", "dirty")},
         }

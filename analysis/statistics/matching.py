@@ -235,7 +235,7 @@ def _match_pairs(pairs: list[_Pair], crowd: Array, counts: Array, matched: Array
         # The last of equal ones.
         best = width - 1 - value[..., ::-1].argmax(axis=3)
         found = np.take_along_axis(value, best[..., None], axis=3)[..., 0] >= 0
-        row, area, threshold = np.nonzero(found)
-        target = best[row, area, threshold]
-        taken[rows[row], area, threshold, target] = True
-        matched[area, threshold, starts[rows[row]] + rank] = first[rows[row]] + target
+        at, area, threshold = np.nonzero(found)
+        target = best[at, area, threshold]
+        taken[rows[at], area, threshold, target] = True
+        matched[area, threshold, starts[rows[at]] + rank] = first[rows[at]] + target

@@ -15,7 +15,7 @@ Content = dict[str, Any]
 def random_truth(seed: int, images: int = 12, categories: int = 3, size: int = 160) -> Content:
     """Return annotations with crowds, objects of all sizes, equal boxes, and images and categories without objects."""
     random = np.random.default_rng(seed)
-    annotations = []
+    annotations: list[Content] = []
     for image in range(1, images + 1):
         for _ in range(int(random.integers(0, 6))):
             width, height = random.integers(4, size - 10, 2)
@@ -82,7 +82,9 @@ def random_results(content: Content, seed: int, *, equal_scores: bool = False) -
 
 def duplicate(content: Content, results: list[Content], weights: list[int]) -> tuple[Content, list[Content]]:
     """Return truth and results in which each image occurs as often as its weight says."""
-    images, annotations, copies = [], [], []
+    images: list[Content] = []
+    annotations: list[Content] = []
+    copies: list[Content] = []
     identifiers = sorted(image["id"] for image in content["images"])
     by_id = {image["id"]: image for image in content["images"]}
     number = 0

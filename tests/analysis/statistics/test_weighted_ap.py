@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +121,16 @@ def test_numbers_on_real_annotations_are_those_of_pycocotools(kind: str) -> None
                 counts = outline["counts"] if isinstance(outline["counts"], str) else outline["counts"].decode()
                 outlines = {"bbox": shifted} if kind == "bbox" else {"segmentation": {**outline, "counts": counts}}
                 results.append({**place, "category_id": of, **outlines})
-    import json
-
-    content = json.loads(file.read_bytes())
+    content: Content = json.loads(file.read_bytes())
     expected, _ = reference(content, results, kind)
     np.testing.assert_allclose(figures(unit_ap(match(results, truth, kind))), expected, rtol=0, atol=1e-12)
 
 
 def test_files_that_are_no_results_or_no_annotations_are_one_sentence(tmp_path: Path) -> None:
     truth = read_truth(write(tmp_path / "truth.json", random_truth(0)))
-    for content in ({}, [{"image_id": 1}], "x"):
+    for wrong in ({}, [{"image_id": 1}], "x"):
         with pytest.raises(UserError, match=r"results\.json cannot be read as results"):
-            match_file(write(tmp_path / "results.json", content), truth, "bbox")
+            match_file(write(tmp_path / "results.json", wrong), truth, "bbox")
     with pytest.raises(UserError, match="cannot be read as COCO annotations"):
         read_truth(tmp_path / "nowhere.json")
     with pytest.raises(UserError, match="has 12 images, and 13 were evaluated"):
