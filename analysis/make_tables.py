@@ -3,24 +3,75 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-USAGE_LINE = "python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME] [eval=NAME]"
+if TYPE_CHECKING:
+    from analysis.runs import Run
+
+MIN_RESAMPLES = 100
+USAGE_LINE = (
+    "python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME] [eval=NAME] [tables=NAME,...] [base=ROW] "
+    "[metric=METRIC] [intervals=true] [resamples=N] [format=md,tex,csv,html]"
+)
 USAGE = f"""usage: {USAGE_LINE}
 
 Averages finished runs over their seeds and shows them next to the published figures. Prints the comparison table and
-the components table in Markdown, and writes both as .md, .tex and .csv; likewise a table of the trials of each search.
+the components table in Markdown, and writes both as .md, .tex and .csv. Likewise a table of each sweep with its rows in
+their order, with the differences to a base row and their intervals, and of the trials of each search.
 
   runs=FOLDER   where the run folders are, at any depth (default: runs)
   out=FOLDER    where the tables are written (default: tables)
   sweep=NAME    only the runs of this sweep (default: all)
   eval=NAME     the evaluation that is shown, such as paper (default: default, or the only one there is)
+  tables=NAME   only some of: comparison, components, study, search (default: all)
+  base=ROW      the row of a sweep that the others are compared with (default: the first one)
+  metric=NAME   the metric that rows are compared by, such as bbox.AP or segm.AP75 (default: segm.AP)
+  intervals=B   true: intervals of the differences, from the predictions (default); false: none, which is quicker
+  resamples=N   resamples of the images for the intervals (default: 1000)
+  format=LIST   of the tables of sweeps: md, tex, csv, html (default: all)
 """
-DEFAULTS = {"runs": "runs", "out": "tables", "sweep": "", "eval": ""}
+DEFAULTS = {
+    "runs": "runs", "out": "tables", "sweep": "", "eval": "", "tables": "comparison,components,study,search",
+    "base": "", "metric": "segm.AP", "intervals": "true", "resamples": "1000", "format": "md,tex,csv,html",
+}  # fmt: skip
 
 
-def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "") -> str:
-    """Write both tables, and one for each search, below `out` in three formats, and return their Markdown.
+@dataclass(frozen=True)
+class Choices:
+    """Which tables are made, and how."""
+
+    tables: tuple[str, ...] = ("comparison", "components", "study", "search")
+    base: str = ""
+    """Row that the others of its sweep are compared with; empty for the first one."""
+    metric: str = "segm.AP"
+    """Metric that rows are compared by."""
+    resamples: int = 1000
+    """Resamples of the images for the intervals; 0 for no intervals."""
+    formats: tuple[str, ...] = ("md", "tex", "csv", "html")
+    """Formats of the tables of sweeps."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Choices:
+        """Read the choices from arguments by name. Raises UserError for a value that is none."""
+        from htc.errors import UserError
+
+        for key, possible in (("tables", cls.tables), ("format", cls.formats)):
+            if unknown := [each for each in values[key].split(",") if each not in possible]:
+                raise UserError(f"{key}={values[key]}: {unknown[0]} is not one of {', '.join(possible)}.")
+        if values["intervals"] not in ("true", "false"):
+            raise UserError(f"intervals={values['intervals']} must be true or false.")
+        if not values["resamples"].isdigit() or int(values["resamples"]) < MIN_RESAMPLES:
+            raise UserError(f"resamples={values['resamples']} must be a whole number, {MIN_RESAMPLES} or more.")
+        resamples = int(values["resamples"]) if values["intervals"] == "true" else 0
+        tables, formats = (tuple(values[key].split(",")) for key in ("tables", "format"))
+        return cls(tables, values["base"], values["metric"], resamples, formats)
+
+
+def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "", choices: Choices | None = None) -> str:
+    """Write the tables below `out`, and return their Markdown.
 
     Runs that cannot be read are skipped, with a sentence on standard error for each.
 
@@ -29,6 +80,7 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "") ->
         out: folder of the tables.
         sweep: name of the sweep whose runs are shown; empty for all runs.
         evaluation: name of the evaluation that is shown; empty for `default`, or the only one that there is.
+        choices: which tables, and how; None for all.
 
     Raises:
         UserError: for a missing folder of runs, an unknown sweep or evaluation, or a folder `out` that cannot be
@@ -40,14 +92,47 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "") ->
     from analysis.search import search_tables, write_search_table
     from analysis.tables import build_tables
 
+    choices = choices or Choices()
     found, complaints = read_runs(runs, evaluation)
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    if sweep:
-        found = select_sweep(found, sweep, runs)
-    tables = build_tables(found, load_published(), runs)
-    texts = [write_table(table, out) for table in tables]
-    return "\n".join([*texts, *(write_search_table(table, out) for table in search_tables(runs, sweep))])
+    chosen = select_sweep(found, sweep, runs) if sweep else found
+    tables = build_tables(chosen, load_published(), runs)
+    texts = [write_table(table, out) for table in tables if table.name in choices.tables]
+    if "study" in choices.tables:
+        texts += study_tables(found, runs, out, sweep, evaluation, choices)
+    if "search" in choices.tables:
+        texts += [write_search_table(table, out) for table in search_tables(runs, sweep)]
+    return "\n".join(texts)
+
+
+def study_tables(
+    found: Sequence[Run], pool: Path, out: Path, sweep: str, evaluation: str, choices: Choices
+) -> Iterator[str]:
+    """Write the tables of the sweeps of a pool, and yield their Markdown; searches have tables of their own.
+
+    Args:
+        found: all runs of the pool.
+        pool: folder of runs.
+        out: folder of the tables.
+        sweep: name of the only sweep; empty for all that have a name.
+        evaluation: name of the evaluation; empty as for `make_tables`.
+        choices: how the tables are made.
+    """
+    from analysis.runs import default_evaluation, run_folders
+    from analysis.statistics.resampled import Resampler
+    from analysis.study import build_study
+    from analysis.study_render import write_study
+    from htc.runs.pool import UNNAMED, sweep_folder, sweep_names
+
+    resampler = Resampler(choices.resamples) if choices.resamples else None
+    name = evaluation or default_evaluation(run_folders(pool, []))
+    for each in [sweep] if sweep else [each for each in sweep_names(pool) if each != UNNAMED]:
+        if not (sweep_folder(pool, each) / "search.json").exists():
+            study = build_study(
+                found, pool, each, base=choices.base, metric=choices.metric, evaluation=name, resampler=resampler
+            )
+            yield write_study(study, out, choices.formats)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         chosen = {**DEFAULTS, **parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values}
-        markdown = make_tables(Path(chosen["runs"]), Path(chosen["out"]), chosen["sweep"], chosen["eval"])
+        choices = Choices.of(chosen)
+        markdown = make_tables(Path(chosen["runs"]), Path(chosen["out"]), chosen["sweep"], chosen["eval"], choices)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -107,7 +107,7 @@ class Resampler:
     def _stamp(self, folder: Path, results_file: Path) -> str:
         """Return a text that changes with the predictions, and with the way in which they are resampled."""
         try:
-            facts = [os.stat(path) for path in (results_file, *(folder / f"{kind}.json" for kind in KINDS))]
+            facts = [path.stat() for path in (results_file, *(folder / f"{kind}.json" for kind in KINDS))]
         except OSError as error:
             raise UserError(f"{error.filename} is missing: intervals need the predictions.") from None
         return repr([VERSION, *((each.st_size, each.st_mtime_ns) for each in facts)])

@@ -128,7 +128,8 @@ def test_numbers_on_real_annotations_are_those_of_pycocotools(kind: str) -> None
 
 def test_files_that_are_no_results_or_no_annotations_are_one_sentence(tmp_path: Path) -> None:
     truth = read_truth(write(tmp_path / "truth.json", random_truth(0)))
-    for wrong in ({}, [{"image_id": 1}], "x"):
+    contents: list[Any] = [{}, [{"image_id": 1}], "x"]
+    for wrong in contents:
         with pytest.raises(UserError, match=r"results\.json cannot be read as results"):
             match_file(write(tmp_path / "results.json", wrong), truth, "bbox")
     with pytest.raises(UserError, match="cannot be read as COCO annotations"):
