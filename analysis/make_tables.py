@@ -119,6 +119,8 @@ def study_tables(
         evaluation: name of the evaluation; empty as for `make_tables`.
         choices: how the tables are made.
     """
+    from analysis.factorial import build_factorial
+    from analysis.factorial_render import write_factorial
     from analysis.runs import default_evaluation, run_folders
     from analysis.statistics.resampled import Resampler
     from analysis.study import build_study
@@ -133,6 +135,8 @@ def study_tables(
                 found, pool, each, base=choices.base, metric=choices.metric, evaluation=name, resampler=resampler
             )
             yield write_study(study, out, choices.formats)
+            if (factorial := build_factorial(study)) is not None:
+                yield write_factorial(factorial, out, choices.formats)
 
 
 def main(arguments: list[str] | None = None) -> int:

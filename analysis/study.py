@@ -171,10 +171,10 @@ def name_differences(rows: Sequence[StudyRow]) -> None:
 
 def describe_unfinished(name: str, row: SelectedRun, pool: Path) -> str:
     """Return the state of a run that is not done, and the command that makes it."""
-    try:
-        status = RunRecord.from_json(read_object(pool / name / "run.json")).status or "not started"
-    except OSError:
-        status = "missing"
+    record = pool / name / "run.json"
+    status = "missing"
+    if record.is_file():
+        status = RunRecord.from_json(read_object(record)).status or "not started"
     command = shlex.join(["python", "-m", "htc.run", *row.overrides]) if row.overrides else ""
     return f"`{name}` is {status}" + (f": `{command}`" if command and status not in ("running", "queued") else "")
 

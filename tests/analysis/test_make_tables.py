@@ -37,7 +37,10 @@ def test_script_prints_and_writes_both_tables_from_any_folder(runs: Path, write_
     environment = clean_environment("PYTHONPATH", LC_ALL="C", PYTHONUTF8="0")
     done = command("analysis/make_tables.py", "runs=runs", cwd=tmp_path, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    written = [(tmp_path / "tables" / f"{name}.md").read_text("utf-8") for name in ("comparison", "components")]
+    written = [
+        (tmp_path / "tables" / f"{name}.md").read_text("utf-8")
+        for name in ("comparison", "components", "study_components")
+    ]
     assert done.stdout == "\n".join(written)
     assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".md", ".tex", ".csv"}
 
