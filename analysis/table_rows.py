@@ -179,7 +179,7 @@ def published_row(table: PublishedTable, row: PublishedRow) -> Row:
         fps_conditions=table.fps_conditions if "fps" in row.figures else "",
         source=table.source,
         switches={
-            "cascade": row.method != METHODS["mask_rcnn"],
+            "cascade": row.method not in (METHODS["mask_rcnn"], "PANet"),
             **dict.fromkeys(IDEAS, is_htc),
             **dict.fromkeys(ADDED_SWITCHES, False),
         },

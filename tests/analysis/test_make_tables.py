@@ -42,7 +42,7 @@ def test_script_prints_and_writes_both_tables_from_any_folder(runs: Path, write_
         for name in ("comparison", "components", "study_components")
     ]
     assert done.stdout == "\n".join(written)
-    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".md", ".tex", ".csv"}
+    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".md", ".tex", ".csv", ".html"}
 
 
 def test_module_form_works_too(runs: Path, tmp_path: Path) -> None:
