@@ -282,7 +282,8 @@ def test_evaluation_uses_the_batch_norm_statistics_that_are_saved(
     trained = load_trained_model({"run": str(run)}, [])
     data = build_dataset(config.data, train=False, semantic=False)
     again = Evaluator(config, data, ALONE).evaluate(trained.model)
-    found = json.loads((run / "evaluations" / "default" / "bbox.json").read_text())
+    (predictions,) = run.glob("evaluations/*/bbox.json")
+    found = json.loads(predictions.read_text())
     assert len(found) == len(again.predictions.bbox) > 0
 
     def rows(results: list[dict[str, Any]]) -> list[tuple[float, ...]]:
