@@ -32,11 +32,11 @@ def shipped_rows() -> list[str]:
     return rows
 
 
-def test_shipped_sweeps_are_20_trainings_for_26_rows() -> None:
+def test_shipped_sweeps_are_24_trainings_for_34_rows() -> None:
     rows = shipped_rows()
     signatures = [signature(composed_config([*COCO, *shlex.split(row)])) for row in rows]
-    assert (len(rows), len(set(signatures))) == (26, 20)
-    assert signatures.count(signature(composed_config(COCO))) == 6, "full HTC is a row of every shipped sweep"
+    assert (len(rows), len(set(signatures))) == (34, 24)
+    assert signatures.count(signature(composed_config(COCO))) == 7, "full HTC is a row of every shipped sweep"
 
 
 @pytest.mark.parametrize(
