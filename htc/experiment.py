@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +313,8 @@ class Experiment:
             logger.info("trained in %s; now evaluating", clock(self.trainer.training_seconds))
             return self._conclude(self.evaluate())
         except BaseException as error:
-            self.tracker.finish(exit_code=1, preempted=isinstance(error, Stopped | KeyboardInterrupt))
+            preempted = isinstance(error, Stopped | KeyboardInterrupt)
+            self.tracker.finish(exit_code=1, preempted=preempted, error=None if preempted else reason_of(error))
             raise
 
     def evaluate(self) -> Evaluation:
@@ -381,8 +382,8 @@ class Experiment:
         write_evaluation(out, evaluation, results, self.val_data, self.content["val"])
         pictures = self.evaluator.pictures(evaluation)
         self.tracker.images(pictures, self.val_data.category_names, self.trainer.step)
-        self.tracker.finish({**results, **asdict(training)})
         self.folder.update(training=training)
+        self.tracker.finish(results)
         self.folder.set_status("done")
 
 
@@ -408,11 +409,15 @@ def recorded_end(folder: RunFolder, processes: Processes, stop: StopRequest) -> 
     except BaseException as error:
         if not isinstance(error, UserError | OSError):
             logger.exception("the run failed")
-        reason = error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         # On a full or broken disk, recording fails too; the error is raised all the same.
         with suppress(OSError, UserError):
-            record_status(folder, processes, "failed", reason)
+            record_status(folder, processes, "failed", reason_of(error))
         raise
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a run failed, in one sentence."""
+    return error.sentence if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def record_status(folder: RunFolder, processes: Processes, status: str, error: str | None = None) -> None:

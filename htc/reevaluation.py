@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import htc
-from htc.config.evaluation import evaluation_settings
+from htc.config.compose import recorded_config
+from htc.config.evaluation import evaluation_name, evaluation_settings
 from htc.config.schema import Config
 from htc.config.signature import to_plain
 from htc.data.dataset import CocoDataset, build_dataset
@@ -18,10 +19,12 @@ from htc.distributed.devices import to_device
 from htc.distributed.processes import Processes
 from htc.engine.stopping import StopRequest
 from htc.evaluation.evaluator import Evaluation, Evaluator
-from htc.runs.evaluations import EvaluationFolder
-from htc.runs.folder import now
+from htc.runs.evaluations import EVALUATIONS_FOLDER, EvaluationFolder
+from htc.runs.folder import RunFolder, now
+from htc.runs.json_values import number
 from htc.runs.provenance import git_facts
 from htc.runs.record import SplitFingerprint
+from htc.runs.tracking import Tracker
 from htc.trained_model import TrainedModel, check_categories
 
 
@@ -52,10 +55,34 @@ def evaluate_model(
     # Fails now if the folder cannot be written, and not after the evaluation.
     processes.on_main(lambda: out.path.mkdir(parents=True, exist_ok=True))
     to_device(trained.model, config, processes.device).eval()
-    evaluation = Evaluator(config, dataset, processes).evaluate(trained.model, stop)
+    evaluator = Evaluator(config, dataset, processes)
+    evaluation = evaluator.evaluate(trained.model, stop)
     results = {**results_of(evaluation, config, trained.step), **(facts or {})}
     processes.on_main(lambda: write_evaluation(out, evaluation, results, dataset))
+    processes.on_main(lambda: track_evaluation(config, out, evaluator, evaluation))
     return results
+
+
+def track_evaluation(config: Config, out: EvaluationFolder, evaluator: Evaluator, evaluation: Evaluation) -> None:
+    """Add an evaluation to the wandb run of the run that it belongs to, if it belongs to one that was tracked.
+
+    Args:
+        config: configuration of the evaluation, whose `wandb.mode` decides.
+        out: the evaluation's folder, in that of the run.
+        evaluator: what evaluated.
+        evaluation: predictions, for pictures: an offline run is written anew, and loses those that it had.
+    """
+    folder = RunFolder(out.path.parent.parent)
+    if out.path.parent.name != EVALUATIONS_FOLDER or folder.read().wandb is None:
+        return
+    own = recorded_config(folder.read_config(), [])
+    tracker = Tracker.start(
+        replace(own, wandb=replace(own.wandb, mode=config.wandb.mode)), folder.path, folder.read_metrics()
+    )
+    if tracker.on:
+        names, results = evaluator.dataset.category_names, folder.read_results(evaluation_name(own))
+        tracker.images(evaluator.pictures(evaluation), names, int(number(results.get("iterations")) or 0))
+        tracker.finish(results)
 
 
 def results_of(evaluation: Evaluation, config: Config, step: int) -> dict[str, Any]:

@@ -19,10 +19,12 @@ import numpy as np
 from htc.config.schema import Config, WandbMode
 from htc.config.signature import signature, to_plain
 from htc.runs.files import plain_json
-from htc.runs.folder import RunFolder
+from htc.runs.folder import RunFolder, now
 from htc.runs.json_values import number
 from htc.runs.record import WandbRun
+from htc.runs.redaction import redact
 from htc.runs.wandb_files import offline_files, remove_offline_runs
+from htc.runs.wandb_record import RECORD_KEY, public_results, started, state, tags_of
 
 if TYPE_CHECKING:
     import wandb
@@ -52,8 +54,9 @@ class Tracker:
     than before. The horizontal axis of charts is the `step` that is logged with every row.
     """
 
-    def __init__(self, run: wandb.Run | None, shown_images: int = 0) -> None:
+    def __init__(self, run: wandb.Run | None, folder: Path | None = None, shown_images: int = 0) -> None:
         self._run = run
+        self._folder = folder
         self._shown_images = shown_images
         self._first_row = 0 if run is None else run.starting_step
         """Number of the first row that the server does not have."""
@@ -86,7 +89,8 @@ class Tracker:
             return cls(None)
         if run is not None:
             logger.info("Tracked by wandb: %s", run.url or run.dir)
-        tracker = cls(run, config.wandb.images)
+        tracker = cls(run, folder, config.wandb.images)
+        tracker._attempt(lambda run: run.summary.update(state(folder)))
         for line in lines:
             tracker.log(line, int(number(line.get("step")) or 0))
         if tracker.on:
@@ -123,20 +127,31 @@ class Tracker:
 
         self._attempt(show)
 
-    def finish(self, results: Mapping[str, Any] | None = None, *, exit_code: int = 0, preempted: bool = False) -> None:
-        """End the wandb run, and turn tracking off.
+    def finish(
+        self,
+        results: Mapping[str, Any] | None = None,
+        *,
+        exit_code: int = 0,
+        preempted: bool = False,
+        error: str | None = None,
+    ) -> None:
+        """End the wandb run with the state of its folder as its summary, and turn tracking off.
 
         Args:
-            results: content of results.json, which becomes the summary of the run.
+            results: content of results.json of the run's own evaluation, which is at the top of the summary.
             exit_code: any value but 0 marks the run as failed.
             preempted: mark the run as preempted.
+            error: why the run failed.
         """
 
         def end(run: wandb.Run) -> None:
+            status = "preempted" if preempted else "failed" if exit_code else "done"
             if preempted:
                 run.mark_preempting()
             if results is not None:
-                run.summary.update(_flatten(results, ""))
+                run.summary.update(_flatten(public_results(results), ""))
+            if self._folder is not None:
+                run.summary.update(state(self._folder, status, now(), None if error is None else redact(error)))
             import wandb
 
             run.finish(exit_code=exit_code)
@@ -259,8 +274,8 @@ def _start_run(config: Config, folder: Path, mode: str, run_id: str) -> wandb.Ru
         id=run_id,
         name=config.name,
         group=config.sweep,
-        tags=[signature(config)],
-        config=to_plain(config),
+        tags=[signature(config), *tags_of(folder)],
+        config={**to_plain(config), RECORD_KEY: started(config, folder)},
         allow_val_change=True,
         resume="allow",
         # One process may execute several runs of a sweep.

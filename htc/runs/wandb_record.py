@@ -1,0 +1,113 @@
+"""What a run tells wandb of its folder: enough to rebuild every table from wandb alone.
+
+The facts are there twice. As nested values, which dashboards can plot and filter; and as the text of the files that the
+tables read, because wandb's service changes values on their way: 1.0 becomes 1, and keys change their order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from htc.config.schema import Config
+from htc.config.signature import to_plain
+from htc.runs.evaluations import EVALUATIONS_FOLDER, RESULTS_FILE, evaluation_folder, evaluation_names
+from htc.runs.files import plain_json
+from htc.runs.folder import RunFolder
+from htc.runs.json_values import mapping
+from htc.runs.pool import read_rows, sweep_names
+from htc.runs.record import RunRecord
+
+RECORD_KEY = "record"
+"""Key of wandb's configuration below which the facts are that a run knows when it starts."""
+FILES_KEY = "files"
+"""Key of the texts, by their paths in the run's folder; below RECORD_KEY, and in the summary."""
+EVALUATIONS_KEY = "evaluations"
+"""Key of wandb's summary below which the results of each evaluation are."""
+PRIVATE = ("command", "wandb", "launch", "resumes")
+"""Fields of the record that stay on this machine: the command line may have secrets, and the others are of no use there."""
+MAX_TAG = 64
+"""Most characters of a tag of wandb."""
+
+
+def started(config: Config, folder: Path) -> dict[str, Any]:
+    """Return what a run that starts adds to wandb's configuration, below RECORD_KEY.
+
+    Args:
+        config: the run's configuration.
+        folder: its folder. Sweeps are those that select the run by now.
+    """
+    run = RunFolder(folder)
+    record = run.read()
+    sweeps = sweeps_of(folder)
+    facts = {key: value for key, value in public(record).items() if key not in ("status", "error", "end", "training")}
+    return {
+        "folder": folder.name,
+        **facts,
+        "sweeps": list(sweeps),
+        "labels": sorted({label for labels in sweeps.values() for label in labels}),
+        FILES_KEY: {"config.yaml": _config_text(run, config)},
+    }
+
+
+def state(folder: Path, status: str | None = None, end: str | None = None, error: str | None = None) -> dict[str, Any]:
+    """Return wandb's summary of a run: its status, what its training took, and the results of all evaluations.
+
+    Args:
+        folder: the run's folder.
+        status: the status that the run is about to record; None: the recorded one. A run that is done stays done.
+        end: the time of the end, for a run that is about to end.
+        error: why the run failed.
+    """
+    record = RunFolder(folder).read()
+    if status is not None and record.status != "done":
+        record.status, record.end, record.error = status, end, error
+    results = {name: public_results(evaluation_folder(folder, name).read()) for name in evaluation_names(folder)}
+    files = {f"{EVALUATIONS_FOLDER}/{name}/{RESULTS_FILE}": json.dumps(each) for name, each in results.items()}
+    training = {} if record.training is None else asdict(record.training)
+    return {
+        # Null replaces the end and the error of an earlier attempt.
+        **{"status": record.status, "end": record.end, "error": record.error},
+        **{key: value for key, value in training.items() if value is not None},
+        **({EVALUATIONS_KEY: results} if results else {}),
+        FILES_KEY: {"run.json": json.dumps(public(record)), **files},
+    }
+
+
+def public(record: RunRecord) -> dict[str, Any]:
+    """Return the record as run.json holds it, without the command, the text of code changes, and facts of jobs."""
+    content = {key: value for key, value in record.to_json().items() if key not in {*PRIVATE, *record.other}}
+    git = mapping(content.get("git"))
+    return plain_json({**content, "git": {key: git[key] for key in ("commit", "dirty") if key in git} or None})
+
+
+def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of results.json without the command's arguments: `settings` has those that matter."""
+    return plain_json({key: value for key, value in results.items() if key not in ("config", "overrides")})
+
+
+def sweeps_of(folder: Path) -> dict[str, list[str]]:
+    """Return the labels that a run has in each sweep of its pool that selects it."""
+    found: dict[str, list[str]] = {}
+    for sweep in sweep_names(folder.parent):
+        for row in read_rows(folder.parent, sweep):
+            if row.run == folder.name:
+                found.setdefault(sweep, []).extend([] if row.label is None else [row.label])
+    return found
+
+
+def tags_of(folder: Path) -> list[str]:
+    """Return the tags of a run at wandb: the sweeps that select it, as far as wandb takes their names."""
+    return [sweep for sweep in sweeps_of(folder) if len(sweep) <= MAX_TAG]
+
+
+def _config_text(run: RunFolder, config: Config) -> str:
+    try:
+        return run.config_file.read_text(encoding="utf-8")
+    except OSError:
+        return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
