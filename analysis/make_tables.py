@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 MIN_RESAMPLES = 100
 USAGE_LINE = (
-    "python analysis/make_tables.py [runs=FOLDER] [out=FOLDER] [sweep=NAME] [eval=NAME] [tables=NAME,...] [base=ROW] "
-    "[metric=METRIC] [intervals=true] [resamples=N] [format=md,tex,csv,html]"
+    "python analysis/make_tables.py [runs=FOLDER | from=SOURCE] [out=FOLDER] [sweep=NAME] [eval=NAME] "
+    "[tables=NAME,...] [base=ROW] [metric=METRIC] [intervals=true] [resamples=N] [format=md,tex,csv,html]"
 )
 USAGE = f"""usage: {USAGE_LINE}
 
@@ -23,6 +24,8 @@ the components table in Markdown, and writes both as .md, .tex and .csv. Likewis
 their order, with the differences to a base row and their intervals, and of the trials of each search.
 
   runs=FOLDER   where the run folders are, at any depth (default: runs)
+  from=SOURCE   runs from wandb in place of run folders: wandb:ENTITY/PROJECT, or offline:FOLDER with .wandb files;
+                without intervals, as wandb has no predictions
   out=FOLDER    where the tables are written (default: tables)
   sweep=NAME    only the runs of this sweep (default: all)
   eval=NAME     the evaluation that is shown, such as paper (default: default, or the only one there is)
@@ -34,7 +37,8 @@ their order, with the differences to a base row and their intervals, and of the 
   format=LIST   of the tables of sweeps: md, tex, csv, html (default: all)
 """
 DEFAULTS = {
-    "runs": "runs", "out": "tables", "sweep": "", "eval": "", "tables": "comparison,components,study,search",
+    "runs": "runs", "from": "", "out": "tables", "sweep": "", "eval": "",
+    "tables": "comparison,components,study,search",
     "base": "", "metric": "segm.AP", "intervals": "true", "resamples": "1000", "format": "md,tex,csv,html",
 }  # fmt: skip
 
@@ -149,9 +153,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     try:
-        chosen = {**DEFAULTS, **parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values}
+        given = parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values
+        chosen = {**DEFAULTS, **given}
         choices = Choices.of(chosen)
-        markdown = make_tables(Path(chosen["runs"]), Path(chosen["out"]), chosen["sweep"], chosen["eval"], choices)
+        if chosen["from"] and "runs" in given:
+            raise UserError(f"from={chosen['from']} and runs={chosen['runs']} are both sources of runs: give one.")
+        out = Path(chosen["out"]).absolute() if chosen["from"] else Path(chosen["out"])
+        with contextlib.ExitStack() as stack:
+            runs = Path(chosen["runs"])
+            if chosen["from"]:
+                from analysis.wandb_source import pool_from
+
+                runs, choices = stack.enter_context(pool_from(chosen["from"])), replace(choices, resamples=0)
+            markdown = make_tables(runs, out, chosen["sweep"], chosen["eval"], choices)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -20,6 +20,7 @@ from htc.runs.files import read_object, write_json
 from htc.runs.json_values import items, mapping, text
 
 SWEEPS_FOLDER = ".sweeps"
+SWEEP_FILE = "sweep.json"
 LOCKS_FOLDER = ".locks"
 UNNAMED = "unnamed"
 """Sweep of the launched runs that name none."""
@@ -108,7 +109,7 @@ def all_rows(pool: Path) -> list[tuple[str | None, SelectedRun]]:
 def read_rows(pool: Path, sweep: str) -> list[SelectedRun]:
     """Return the rows of a sweep, without those that cannot be read."""
     try:
-        content = read_object(sweep_folder(pool, sweep) / "sweep.json")
+        content = read_object(sweep_folder(pool, sweep) / SWEEP_FILE)
     except OSError:
         return []
     return [row for value in items(content.get("rows")) if (row := SelectedRun.from_json(value)) is not None]
@@ -121,7 +122,7 @@ def change_rows(pool: Path, sweep: str, change: Callable[[list[SelectedRun]], li
     """
     with locked(pool / LOCKS_FOLDER / "sweeps.lock", f"the sweeps of {pool} are being changed: waiting."):
         rows = change(read_rows(pool, sweep))
-        write_json(sweep_folder(pool, sweep) / "sweep.json", {"rows": [asdict(row) for row in rows]})
+        write_json(sweep_folder(pool, sweep) / SWEEP_FILE, {"rows": [asdict(row) for row in rows]})
 
 
 def launch_lock(pool: Path) -> Path:

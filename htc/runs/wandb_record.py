@@ -7,8 +7,9 @@ tables read, because wandb's service changes values on their way: 1.0 becomes 1,
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import yaml
 from htc.config.schema import Config
 from htc.config.signature import to_plain
 from htc.runs.evaluations import EVALUATIONS_FOLDER, RESULTS_FILE, evaluation_folder, evaluation_names
-from htc.runs.files import plain_json
-from htc.runs.folder import RunFolder
+from htc.runs.files import plain_json, read_object
 from htc.runs.json_values import mapping
-from htc.runs.pool import read_rows, sweep_names
+from htc.runs.pool import SWEEP_FILE, SWEEPS_FOLDER, SelectedRun, read_rows, sweep_names
 from htc.runs.record import RunRecord
+from htc.runs.redaction import redact_command
 
 RECORD_KEY = "record"
 """Key of wandb's configuration below which the facts are that a run knows when it starts."""
@@ -30,7 +31,9 @@ FILES_KEY = "files"
 EVALUATIONS_KEY = "evaluations"
 """Key of wandb's summary below which the results of each evaluation are."""
 PRIVATE = ("command", "wandb", "launch", "resumes")
-"""Fields of the record that stay on this machine: the command line may have secrets, and the others are of no use there."""
+"""Fields of the record that stay on this machine: the command line may have secrets, the others are of no use there."""
+MAX_ROWS = 200
+"""Most rows of a sweep that each of its runs logs; of a longer one, a run logs its own rows only."""
 MAX_TAG = 64
 """Most characters of a tag of wandb."""
 
@@ -42,16 +45,17 @@ def started(config: Config, folder: Path) -> dict[str, Any]:
         config: the run's configuration.
         folder: its folder. Sweeps are those that select the run by now.
     """
-    run = RunFolder(folder)
-    record = run.read()
+    record = _read_record(folder)
     sweeps = sweeps_of(folder)
     facts = {key: value for key, value in public(record).items() if key not in ("status", "error", "end", "training")}
     return {
         "folder": folder.name,
         **facts,
         "sweeps": list(sweeps),
-        "labels": sorted({label for labels in sweeps.values() for label in labels}),
-        FILES_KEY: {"config.yaml": _config_text(run, config)},
+        "labels": sorted(
+            {row.label for rows in sweeps.values() for row in rows if row.run == folder.name and row.label}
+        ),
+        FILES_KEY: {"config.yaml": _config_text(folder, config)},
     }
 
 
@@ -64,7 +68,7 @@ def state(folder: Path, status: str | None = None, end: str | None = None, error
         end: the time of the end, for a run that is about to end.
         error: why the run failed.
     """
-    record = RunFolder(folder).read()
+    record = _read_record(folder)
     if status is not None and record.status != "done":
         record.status, record.end, record.error = status, end, error
     results = {name: public_results(evaluation_folder(folder, name).read()) for name in evaluation_names(folder)}
@@ -72,10 +76,12 @@ def state(folder: Path, status: str | None = None, end: str | None = None, error
     training = {} if record.training is None else asdict(record.training)
     return {
         # Null replaces the end and the error of an earlier attempt.
-        **{"status": record.status, "end": record.end, "error": record.error},
+        "status": record.status,
+        "end": record.end,
+        "error": record.error,
         **{key: value for key, value in training.items() if value is not None},
         **({EVALUATIONS_KEY: results} if results else {}),
-        FILES_KEY: {"run.json": json.dumps(public(record)), **files},
+        FILES_KEY: {"run.json": json.dumps(public(record)), **files, **_sweep_texts(folder)},
     }
 
 
@@ -88,17 +94,15 @@ def public(record: RunRecord) -> dict[str, Any]:
 
 def public_results(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of results.json without the command's arguments: `settings` has those that matter."""
-    return plain_json({key: value for key, value in results.items() if key not in ("config", "overrides")})
+    return plain_json(
+        {key: value for key, value in results.items() if key not in ("config", "overrides", "annotation_file")}
+    )
 
 
-def sweeps_of(folder: Path) -> dict[str, list[str]]:
-    """Return the labels that a run has in each sweep of its pool that selects it."""
-    found: dict[str, list[str]] = {}
-    for sweep in sweep_names(folder.parent):
-        for row in read_rows(folder.parent, sweep):
-            if row.run == folder.name:
-                found.setdefault(sweep, []).extend([] if row.label is None else [row.label])
-    return found
+def sweeps_of(folder: Path) -> dict[str, list[SelectedRun]]:
+    """Return the rows of each sweep of a run's pool that selects it."""
+    rows = {sweep: read_rows(folder.parent, sweep) for sweep in sweep_names(folder.parent)}
+    return {sweep: found for sweep, found in rows.items() if any(row.run == folder.name for row in found)}
 
 
 def tags_of(folder: Path) -> list[str]:
@@ -106,8 +110,30 @@ def tags_of(folder: Path) -> list[str]:
     return [sweep for sweep in sweeps_of(folder) if len(sweep) <= MAX_TAG]
 
 
-def _config_text(run: RunFolder, config: Config) -> str:
+def _read_record(folder: Path) -> RunRecord:
     try:
-        return run.config_file.read_text(encoding="utf-8")
+        return RunRecord.from_json(read_object(folder / "run.json"))
+    except OSError:
+        return RunRecord()
+
+
+def _config_text(folder: Path, config: Config) -> str:
+    try:
+        return (folder / "config.yaml").read_text(encoding="utf-8")
     except OSError:
         return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _sweep_texts(folder: Path) -> dict[str, str]:
+    """Return the text of sweep.json for each sweep that selects a run: tables also name the runs that are missing."""
+    found = {}
+    for sweep, rows in sweeps_of(folder).items():
+        kept = rows if len(rows) <= MAX_ROWS else [row for row in rows if row.run == folder.name]
+        found[f"{SWEEPS_FOLDER}/{sweep}/{SWEEP_FILE}"] = json.dumps({"rows": [_public_row(row) for row in kept]})
+    return found
+
+
+def _public_row(row: SelectedRun) -> dict[str, Any]:
+    """Return a row without secrets in its overrides, and without the launcher's options."""
+    overrides, given = (shlex.split(redact_command(words)) for words in (row.overrides, row.given))
+    return asdict(replace(row, overrides=overrides, given=given, launcher={}))

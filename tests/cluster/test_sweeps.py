@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from analysis.wandb_log import read_records
 from htc.runs.wandb_files import offline_files
 from tests.cluster.observe import assert_twins, checkpoint_steps, metrics, record, run_folder, wait_until
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.helpers.command import ROOT, Command, start
 from tests.helpers.command import command as command_here
 from tests.helpers.tiny_run import SLURM, tiny_launched
-from tests.helpers.wandb_history import read_history, read_records
+from tests.helpers.wandb_history import read_history
 
 pytestmark = pytest.mark.slurm
 ROWS = ("cascade", "+ interleaved", "+ mask flow", "+ semantic")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.wandb_log import read_records
 from htc.config.compose import composed_config
 from htc.config.schema import WandbMode
 from htc.config.signature import signature
@@ -25,7 +26,7 @@ from htc.runs.wandb_files import offline_files
 from htc.structures import ImagePrediction
 from tests.helpers.command import clean_environment, command, run_code
 from tests.helpers.tracking import example_config
-from tests.helpers.wandb_history import read_history, read_records
+from tests.helpers.wandb_history import read_history
 from tests.helpers.wandb_server import wandb_server
 
 FAKE_KEY = "0123456789abcdef0123456789abcdef01234567"
