@@ -96,8 +96,8 @@ def _explained(error: Exception, given: str, seconds: int) -> UserError:
     status = 0 if failed is None or failed.response is None else failed.response.http_status
     if status == HTTPStatus.NOT_FOUND or "could not find project" in words.lower() or "not found" in words.lower():
         return UserError(f"{given}: wandb has no such project, or does not show it to you; check its name and entity.")
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return UserError(f"{given}: wandb refuses your key (HTTP {status}): run `wandb login`, or check WANDB_API_KEY.")
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or "invalid credentials" in words.lower():
+        return UserError(f"{given}: wandb refuses your key: run `wandb login --relogin`, or check WANDB_API_KEY.")
     timed_out = isinstance(error, TimeoutError) or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT)
     if timed_out or (failed is not None and not status):
         return UserError(
