@@ -60,6 +60,7 @@ def connection(given: str) -> Iterator[wandb.Api]:
     """
     try:
         import wandb
+        from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     except ImportError:
         raise UserError(f"{given} needs wandb, which is not installed: pip install wandb.") from None
     seconds = _timeout()
@@ -68,10 +69,10 @@ def connection(given: str) -> Iterator[wandb.Api]:
         if not wandb.login(prompt=False, verify=False):
             raise UserError(f"{given}: you are not logged in at wandb: run `wandb login`, or set WANDB_API_KEY.")
         yield wandb.Api(timeout=seconds)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _explained(error, given, seconds) from error
+    except (OSError, ValueError, wandb.errors.Error, WandbApiFailedError) as error:
+        if (explained := _explained(error, given, seconds)) is None:
+            raise
+        raise explained from error
     finally:
         wandb.teardown()
 
@@ -81,8 +82,8 @@ def _timeout() -> int:
     return int(given) if given.isdecimal() and int(given) > 0 else TIMEOUT
 
 
-def _explained(error: Exception, given: str, seconds: int) -> UserError:
-    """Return the sentence for an error of wandb's SDK."""
+def _explained(error: Exception, given: str, seconds: int) -> UserError | None:
+    """Return the sentence for an error of wandb's SDK; None for a bug, or a file's error."""
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     chain: list[BaseException] = []
@@ -104,4 +105,6 @@ def _explained(error: Exception, given: str, seconds: int) -> UserError:
             f"{given}: wandb's server does not answer within {seconds} s: check the network and WANDB_BASE_URL, or set "
             "a longer WANDB_HTTP_TIMEOUT."
         )
+    if isinstance(error, ValueError) or (isinstance(error, OSError) and error.filename is not None):
+        return None
     return UserError(f"{given}: wandb cannot be used ({words}).")

@@ -7,8 +7,9 @@ tables read, because wandb's service changes values on their way: 1.0 becomes 1,
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,14 @@ def started(config: Config, folder: Path) -> dict[str, Any]:
     """
     record = _read_record(folder)
     sweeps = sweeps_of(folder)
+    labels = {sweep: label for sweep, rows in sweeps.items() if (label := _label_of(folder, rows)) is not None}
     facts = {key: value for key, value in public(record).items() if key not in ("status", "error", "end", "training")}
     return {
         "folder": folder.name,
         **facts,
         "sweeps": list(sweeps),
-        "labels": sorted(
-            {row.label for rows in sweeps.values() for row in rows if row.run == folder.name and row.label}
-        ),
+        "label": labels,
+        "variant": re.sub(r"-seed\d+(?=-|$)", "", config.name or folder.name),
         FILES_KEY: {"config.yaml": _config_text(folder, config)},
     }
 
@@ -108,6 +109,11 @@ def sweeps_of(folder: Path) -> dict[str, list[SelectedRun]]:
 def tags_of(folder: Path) -> list[str]:
     """Return the tags of a run at wandb: the sweeps that select it, as far as wandb takes their names."""
     return [sweep for sweep in sweeps_of(folder) if len(sweep) <= MAX_TAG]
+
+
+def _label_of(folder: Path, rows: Iterable[SelectedRun]) -> str | None:
+    """Return the label of a run in a sweep."""
+    return next((row.label for row in rows if row.run == folder.name), None)
 
 
 def _read_record(folder: Path) -> RunRecord:

@@ -5,6 +5,7 @@ It keeps what runs send, and returns it as wandb's server does; it keeps views, 
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -111,13 +112,20 @@ class WandbServer(ThreadingHTTPServer):
             return {"project": self._page_of_runs(variables)}
         if operation == "View":
             return {"project": {"allViews": {"edges": self._views(variables)}} if self._knows(variables) else None}
+        if operation == "ProjectInternalId":
+            return {"project": project if self._knows(variables) else None}
         if "upsertView" in query:
             return {"upsertView": self._save_view(variables)}
         if "view(id" in query:
             return {"view": self.views.get(variables.get("reportId") or variables.get("id") or "")}
         if "models(" in query or "projects(" in query:
-            edges = [{"node": {**project, "name": each}, "cursor": each} for each in sorted(self._projects())]
-            return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+            shown = {
+                "__typename": "Project", "id": "p", "internalId": "1", "entityName": ENTITY, "isBenchmark": False,
+                "createdAt": "2026-01-01T00:00:00Z", "user": None,
+            }  # fmt: skip
+            edges = [{"node": {**shown, "name": each}, "cursor": each} for each in sorted(self._projects())]
+            info = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+            return {"models": {"edges": edges, "pageInfo": info}}
         if "model(" in query:
             return {"model": {**project, "bucket": None}}
         return {}
@@ -164,6 +172,8 @@ class WandbServer(ThreadingHTTPServer):
         if not self._knows(variables):
             return None
         runs = [run for run in self.runs.values() if run.project == variables["project"]]
+        if tags := json.loads(variables.get("filters") or "{}").get("tags"):
+            runs = [run for run in runs if set(tags["$in"]) & set(run.tags)]
         start = int(variables.get("cursor") or 0)
         end = start + min(self.page, variables["perPage"])
         edges = [{"node": run.node(), "cursor": str(start + i + 1)} for i, run in enumerate(runs[start:end])]
@@ -183,7 +193,9 @@ class WandbServer(ThreadingHTTPServer):
         """Change the view with the id of a request; without one, or with an unknown one, add a view."""
         self.saved.append(variables)
         known = variables.get("id") in self.views
-        view_id = variables["id"] if known else f"view-{len(self.views) + 1}"
+        # wandb's addresses hold the id of a view in base64.
+        new = base64.b64encode(f"View:v1:{len(self.saved)}".encode()).decode()
+        view_id = variables["id"] if known else new
         project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
         view = {
             "id": view_id, "type": variables["type"], "name": variables["name"], "spec": variables["spec"],
