@@ -129,12 +129,12 @@ def study_tables(
     from analysis.statistics.resampled import Resampler
     from analysis.study import build_study
     from analysis.study_render import write_study
-    from htc.runs.pool import UNNAMED, sweep_folder, sweep_names
+    from htc.runs.pool import SEARCH_FILE, UNNAMED, sweep_folder, sweep_names
 
     resampler = Resampler(choices.resamples) if choices.resamples else None
     name = evaluation or default_evaluation(run_folders(pool, []))
     for each in [sweep] if sweep else [each for each in sweep_names(pool) if each != UNNAMED]:
-        if not (sweep_folder(pool, each) / "search.json").exists():
+        if not (sweep_folder(pool, each) / SEARCH_FILE).exists():
             study = build_study(
                 found, pool, each, base=choices.base, metric=choices.metric, evaluation=name, resampler=resampler
             )
@@ -158,6 +158,10 @@ def main(arguments: list[str] | None = None) -> int:
         choices = Choices.of(chosen)
         if chosen["from"] and "runs" in given:
             raise UserError(f"from={chosen['from']} and runs={chosen['runs']} are both sources of runs: give one.")
+        if chosen["from"] and given.get("intervals") == "true":
+            raise UserError(
+                f"intervals=true needs predictions, which from={chosen['from']} does not have: leave it out."
+            )
         out = Path(chosen["out"]).absolute() if chosen["from"] else Path(chosen["out"])
         with contextlib.ExitStack() as stack:
             runs = Path(chosen["runs"])

@@ -14,7 +14,7 @@ from analysis.render import MISSING, escape, pipes
 from htc.errors import UserError
 from htc.runs.files import read_object
 from htc.runs.json_values import items, mapping, number, text
-from htc.runs.pool import sweep_folder, sweep_names
+from htc.runs.pool import SEARCH_FILE, sweep_folder, sweep_names
 
 
 @dataclass
@@ -48,7 +48,7 @@ def search_tables(root: Path, sweep: str = "") -> Iterator[SearchTable]:
     """
     for name in sweep_names(root):
         try:
-            content = read_object(sweep_folder(root, name) / "search.json")
+            content = read_object(sweep_folder(root, name) / SEARCH_FILE)
         except OSError:
             continue
         if sweep in ("", name) and (table := read_search(name, content)) is not None:

@@ -23,7 +23,7 @@ from analysis.wandb_server import read_project
 from htc.errors import UserError
 from htc.runs.evaluations import EVALUATIONS_FOLDER, RESULTS_FILE, is_evaluation_name
 from htc.runs.json_values import items, mapping, text
-from htc.runs.pool import SWEEP_FILE, SWEEPS_FOLDER, is_run_name
+from htc.runs.pool import SEARCH_FILE, SWEEP_FILE, SWEEPS_FOLDER, is_run_name
 from htc.runs.wandb_record import FILES_KEY, RECORD_KEY
 
 ONLINE, OFFLINE = "wandb:", "offline:"
@@ -159,6 +159,8 @@ def write_pool(runs: list[TrackedRun], pool: Path) -> None:
     pool.mkdir(parents=True)
     newest_first = sorted(runs, key=lambda run: (run.updated, run.id), reverse=True)
     sweeps: dict[str, dict[str, Any]] = {}
+    searches: dict[str, str] = {}
+    """The search.json of the newest trial of each search."""
     for run in newest_first:
         name = run.folder
         while (pool / name).exists():
@@ -172,6 +174,8 @@ def write_pool(runs: list[TrackedRun], pool: Path) -> None:
                 for row in _rows_of(content):
                     # Rows of the newest run are first, and those that only older ones know come after them.
                     rows.setdefault(json.dumps([row.get("run"), row.get("label")]), row)
+            elif parent == SWEEPS_FOLDER and file == SEARCH_FILE and is_run_name(part):
+                searches.setdefault(part, content)
             elif path in ("config.yaml", "run.json") or (
                 parent == EVALUATIONS_FOLDER and file == RESULTS_FILE and is_evaluation_name(part)
             ):
@@ -182,6 +186,8 @@ def write_pool(runs: list[TrackedRun], pool: Path) -> None:
         target = pool / SWEEPS_FOLDER / sweep / SWEEP_FILE
         target.parent.mkdir(parents=True)
         target.write_text(json.dumps({"rows": list(by_key.values())}), encoding="utf-8")
+        if sweep in searches:
+            target.with_name(SEARCH_FILE).write_text(searches[sweep], encoding="utf-8")
 
 
 def _rows_of(content: str) -> list[dict[str, Any]]:

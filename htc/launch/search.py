@@ -26,7 +26,7 @@ from htc.runs.file_lock import FileLock
 from htc.runs.files import write_json
 from htc.runs.folder import RunFolder
 from htc.runs.json_values import mapping, number
-from htc.runs.pool import LOCKS_FOLDER, UNNAMED, SelectedRun, read_rows, sweep_folder
+from htc.runs.pool import LOCKS_FOLDER, SEARCH_FILE, UNNAMED, SelectedRun, read_rows, sweep_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -247,7 +247,7 @@ class Search:
         """Write search.json, which tables read."""
         trials = self.study.get_trials(deepcopy=False)
         write_json(
-            sweep_folder(self.pool, self.sweep) / "search.json",
+            sweep_folder(self.pool, self.sweep) / SEARCH_FILE,
             {
                 "objective": self.options.objective,
                 "words": self.options.words,
@@ -309,7 +309,7 @@ def importances(study: optuna.Study, settings: Sequence[str]) -> dict[str, float
 def read_search(folder: Path) -> dict[str, Any]:
     """Return the content of a sweep's search.json; an empty dict where there is none."""
     try:
-        return mapping(json.loads((folder / "search.json").read_text(encoding="utf-8")))
+        return mapping(json.loads((folder / SEARCH_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 

@@ -21,6 +21,7 @@ from htc.runs.json_values import items, mapping, text
 
 SWEEPS_FOLDER = ".sweeps"
 SWEEP_FILE = "sweep.json"
+SEARCH_FILE = "search.json"
 LOCKS_FOLDER = ".locks"
 UNNAMED = "unnamed"
 """Sweep of the launched runs that name none."""

@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ from htc.config.signature import to_plain
 from htc.runs.evaluations import EVALUATIONS_FOLDER, RESULTS_FILE, evaluation_folder, evaluation_names
 from htc.runs.files import plain_json, read_object
 from htc.runs.json_values import mapping
-from htc.runs.pool import SWEEP_FILE, SWEEPS_FOLDER, SelectedRun, read_rows, sweep_names
+from htc.runs.pool import (
+    SEARCH_FILE,
+    SWEEP_FILE,
+    SWEEPS_FOLDER,
+    SelectedRun,
+    read_rows,
+    sweep_folder,
+    sweep_names,
+)
 from htc.runs.record import RunRecord
 from htc.runs.redaction import redact_command
 
@@ -35,6 +44,8 @@ PRIVATE = ("command", "wandb", "launch", "resumes")
 """Fields of the record that stay on this machine: the command line may have secrets, the others are of no use there."""
 MAX_ROWS = 200
 """Most rows of a sweep that each of its runs logs; of a longer one, a run logs its own rows only."""
+MAX_SEARCH = 200_000
+"""Most characters of the search.json that a trial logs."""
 MAX_TAG = 64
 """Most characters of a tag of wandb."""
 
@@ -131,11 +142,18 @@ def _config_text(folder: Path, config: Config) -> str:
 
 
 def _sweep_texts(folder: Path) -> dict[str, str]:
-    """Return the text of sweep.json for each sweep that selects a run: tables also name the runs that are missing."""
+    """Return the texts of the sweeps that select a run: tables also name the runs that are missing.
+
+    A trial logs the trials that its search had told by then.
+    """
     found = {}
     for sweep, rows in sweeps_of(folder).items():
         kept = rows if len(rows) <= MAX_ROWS else [row for row in rows if row.run == folder.name]
         found[f"{SWEEPS_FOLDER}/{sweep}/{SWEEP_FILE}"] = json.dumps({"rows": [_public_row(row) for row in kept]})
+        with suppress(OSError, UnicodeDecodeError):
+            search = (sweep_folder(folder.parent, sweep) / SEARCH_FILE).read_text(encoding="utf-8")
+            if len(search) <= MAX_SEARCH:
+                found[f"{SWEEPS_FOLDER}/{sweep}/{SEARCH_FILE}"] = search
     return found
 
 

@@ -17,7 +17,8 @@ from analysis.wandb_source import TrackedRun
 from analysis.wandb_source import write_pool as write_pool_of
 from htc.config.schema import Config, WandbMode
 from htc.runs.evaluations import evaluation_folder
-from htc.runs.pool import SelectedRun, change_rows
+from htc.runs.files import write_json
+from htc.runs.pool import SEARCH_FILE, SelectedRun, change_rows, sweep_folder
 from tests.helpers.command import clean_environment, command, run_code
 from tests.helpers.run_folders import ON, run_writer
 from tests.helpers.tracked_runs import track
@@ -71,6 +72,10 @@ def write_pool(runs: Path) -> None:
     write(status="failed", seed=3, interleaved=True, mask_flow=True, semantic=False)
     write(status="preempted", seed=4, interleaved=True, mask_flow=True, semantic=False)
     write(status="running", seed=5, interleaved=True, mask_flow=True, semantic=False)
+    trial = write(mask_ap=0.2, sweep="search", backbone="resnet50")
+    trials = [{"number": 0, "value": 0.2, "params": {"model.beta": 0.1}, "run": trial.name}]
+    search = {"objective": "segm", "words": "mask AP", "settings": ["model.beta"], "importances": {}, "trials": trials}
+    write_json(sweep_folder(runs, "search") / SEARCH_FILE, search)
     change_rows(
         runs, "components",
         lambda rows: [
@@ -116,7 +121,10 @@ def test_tables_from_offline_files_are_those_of_the_run_folders_to_the_byte(
     printed = capsys.readouterr()
     found = tables(tmp_path / "b", capsys, f"from=offline:{pools / 'offline'}", *more)
     again = capsys.readouterr()
-    assert found == expected and {"comparison.md", "components.md", "study_components.md"} <= set(found)
+    assert found == expected and set(found) >= {
+        f"{name}.md" for name in ("comparison", "components", *([] if "eval=paper" in more else ["study_components"]))
+    }
+    assert ("search_search.md" in found) == ("sweep=components" not in more)
     assert again.out == printed.out
     if not more:
         assert all(f"Not finished, {status}" in printed.out for status in ("failed", "preempted", "running"))
@@ -147,7 +155,7 @@ def test_tables_from_the_server_are_those_of_the_run_folders_to_the_byte(
                 run_code(KILLED, folder, "online", environment=server.environment(HOME=str(tmp_path / "home")))
             else:
                 track(folder, WandbMode.online)
-        assert len(server.runs) == len(folders) == 8
+        assert len(server.runs) == len(folders) == 9
         assert any('"semantic_loss_weight":2,' in run.config for run in server.runs.values())
         for more in ([], ["eval=paper"]):
             expected = tables(tmp_path / "a", capsys, f"runs={runs}", "intervals=false", *more)
@@ -155,13 +163,16 @@ def test_tables_from_the_server_are_those_of_the_run_folders_to_the_byte(
         environment = server.environment(HOME=str(tmp_path / "home"))
         done = command("analysis.make_tables", "from=wandb:me/htc", f"out={tmp_path / 'c'}", environment=environment)
     assert done.returncode == 0 and "wandb: " not in done.stderr
-    written = [(tmp_path / "c" / f"{name}.md").read_text() for name in ("comparison", "components", "study_components")]
+    written = [
+        (tmp_path / "c" / f"{name}.md").read_text()
+        for name in ("comparison", "components", "study_components", "search_search")
+    ]
     assert done.stdout == "\n".join(written)
 
 
 def test_secrets_do_not_leave_the_folder(pools: Path) -> None:
     files = list((pools / "offline").rglob("*.wandb"))
-    assert len(files) == 8
+    assert len(files) == 9
     assert not any(b"hunter2hunter2" in file.read_bytes() for file in files)
 
 
@@ -182,6 +193,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["from=offline:nowhere"], "from=offline:nowhere is not a folder"),
         (["from=offline:."], "has no offline-run-*/*.wandb"),
         (["from=offline:.", "runs=runs"], "are both sources of runs"),
+        (["from=offline:.", "intervals=true"], "intervals=true needs predictions"),
         (["from=wandb:lab/htc"], "you are not logged in at wandb"),
     ],
 )
@@ -261,7 +273,7 @@ def test_damaged_files_are_named_counted_and_skipped(
     reasons = {file: "".join(line for line in lines if str(file) in line) for file in (first, second, third)}
     assert "its checksum at byte" in reasons[first] and "does not begin as a file of wandb" in reasons[second]
     assert "it has no record of a run" in reasons[third]
-    assert f"3 of 8 runs of offline:{offline} were skipped." in lines
+    assert f"3 of 9 runs of offline:{offline} were skipped." in lines
 
 
 def test_log_that_was_cut_off_has_what_was_written_before(pools: Path, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import analysis.dashboards
 import analysis.make_tables
 import htc.convert
 import htc.data.check.__main__
@@ -22,6 +24,7 @@ import htc.evaluate
 import htc.predict
 import htc.replay
 import htc.status
+from analysis.wandb_server import check_project
 from htc.cli import run_command
 from htc.config.compose import composed_config
 from htc.engine.replay_file import ReplayFile
@@ -62,6 +65,7 @@ class Checker:
             "htc.data.check": self.check_data_check,
             "htc.replay": self.check_replay,
             "analysis.make_tables": self.check_tables,
+            "analysis.dashboards": self.check_dashboards,
             "pytest": self.check_pytest,
         }
 
@@ -153,8 +157,24 @@ class Checker:
         assert self.capsys.readouterr().out
 
     def check_tables(self, arguments: list[str]) -> None:
+        """Parse the arguments; a source at wandb is named correctly, and not read."""
         self.monkeypatch.setattr(analysis.make_tables, "make_tables", lambda *values: "")
+        self.monkeypatch.setattr("analysis.wandb_source.read_project", self.read_no_runs)
+        self.monkeypatch.setattr("analysis.wandb_source.read_offline", lambda root: ([], []))
         assert analysis.make_tables.main(arguments) == 0
+
+    @staticmethod
+    def read_no_runs(project: str) -> list[Any]:
+        check_project(project, f"from=wandb:{project}")
+        return []
+
+    def check_dashboards(self, arguments: list[str]) -> None:
+        def make(project: str, sweep: str, runs: Path) -> analysis.dashboards.Dashboards:
+            check_project(project, f"project={project}")
+            return analysis.dashboards.Dashboards("", "")
+
+        self.monkeypatch.setattr(analysis.dashboards, "make_dashboards", make)
+        assert analysis.dashboards.main(arguments) == 0
 
     @staticmethod
     def check_pytest(arguments: list[str]) -> None:
