@@ -61,7 +61,7 @@ def test_one_file_has_record_history_pictures_and_every_evaluation(run: Path) ->
 
 def test_tables_from_the_file_are_those_of_the_folder(run: Path, tmp_path: Path) -> None:
     for evaluation in ("default", "paper"):
-        made = []
+        made: list[dict[str, str]] = []
         for source in (f"runs={run.parent}", f"from=offline:{run}"):
             out = tmp_path / f"{evaluation}-{len(made)}"
             assert main([source, f"out={out}", f"eval={evaluation}", "intervals=false"]) == 0
