@@ -8,14 +8,16 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import MISSING
 
+from analysis.run_index import RunIndex, stamps_of
 from htc.config.evaluation import UNUSED_KEYS
 from htc.config.schema import Affects, EvalConfig
 from htc.config.signature import GENERATED_DATA, affected, with_defaults
@@ -72,7 +74,7 @@ class Run:
     images: int | None = None
     """Number of images evaluated."""
 
-    @property
+    @cached_property
     def group(self) -> str:
         """A string that is equal for runs that differ in the seed only."""
         return json.dumps([self.settings, self.images], sort_keys=True, default=str)
@@ -100,11 +102,15 @@ def read_runs(root: Path, evaluation: str = "") -> tuple[list[Run], list[str]]:
             f"eval={evaluation}: no run below {root} has this evaluation; there are {', '.join(names) or 'none'}."
         )
     sweeps = sweeps_of_folders(folders)
+    index = RunIndex(root)
     for folder in folders:
         try:
-            runs.append(read_run(folder, root, chosen, sweeps.get(folder, ())))
+            run = read_indexed_run(folder, root, chosen, index)
         except UnreadableError as reason:
             complaints.append(f"skipped {reason}")
+        else:
+            runs.append(replace(run, sweeps=sweeps.get(folder, ())))
+    index.save()
     return sorted(runs, key=lambda run: run.folder), complaints
 
 
@@ -165,14 +171,26 @@ def select_sweep(runs: list[Run], sweep: str, root: Path) -> list[Run]:
     return [run for run in runs if sweep in run.sweeps]
 
 
-def read_run(folder: Path, root: Path, evaluation: str, sweeps: tuple[str, ...] = ()) -> Run:
-    """Return one run. Only run.json is read of an unfinished run.
+def read_indexed_run(folder: Path, root: Path, evaluation: str, index: RunIndex) -> Run:
+    """Return one run as `read_run` does, from the index where its files have not changed."""
+    files = [folder / "run.json", folder / "config.yaml", evaluation_folder(folder, evaluation).results_file]
+    key = f"{folder.relative_to(root).as_posix()} {evaluation}"
+    if (known := index.find(key, files)) is not None:
+        return Run(**{**known, "ended": datetime.fromisoformat(known["ended"])})
+    stamps = stamps_of(files)
+    run = read_run(folder, root, evaluation)
+    values = {item.name: getattr(run, item.name) for item in fields(run)}
+    index.keep(key, files, stamps, {**values, "ended": run.ended.isoformat(), "sweeps": []})
+    return run
+
+
+def read_run(folder: Path, root: Path, evaluation: str) -> Run:
+    """Return one run, without its sweeps. Only run.json is read of an unfinished run.
 
     Args:
         folder: the run's folder.
         root: folder that the run's path is relative to.
         evaluation: name of the evaluation whose results are read.
-        sweeps: names of the sweeps that select the run.
 
     Raises:
         UnreadableError: for a damaged, foreign or missing file.
@@ -186,7 +204,6 @@ def read_run(folder: Path, root: Path, evaluation: str, sweeps: tuple[str, ...] 
     base = Run(
         folder=folder.resolve().name if name == "." else name,
         status=status,
-        sweeps=sweeps,
         ended=parse_time(record.end or record.start),
     )
     if status != "done":

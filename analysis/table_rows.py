@@ -98,11 +98,12 @@ def average(runs: Iterable[Run]) -> tuple[list[Row], list[str]]:
         remarks.append(f"Run more than once with the same seed: the newest, `{last}`, is used; left out: {left_out}.")
     rows = []
     statistics = frame[newest].groupby("group")[[*METRICS, "fps"]].agg(["mean", "std", "count"])
+    of_group = statistics.to_dict("index")
     for group, members in frame[newest].groupby("group"):
         own = [finished[folder] for folder in members["folder"]]
         stats: dict[str, Stat] = {}
         for key in [*METRICS, "fps"]:
-            mean, std, n = (statistics.loc[group, (key, name)] for name in ("mean", "std", "count"))
+            mean, std, n = (of_group[group][key, name] for name in ("mean", "std", "count"))
             if n:
                 stats[key] = Stat(float(mean), float(std) if n > 1 else None, int(n))
         rows.append(_own_row(own, stats))

