@@ -196,7 +196,8 @@ def test_every_sweep_runs_on_the_built_in_data(sweep: str, tmp_path: Path) -> No
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     results = list((tmp_path / "runs").glob("*/evaluations/*/results.json"))
-    assert len(results) == len(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper.rows)
+    given = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / f"{sweep}.yaml").hydra.sweeper)
+    assert len(results) == len(expand(given["params"], given["rows"], []))
 
 
 def test_short_forms_of_keys_work_in_rows_and_parameters_as_on_the_command_line() -> None:

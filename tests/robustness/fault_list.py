@@ -56,7 +56,7 @@ class Place:
     @property
     def run(self) -> Path:
         """The folder of the only run."""
-        (run,) = (path for path in (self.root / "runs").glob("*/*") if (path / "run.json").is_file())
+        (run,) = (path for path in (self.root / "runs").glob("*") if (path / "run.json").is_file())
         return run
 
     def options(self) -> list[str]:
