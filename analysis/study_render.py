@@ -97,7 +97,8 @@ def notes(study: Study) -> list[str]:
 def remarks(study: Study) -> list[str]:
     """Return the sentences for the author: rows that are not complete, and what is not averaged or compared."""
     unfinished = [f"'{row.label}': {each}." for row in study.rows for each in row.unfinished]
-    return [*study.remarks, *unfinished]
+    # Two rows may be one run.
+    return list(dict.fromkeys([*study.remarks, *unfinished]))
 
 
 def cells(study: Study) -> tuple[list[str], list[list[str]]]:
