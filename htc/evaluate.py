@@ -16,7 +16,10 @@ from htc.runs.evaluations import EvaluationFolder
 from htc.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
-USAGE = "python -m htc.evaluate run=RUN_DIR | checkpoint=FILE | sweep=NAME [out=DIR] [eval=NAME] [KEY=VALUE] ..."
+USAGE = (
+    "python -m htc.evaluate run=RUN_DIR | checkpoint=FILE | sweep=NAME | predictions=FILE[,FILE] annotations=FILE "
+    "[out=DIR] [eval=NAME] [KEY=VALUE] ..."
+)
 DRY_RUN = "--dry-run"
 KEYS = {
     "run": "a run's folder: its newest checkpoint is used",
@@ -25,6 +28,9 @@ KEYS = {
     "[launcher.KEY=VALUE] [--dry-run]",
     "runs": "with sweep: folder of all runs (default: runs)",
     "checkpoint.partial": "true: leave what does not fit as it was initialised (default false)",
+    "predictions": "result files in COCO's format of any system, of boxes, masks or both: FILE[,FILE]",
+    "annotations": "with predictions: the annotation file, in COCO's format",
+    "name": "with predictions: name of the system, which tables show (default: that of the file's folder)",
     "out": "folder of predictions and results (default: evaluations/ in the run's folder, or next to the checkpoint)",
 }
 
@@ -43,8 +49,13 @@ def main() -> None:
         pool = Path(values.get("runs", "runs"))
         evaluate_sweep(pool, values["sweep"], arguments.overrides, launcher, dry_run=DRY_RUN in of_launcher)
         return
+    if "predictions" in values:
+        evaluate_files(values, arguments.overrides)
+        return
     if of_launcher:
         raise UserError(f"{of_launcher[0]} has no meaning without sweep=NAME: one run is evaluated here.")
+    if alone := [key for key in ("annotations", "name") if key in values]:
+        raise UserError(f"{alone[0]} has a meaning only with predictions=FILE.")
     log_to_console()
     evaluate(values, arguments.overrides)
 
@@ -82,6 +93,28 @@ def evaluate(arguments: dict[str, str], overrides: list[str]) -> dict[str, Any]:
             f"{out.path}"
         )
     processes.close()
+    return results
+
+
+def evaluate_files(values: dict[str, str], overrides: list[str]) -> dict[str, Any]:
+    """Evaluate the result files of any system; write and return the results.
+
+    Args:
+        values: values of KEYS.
+        overrides: KEY=VALUE for a configuration, which result files do not have.
+    """
+    from htc.evaluation.result_files import evaluate_result_files
+
+    given = values["predictions"]
+    if other := [*overrides, *(key for key in ("run", "checkpoint", "checkpoint.partial", "runs") if key in values)]:
+        raise UserError(f"{other[0].partition('=')[0]} has no meaning with predictions={given}: leave it out.")
+    if missing := [key for key in ("annotations", "out") if key not in values]:
+        raise UserError(f"{missing[0]} has no value: predictions={given} is evaluated by annotations=FILE out=DIR.")
+    out = EvaluationFolder(Path(values["out"]))
+    paths = [Path(each) for each in given.split(",")]
+    results = evaluate_result_files(paths, Path(values["annotations"]), out, values.get("name", ""))
+    print(metrics_table(results))
+    print(f"{results['images_evaluated']} images; predictions and results are in {out.path}")
     return results
 
 
