@@ -130,6 +130,13 @@ class SemanticSource(Enum):
     instances = "instances"
 
 
+class ShapesDifficulty(Enum):
+    """What the images of the built-in data look like."""
+
+    standard = "standard"
+    hard = "hard"
+
+
 class OnBadImage(Enum):
     """What happens when an image cannot be read during training: the run stops, or another image replaces it."""
 
@@ -283,6 +290,8 @@ class ShapesConfig:
     """Each image depends on the seed, the image size and its id alone, so the training images stay the same."""
     image_size: int = setting(128, low=64, high=1024)
     seed: int = setting(0, low=0)
+    difficulty: ShapesDifficulty = ShapesDifficulty.standard
+    """hard: thin and overlapping things of one color, and many that only the background tells from texture."""
 
 
 @dataclass

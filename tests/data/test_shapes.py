@@ -13,15 +13,15 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from htc.config.schema import DataConfig, ShapesConfig
+from htc.config.schema import DataConfig, ShapesConfig, ShapesDifficulty
 from htc.data.dataset import build_dataset
 from htc.data.shapes.generate import ensure_shapes
-from htc.data.shapes.scene import STUFF, THINGS
+from htc.data.shapes.scene import DIFFICULTIES, STUFF, THINGS
 from htc.errors import UserError
 
 
-def small(root: Path, **changes: int) -> DataConfig:
-    settings = {"train_images": 3, "val_images": 2, "image_size": 96, **changes}
+def small(root: Path, **changes: Any) -> DataConfig:
+    settings: dict[str, Any] = {"train_images": 3, "val_images": 2, "image_size": 96, **changes}
     return DataConfig(name="shapes", root=str(root), semantic_classes=16, workers=0, shapes=ShapesConfig(**settings))
 
 
@@ -58,6 +58,43 @@ def test_an_image_depends_on_seed_and_index_alone(tmp_path: Path) -> None:
     assert len(images) == 10 and all(few[name] == many[name] for name in images)
     assert all(few[name] != other[name] for name in images if name.endswith("jpg"))
     assert len({few[name] for name in images}) == 10, "training and validation images differ"
+
+
+def test_hard_data_stand_beside_the_standard_ones(tmp_path: Path) -> None:
+    standard, hard = small(tmp_path), small(tmp_path, difficulty=ShapesDifficulty.hard)
+    explicit = small(tmp_path, difficulty=ShapesDifficulty.standard)
+    folders = [ensure_shapes(each).root for each in (standard, hard, explicit)]
+    assert folders[0] == folders[2] != folders[1]
+    assert contents(folders[0]).keys() == contents(folders[1]).keys()
+
+
+def test_hard_things_are_never_on_a_background_where_they_are_texture(tmp_path: Path) -> None:
+    shapes = ensure_shapes(small(tmp_path, train_images=40, difficulty=ShapesDifficulty.hard))
+    truth = COCO(f"{shapes.root}/{shapes.train.annotations}")
+    texture_on = DIFFICULTIES[ShapesDifficulty.hard].texture_on
+    names = {category["id"]: category["name"] for category in truth.dataset["categories"]}
+    checked = 0
+    for image in truth.dataset["images"]:
+        labels = stuff_map(shapes, image)
+        for annotation in truth.loadAnns(truth.getAnnIds(imgIds=[image["id"]])):
+            name = names[annotation["category_id"]]
+            if name not in texture_on:
+                continue
+            mask = truth.annToMask(annotation).astype(np.uint8)
+            around = (cv2.dilate(mask, np.ones((5, 5), np.uint8)) > 0) & (labels >= len(THINGS)) & (labels < 255)
+            grounds = [STUFF[label - len(THINGS)] for label in labels[around]]
+            share = np.mean([ground in texture_on[name] for ground in grounds]) if grounds else 0.0
+            assert share < 0.75, (image["id"], name)
+            checked += 1
+    assert checked > 15
+
+
+@pytest.mark.parametrize("difficulty", list(ShapesDifficulty))
+def test_every_difficulty_has_all_things(tmp_path: Path, difficulty: ShapesDifficulty) -> None:
+    shapes = ensure_shapes(small(tmp_path, train_images=80, difficulty=difficulty))
+    truth = COCO(f"{shapes.root}/{shapes.train.annotations}")
+    counts = [len(truth.getAnnIds(catIds=[category])) for category in truth.getCatIds()]
+    assert min(counts) >= 5 and len(counts) == len(THINGS)
 
 
 def test_existing_data_are_not_generated_again(tmp_path: Path) -> None:

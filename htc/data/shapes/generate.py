@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from htc.config.schema import DataConfig, ShapesConfig, SplitConfig
+from htc.config.schema import DataConfig, ShapesConfig, ShapesDifficulty, SplitConfig
 from htc.data.shapes.scene import STUFF, THINGS, Thing, draw_scene
 from htc.errors import UserError
 
@@ -54,8 +54,7 @@ def ensure_shapes(config: DataConfig) -> DataConfig:
             f"data.shapes={dataclasses.asdict(shapes)}: train_images and val_images must be 1 to {MAX_IMAGES}, "
             "image_size 64 or more and seed 0 or more."
         )
-    settings = json.dumps([GENERATOR_VERSION, dataclasses.asdict(shapes)], sort_keys=True)
-    name = f"shapes-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+    name = f"shapes-{hashlib.sha256(_settings(shapes).encode()).hexdigest()[:8]}"
     if Path(config.root).name == name:
         return config
     folder = Path(config.root) / name
@@ -68,6 +67,14 @@ def ensure_shapes(config: DataConfig) -> DataConfig:
             ) from error
     train, val = SPLITS
     return dataclasses.replace(config, root=str(folder), train=_split(config.train, train), val=_split(config.val, val))
+
+
+def _settings(shapes: ShapesConfig) -> str:
+    """Return what decides the data, as text. The standard difficulty is left out: its data are older than the key."""
+    settings = {**dataclasses.asdict(shapes), "difficulty": shapes.difficulty.value}
+    if shapes.difficulty is ShapesDifficulty.standard:
+        del settings["difficulty"]
+    return json.dumps([GENERATOR_VERSION, settings], sort_keys=True)
 
 
 def _split(split: SplitConfig, name: str) -> SplitConfig:
@@ -113,7 +120,7 @@ def _write_split(root: Path, name: str, count: int, shapes: ShapesConfig) -> Non
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id in range(SPLITS[name], SPLITS[name] + count):
-        scene = draw_scene(np.random.default_rng([shapes.seed, image_id]), shapes.image_size)
+        scene = draw_scene(np.random.default_rng([shapes.seed, image_id]), shapes.image_size, shapes.difficulty)
         height, width = scene.stuff.shape
         file_name = f"{image_id:012d}.jpg"
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})

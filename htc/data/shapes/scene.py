@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from htc.config.schema import ShapesDifficulty
 from htc.data.shapes.backgrounds import BACKGROUNDS, draw_backgrounds
 from htc.data.shapes.colors import thing_color
 from htc.data.shapes.outlines import OUTLINES, STROKES, draw_shape
@@ -18,8 +19,6 @@ THINGS = [*OUTLINES, *STROKES]
 """Names of the things; the position is the label."""
 STUFF = list(BACKGROUNDS)
 """Names of the backgrounds; the position plus the number of things is the label in stuff maps."""
-TEXTURE_ON = {"disc": "dots", "square": "checker"}
-"""Shape -> background on which the shape is only texture. Elsewhere it is a thing, so only the context decides."""
 
 FEWEST_PIXELS = 24
 """Smallest visible area of a thing or a crowd."""
@@ -27,6 +26,41 @@ SMALLEST_VISIBLE_SHARE = 0.25
 """Smallest share of a thing that is not occluded."""
 REFERENCE_SIZE = 128
 """Image size in pixels to which the sizes of things below refer; they scale with the image."""
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes the images difficult."""
+
+    texture_on: dict[str, tuple[str, ...]]
+    """Shape -> backgrounds on which the shape is only texture. Elsewhere it is a thing, so only the context decides."""
+    textures: tuple[int, int]
+    """Fewest and most shapes that are drawn as texture, per shape and background, with the upper bound excluded."""
+    grouped: float
+    """Probability that a thing has neighbours of its class that it overlaps."""
+    same_color: float
+    """Probability that such neighbours have one color."""
+    thin: float
+    """How often a shape of THIN is drawn, relative to any other."""
+
+
+THIN = ("ring", "crescent", "zigzag", "hook")
+"""Shapes whose masks are thin or concave."""
+DIFFICULTIES = {
+    ShapesDifficulty.standard: Difficulty(
+        {"disc": ("dots",), "square": ("checker",)}, textures=(2, 6), grouped=0.2, same_color=0.5, thin=1.0
+    ),
+    # For each shape another half of the backgrounds: no background is enough to tell things from texture.
+    ShapesDifficulty.hard: Difficulty(
+        {
+            "disc": ("dots", "checker", "noise"),
+            "square": ("checker", "stripes", "gradient"),
+            "triangle": ("stripes", "blobs", "dots"),
+            "star": ("noise", "gradient", "blobs"),
+        },
+        textures=(1, 4), grouped=0.6, same_color=0.9, thin=1.3,
+    ),
+}  # fmt: skip
 
 
 @dataclass
@@ -50,18 +84,19 @@ class Scene:
     things: list[Thing] = field(default_factory=list)
 
 
-def draw_scene(random: Random, image_size: int) -> Scene:
+def draw_scene(random: Random, image_size: int, difficulty: ShapesDifficulty = ShapesDifficulty.standard) -> Scene:
     """Draw one image whose sides are `image_size` pixels or up to a quarter longer."""
+    hard = DIFFICULTIES[difficulty]
     stretch = random.uniform(1, 1.25, 2) if random.random() < 0.5 else np.ones(2)
     height, width = (np.rint(image_size * stretch)).astype(int).tolist()
     scale = image_size / REFERENCE_SIZE
     picture, backgrounds, regions = draw_backgrounds(random, height, width)
-    _draw_texture_shapes(random, picture, backgrounds, scale)
-    things, layers = _place_things(random, picture, backgrounds, scale)
+    _draw_texture_shapes(random, picture, backgrounds, scale, hard)
+    things, layers = _place_things(random, picture, backgrounds, scale, hard)
     occupied = np.zeros((height, width), np.uint8)
     for mask, _ in layers:
         np.maximum(occupied, mask, out=occupied)
-    crowd = _draw_crowd(random, picture, occupied, scale) if random.random() < 0.06 else None
+    crowd = _draw_crowd(random, picture, occupied, scale, hard) if random.random() < 0.06 else None
     for mask, color in reversed(layers):
         _paint(random, picture, mask, color)
 
@@ -78,23 +113,26 @@ def draw_scene(random: Random, image_size: int) -> Scene:
     return Scene(_simulate_camera(random, picture), stuff, things)
 
 
-def _draw_texture_shapes(random: Random, picture: np.ndarray, backgrounds: np.ndarray, scale: float) -> None:
-    """Draw shapes that look like things onto the background on which they are texture."""
+def _draw_texture_shapes(
+    random: Random, picture: np.ndarray, backgrounds: np.ndarray, scale: float, difficulty: Difficulty
+) -> None:
+    """Draw shapes that look like things onto the backgrounds on which they are texture."""
     height, width = backgrounds.shape
-    for shape, background in TEXTURE_ON.items():
-        inside = backgrounds == STUFF.index(background)
-        if not inside.any():
-            continue
-        pixels = np.flatnonzero(inside)
-        for _ in range(int(random.integers(2, 6))):
-            y, x = divmod(int(random.choice(pixels)), width)
-            mask = draw_shape(shape, random, (x, y), _size(random, scale), (height, width))
-            if np.count_nonzero(mask[inside]) >= 0.85 * np.count_nonzero(mask):
-                _paint(random, picture, mask, _color_on(random, THINGS.index(shape), picture[:, y, x]))
+    for shape, textured in difficulty.texture_on.items():
+        for background in textured:
+            inside = backgrounds == STUFF.index(background)
+            if not inside.any():
+                continue
+            pixels = np.flatnonzero(inside)
+            for _ in range(int(random.integers(*difficulty.textures))):
+                y, x = divmod(int(random.choice(pixels)), width)
+                mask = draw_shape(shape, random, (x, y), _size(random, scale), (height, width))
+                if np.count_nonzero(mask[inside]) >= 0.85 * np.count_nonzero(mask):
+                    _paint(random, picture, mask, _color_on(random, THINGS.index(shape), picture[:, y, x]))
 
 
 def _place_things(
-    random: Random, picture: np.ndarray, backgrounds: np.ndarray, scale: float
+    random: Random, picture: np.ndarray, backgrounds: np.ndarray, scale: float, difficulty: Difficulty
 ) -> tuple[list[Thing], list[tuple[np.ndarray, np.ndarray]]]:
     """Place things from front to back; a thing that would be mostly occluded is left out.
 
@@ -103,6 +141,7 @@ def _place_things(
         picture: [3, h, w] float32 RGB, from which the colors behind the things are read.
         backgrounds: [h, w] uint8, background of each pixel.
         scale: Image size relative to `REFERENCE_SIZE`.
+        difficulty: What makes the images difficult.
 
     Returns:
         The things and, in the same order, their unoccluded masks with their colors.
@@ -115,11 +154,11 @@ def _place_things(
     for _ in range(3 * wanted):
         if len(things) >= wanted:
             break
-        label = int(random.integers(len(THINGS)))
+        label = _draw_label(random, difficulty)
         size = _size(random, scale)
         center = random.uniform(0.08, 0.92, 2) * (width, height)
-        group = int(random.integers(2, 4)) if random.random() < 0.2 else 1
-        same_color = random.random() < 0.5
+        group = int(random.integers(2, 4)) if random.random() < difficulty.grouped else 1
+        same_color = random.random() < difficulty.same_color
         color = None
         for _ in range(group):
             x, y = np.clip(center, 0, (width - 1, height - 1)).astype(int)
@@ -128,7 +167,7 @@ def _place_things(
             visible = mask & free
             if (
                 np.count_nonzero(visible) >= max(FEWEST_PIXELS, SMALLEST_VISIBLE_SHARE * area)
-                and not _is_texture(label, mask, backgrounds, area)
+                and not _is_texture(label, mask, backgrounds, area, difficulty)
                 and len(things) < wanted
             ):
                 if color is None or not same_color:
@@ -142,16 +181,24 @@ def _place_things(
     return things, layers
 
 
-def _is_texture(label: int, mask: np.ndarray, backgrounds: np.ndarray, area: int) -> bool:
-    """Return whether so much of a shape is on the background where it is texture that it does not look like a thing."""
-    background = TEXTURE_ON.get(THINGS[label])
-    if background is None:
+def _draw_label(random: Random, difficulty: Difficulty) -> int:
+    if difficulty.thin == 1.0:
+        return int(random.integers(len(THINGS)))
+    weights = np.array([difficulty.thin if name in THIN else 1.0 for name in THINGS])
+    return int(random.choice(len(THINGS), p=weights / weights.sum()))
+
+
+def _is_texture(label: int, mask: np.ndarray, backgrounds: np.ndarray, area: int, difficulty: Difficulty) -> bool:
+    """Return whether so much of a shape is on backgrounds where it is texture that it does not look like a thing."""
+    textured = difficulty.texture_on.get(THINGS[label])
+    if textured is None:
         return False
-    return int(np.count_nonzero(mask[backgrounds == STUFF.index(background)])) > 0.2 * area
+    inside = np.isin(backgrounds, [STUFF.index(background) for background in textured])
+    return int(np.count_nonzero(mask[inside])) > 0.2 * area
 
 
 def _draw_crowd(
-    random: Random, picture: np.ndarray, occupied: np.ndarray, scale: float
+    random: Random, picture: np.ndarray, occupied: np.ndarray, scale: float, difficulty: Difficulty
 ) -> tuple[Thing, np.ndarray] | None:
     """Draw many tiny things of one class.
 
@@ -160,12 +207,13 @@ def _draw_crowd(
         picture: [3, h, w] float32 RGB, into which the crowd is drawn.
         occupied: [h, w] uint8, pixels of the things in front of the crowd.
         scale: Image size relative to `REFERENCE_SIZE`.
+        difficulty: What makes the images difficult.
 
     Returns:
         The region as a crowd, and the visible pixels of its members [h, w]; None if the region is too small.
     """
     height, width = occupied.shape
-    label = THINGS.index(str(random.choice([name for name in THINGS if name not in TEXTURE_ON])))
+    label = THINGS.index(str(random.choice([name for name in THINGS if name not in difficulty.texture_on])))
     center = random.uniform(0.25, 0.75, 2) * (width, height)
     radius = random.uniform(22, 38) * scale
     members = np.zeros((height, width), np.uint8)
