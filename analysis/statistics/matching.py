@@ -119,7 +119,7 @@ def _match_category(
     total = int(start[-1])
     image_of = np.repeat(np.array(images, dtype=np.int64), number)
     score = np.array([result["score"] for image in images for result in ordered[image]], dtype=np.float64)
-    outlines = {image: _outlines(ordered[image], truth, image, kind) for image in images}
+    outlines = {image: outlines_of(ordered[image], truth, image, kind) for image in images}
     sizes = np.concatenate([_areas(outlines[image], kind) for image in images]) if total else np.zeros(0)
     in_area = (sizes >= _BOUNDS[:, :1]) & (sizes <= _BOUNDS[:, 1:])
 
@@ -162,7 +162,7 @@ def _best_first(results: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [results[index] for index in order[:MAX_DETECTIONS]]
 
 
-def _outlines(results: Sequence[Mapping[str, Any]], truth: Truth, image: int, kind: str) -> list[Any]:
+def outlines_of(results: Sequence[Mapping[str, Any]], truth: Truth, image: int, kind: str) -> list[Any]:
     if kind == "bbox":
         return [result["bbox"] for result in results]
     encoded = [result["segmentation"] for result in results]

@@ -156,6 +156,24 @@ def _ap(threshold: _Threshold, weights: Array, counted: Array, objects: Array) -
     return np.einsum("mr,mr->r", envelope, reached) / len(RECALLS)
 
 
+def average_precision(images: Array, positive: Array, objects: Array, weights: Array) -> Array:
+    """Return COCO's 101-point AP of one category at one threshold under image weights, in 0..1: [R].
+
+    Args:
+        images: [D] image of each detection, from the highest score to the lowest.
+        positive: [D] bool, whether the detection is right.
+        objects: [G] image of each object.
+        weights: [images, R] float32, how often each image counts. Without any object, the AP is 0.
+    """
+    at = np.flatnonzero(positive)
+    if not len(at):
+        return np.zeros(weights.shape[1])
+    none = np.zeros(0, dtype=np.int64)
+    threshold = _Threshold(images[at], at + 1, none, none, none)
+    total = weights[objects].sum(axis=0, dtype=np.float64)
+    return np.where(total > 0, _ap(threshold, weights, _prefix_sums(weights[images[: at[-1] + 1]]), total), 0.0)
+
+
 def _recalls_reached(recall: Array) -> Array:
     """Return how many of RECALLS are at most this recall; as searchsorted on the right, only quicker."""
     index = (recall * (len(RECALLS) - 1)).astype(np.int64)
