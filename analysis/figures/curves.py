@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import BAND, add_legend, mark, panels, paper_style
+from analysis.figures.style import BAND, Mark, add_legend, best, looks, panels, paper_style
 from htc.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,15 +84,17 @@ def _figure(history: pd.DataFrame, shown: dict[str, str], width: int, ylabel: st
     if not shown:
         raise UserError("metrics.jsonl of these runs has no lines of the training: nothing can be drawn.")
     labels = list(dict.fromkeys(history["label"]))
+    named = best(_last_ap(history), labels)
+    look = looks(labels, named)
+    curves = seed_curves(history, list(shown))
     columns = min(len(shown), 2 if width == 1 or not ylabel else 3)
     rows = -(-len(shown) // columns)
     with paper_style():
         figure, axes = panels(width, rows, columns, 1.25 if width == 1 else 1.45, sharex=True)
         for axis, (key, words) in zip(axes, shown.items(), strict=False):
-            for index, label in enumerate(labels):
-                curve = seed_curve(history[history["label"] == label], key)
-                if curve is not None:
-                    draw_curve(axis, curve, index)
+            for label in sorted(labels, key=lambda each: each in named):
+                if (curve := curves.get((label, key))) is not None:
+                    draw_curve(axis, curve, look[label], named.index(label) if label in named else 0)
             if ylabel:
                 axis.set_title(words)
             else:
@@ -107,32 +110,44 @@ def _figure(history: pd.DataFrame, shown: dict[str, str], width: int, ylabel: st
                 axes[index].tick_params(labelbottom=True)
             if ylabel and index % columns == 0:
                 axes[index].set_ylabel(ylabel)
-        add_legend(figure, [legend_line(index) for index in range(len(labels))], labels)
+        add_legend(figure, [legend_line(look[label]) for label in named], named, len(labels) - len(named))
     return figure
 
 
-def seed_curve(history: pd.DataFrame, key: str) -> Curve | None:
-    """Return steps, mean, lowest and highest value over the seeds of one variant; None without values.
+def _last_ap(history: pd.DataFrame) -> dict[str, float]:
+    """Return the mean over the seeds of the last mask AP of each variant."""
+    if "mask_AP" not in history.columns:
+        return {}
+    known = history[history["mask_AP"].notna()].sort_values("step")
+    last = known.groupby(["label", "seed"])["mask_AP"].last()
+    return {str(label): float(value) for label, value in last.groupby(level="label").mean().items()}
+
+
+def seed_curves(history: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, str], Curve]:
+    """Return steps, mean, lowest and highest value over the seeds, by variant and column.
 
     Long curves are averaged over equal numbers of lines, which are averages over the steps since the line before.
     """
-    known = history[history[key].notna()]
-    if known.empty:
-        return None
-    table = known.pivot_table(index="step", columns="seed", values=key, aggfunc="last").sort_index()
-    if len(table) > POINTS:
-        bins = np.arange(len(table)) * POINTS // len(table)
-        steps = pd.Series(table.index, index=table.index).groupby(bins).last()
-        table = table.groupby(bins).mean().set_axis(steps.to_numpy())
-    values = table.to_numpy()
-    complete = table.index.to_numpy(), np.nanmean(values, axis=1), np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-    return complete
+    curves: dict[tuple[str, str], Curve] = {}
+    for key in keys:
+        known = history.loc[history[key].notna(), ["label", "seed", "step", key]]
+        steps = known.groupby("label")["step"]
+        rank, last = steps.rank(method="dense"), steps.rank(method="dense").groupby(known["label"]).transform("max")
+        # Up to POINTS steps, each is a point of its own.
+        point = np.where(last > POINTS, np.ceil(rank * POINTS / last), rank)
+        of_seed = known.assign(point=point).groupby(["label", "point", "seed"]).agg({"step": "max", key: "mean"})
+        of_all = of_seed.groupby(level=["label", "point"]).agg({"step": "max", key: ["mean", "min", "max"]})
+        for label, values in of_all.groupby(level="label"):
+            curves[str(label), key] = tuple(values.to_numpy().T)
+    return curves
 
 
-def draw_curve(axis: Axes, curve: Curve, index: int) -> None:
-    """Draw the curve of the variant at an index, with its band where there are several seeds."""
+def draw_curve(axis: Axes, curve: Curve, look: Mark, index: int) -> None:
+    """Draw the curve of one variant, with its band where there are several seeds; `index` shifts its marks."""
     x, mean, low, high = curve
-    look = mark(index)
+    if not look.marker:
+        axis.plot(x, mean, color=look.color, linewidth=0.5, zorder=1)
+        return
     every = max(len(x) // 5, 1)
     axis.plot(
         x, mean, color=look.color, linestyle=look.line, marker=look.marker, markersize=3,
@@ -143,9 +158,8 @@ def draw_curve(axis: Axes, curve: Curve, index: int) -> None:
         axis.fill_between(x, low, high, color=look.color, alpha=BAND, linewidth=0)
 
 
-def legend_line(index: int) -> Any:
-    """Return the entry of the variant at an index in a legend."""
+def legend_line(look: Mark) -> Any:
+    """Return the entry of a variant in a legend."""
     from matplotlib.lines import Line2D
 
-    look = mark(index)
     return Line2D([], [], color=look.color, linestyle=look.line, marker=look.marker, markersize=3)

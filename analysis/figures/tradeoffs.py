@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analysis.figures.style import add_legend, mark, panels, paper_style, wrap
+from analysis.figures.style import OTHERS, add_legend, best, looks, panels, paper_style, wrap
 from analysis.figures.variants import Variant
 from htc.errors import UserError
 
@@ -66,12 +66,21 @@ def _scatter(
     points = [each for each in shown if "mask_AP" in each.stats]
     if not points:
         raise UserError("no run has a mask AP.")
+    labels = [each.label for each in variants]
+    # A variant has the same look in every figure.
+    named = best({each.label: each.stats["mask_AP"].mean for each in variants if "mask_AP" in each.stats}, labels)
+    look_of = looks(labels, named)
     with paper_style():
         figure, (axis,) = panels(width, 1, 1, 2.3 if width == 1 else 2.6)
+        others = [each for each in points if each.label not in named]
+        axis.plot(
+            [each.stats[key].mean * factor for each in others], [each.stats["mask_AP"].mean for each in others],
+            color=OTHERS, marker=".", linestyle="none", zorder=1,
+        )  # fmt: skip
         handles = []
+        points = [each for each in points if each.label in named]
         for variant in points:
-            # A variant has the same look in every figure.
-            look = mark(list(variants).index(variant))
+            look = look_of[variant.label]
             x, y = variant.stats[key], variant.stats["mask_AP"]
             drawn = axis.errorbar(
                 [x.mean * factor], [y.mean], xerr=[x.std * factor] if x.std is not None else None,
@@ -82,5 +91,5 @@ def _scatter(
         axis.set_xlabel(wrap(xlabel, figure.get_figwidth() - 0.5))
         axis.set_ylabel("mask AP (%)")
         axis.margins(0.08)
-        add_legend(figure, handles, [variant.label for variant in points])
+        add_legend(figure, handles, [variant.label for variant in points], len(others))
     return figure
