@@ -53,13 +53,17 @@ def predictions_figure(
     scores = image_scores(first.matches, score), image_scores(second.matches, score)
     chosen = most_different(*scores, images)
     if not chosen:
-        raise UserError(f"'{first.variant.label}' and '{second.variant.label}' have the same predictions on all images.")
+        raise UserError(
+            f"'{first.variant.label}' and '{second.variant.label}' have the same predictions on all images."
+        )
     reader = ImageReader(first)
     pixels = [reader.read(image) for image in chosen]
     shapes: dict[Axes, list[Shape]] = {}
     shape = np.mean([each.shape[0] / each.shape[1] for each in pixels])
     with paper_style():
-        figure, axes = panels(width, len(chosen), 3, float(min(shape, 1.5)) * WIDTHS[width] / 3 + 0.2)
+        figure, axes = panels(
+            width, len(chosen), 3, float(min(shape, 1.5)) * WIDTHS[width] / 3 + 0.2, layout="compressed"
+        )
         for row, (image, own) in enumerate(zip(chosen, pixels, strict=True)):
             objects = objects_on(first, image)
             row_axes = axes[3 * row : 3 * row + 3]

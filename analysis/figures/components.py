@@ -17,6 +17,8 @@ KEYS = {f"model.{idea}": f"+ {words}" for idea, words in IDEAS.items()}
 """Keys of the ideas of HTC, in the order in which the paper adds them, with the label of their step."""
 DEPENDENT = ("model.semantic_",)
 """Beginnings of keys that mean nothing without their idea."""
+MOST = 40
+"""Most steps, which fill the height of a page."""
 
 
 def component_steps(variants: Sequence[Variant]) -> list[Variant]:
@@ -51,6 +53,8 @@ def components_figure(steps: Sequence[Variant], width: int = 1, metric: str = "m
     known = [step for step in steps if metric in step.stats]
     if len(known) < 2:
         raise UserError(f"fewer than two of these variants have a {metric.replace('_', ' ')}.")
+    if len(known) > MOST:
+        raise UserError(f"these variants have {len(known)} steps, and a waterfall shows at most {MOST}.")
     stats = [step.stats[metric] for step in known]
     labels = [wrap(label, 1.1 if width == 1 else 2.2) for label in step_labels(known)]
     with paper_style():
@@ -80,7 +84,9 @@ def step_labels(steps: Sequence[Variant]) -> list[str]:
     """Return the labels of the steps: that of the first variant, then what each step adds."""
     labels = [steps[0].label]
     for before, step in zip(steps, steps[1:], strict=False):
-        added = [words for key, words in KEYS.items() if step.settings.get(key) is True and not before.settings.get(key)]
+        added = [
+            words for key, words in KEYS.items() if step.settings.get(key) is True and not before.settings.get(key)
+        ]
         labels.append(added[0] if len(added) == 1 and not step.label.startswith("+") else step.label)
     return labels
 

@@ -36,7 +36,9 @@ def effects_figure(factorial: Factorial, width: int = 1) -> Figure:
     from matplotlib.lines import Line2D
 
     if not factorial.effects:
-        raise UserError("this sweep has no effects: its rows must be all combinations of settings with two values each.")
+        raise UserError(
+            "this sweep has no effects: its rows must be all combinations of settings with two values each."
+        )
     kinds = [kind for kind in TITLES if any(effect.kind == kind for effect in factorial.effects)]
     # Effects are sorted by their order, so those that are left out are interactions of many settings.
     shown = {kind: [each for each in factorial.effects if each.kind == kind][:MOST] for kind in kinds}
@@ -75,7 +77,9 @@ def effects_figure(factorial: Factorial, width: int = 1) -> Figure:
         if any(effect.comparison.anew is not None for effect in factorial.effects):
             handles += [
                 Line2D([], [], color="black", linewidth=0.9),
-                Line2D([], [], marker="o", markersize=4.5, markerfacecolor="black", markeredgecolor="black", linestyle=""),
+                Line2D(
+                    [], [], marker="o", markersize=4.5, markerfacecolor="black", markeredgecolor="black", linestyle=""
+                ),
             ]
             legend += ["trained anew", "p < 0.05 (Holm)"]
         add_legend(figure, handles, legend)
@@ -85,7 +89,7 @@ def effects_figure(factorial: Factorial, width: int = 1) -> Figure:
 def metric_words(metric: str) -> str:
     """Return `mask AP75` for `segm.AP75`."""
     section, _, name = metric.partition(".")
-    return f"{ {'bbox': 'box', 'segm': 'mask'}.get(section, section)} {name}"
+    return f"{ {'bbox': 'box', 'segm': 'mask'}.get(section, section) } {name}"
 
 
 def _words(name: str, inches: float) -> str:
@@ -97,4 +101,3 @@ def _words(name: str, inches: float) -> str:
 def _bar(axis: Axes, row: int, interval: Interval | None, linewidth: float, color: str) -> None:
     if interval is not None:
         axis.plot([interval.low, interval.high], [row, row], color=color, linewidth=linewidth, solid_capstyle="butt")
-

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from analysis.figures.pictures import ImageReader, draw_picture, frame, legend_entries
-from analysis.figures.predictions import SHOWN_SCORE, Predictions, Shape, find_failures, shapes_on
+from analysis.figures.pictures import LOOKS, ImageReader, draw_picture, frame, legend_entries
+from analysis.figures.predictions import SHOWN_SCORE, Predictions, Shape, find_failures, objects_on, shapes_on
 from analysis.figures.style import WIDTHS, add_legend, panels, paper_style, wrap
+from analysis.statistics.truth import Array
 from htc.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ def failures_figure(predictions: Predictions, width: int = 2, rows: int = 1, sco
     """Return crops of the failures of a run at IoU 0.5: missed objects, false detections, and duplicates.
 
     Those that stand out come first, one per image: large objects, and detections with a high score. A duplicate is a
-    detection of an object that another detection has found. The crop of a failure shows what else is drawn there, too.
+    detection of an object that another detection has found. The crop of a false detection shows the
+    objects at its place, and that of a missed object the false detections.
 
     Args:
         predictions: detections of one run, as `read_predictions` returns them.
@@ -48,39 +51,69 @@ def failures_figure(predictions: Predictions, width: int = 2, rows: int = 1, sco
     side = WIDTHS.get(width, WIDTHS[2]) / columns
     kinds: set[str] = set()
     with paper_style():
-        figure, axes = panels(width, sum(lines.values()), columns, side + 0.22)
+        figure, axes = panels(width, sum(lines.values()), columns, side + 0.3, layout="compressed")
         start = 0
         for kind, found in failures.items():
             own = axes[start : start + lines[kind] * columns]
             start += len(own)
             for axis in own:
                 frame(axis)
+                axis.set_aspect("equal")
             for axis, shape in zip(own, found, strict=False):
                 kinds |= _draw_crop(axis, predictions, shape, read(shape.image), score)
                 caption = shape.category if shape.score is None else f"{shape.category} {shape.score:.2f}"
                 axis.set_xlabel(_short(caption, side - 0.08), labelpad=2)
             own[0].set_title(f"{kind}: {len(found)}", loc="left")
-        add_legend(figure, *legend_entries([kind for kind in ("missed", "false", "duplicate", "found") if kind in kinds]))
+        add_legend(figure, *legend_entries([kind for kind in LOOKS if kind in kinds]))
     return figure
 
 
-def _draw_crop(axis: Axes, predictions: Predictions, shape: Shape, pixels: object, score: float) -> set[str]:
-    """Draw the surroundings of a shape, and return the kinds of what is visible."""
-    others = [each for each in shapes_on(predictions, shape.image, score) if each.box != shape.box]
-    drawn = [shape, *others]
-    draw_picture(axis, pixels, drawn)  # type: ignore[arg-type]
-    x0, y0, x1, y1 = shape.box
-    half = max(max(x1 - x0, y1 - y0) * (0.5 + MARGIN), SMALLEST / 2)
-    x, y = (x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5
-    # A square, which may reach beyond the image.
-    axis.set_xlim(x - half, x + half)
-    axis.set_ylim(y + half, y - half)
-    near = (x - half, y - half, x + half, y + half)
-    return {each.kind for each in drawn if _overlap(each.box, near)}
+def _draw_crop(axis: Axes, predictions: Predictions, shape: Shape, pixels: Array, score: float) -> set[str]:
+    """Draw the surroundings of a shape, and return the kinds of what is drawn."""
+    drawn = [shape, *_context(predictions, shape, score)]
+    draw_picture(axis, pixels, drawn)
+    x, y = crop(shape.box, pixels.shape[1], pixels.shape[0])
+    axis.set_xlim(x[0] - 0.5, x[1] - 0.5)
+    axis.set_ylim(y[1] - 0.5, y[0] - 0.5)
+    return {each.kind for each in drawn}
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _context(predictions: Predictions, shape: Shape, score: float) -> list[Shape]:
+    """Return what explains a failure.
+
+    For a missed object, these are the detections at its place; for a false detection, the objects there; and for a
+    duplicate, the detection that has found the object.
+    """
+    if shape.kind == "false":
+        return [each for each in objects_on(predictions, shape.image) if box_iou(each.box, shape.box) > 0.1]
+    near = [each for each in shapes_on(predictions, shape.image, score) if box_iou(each.box, shape.box) > 0.3]
+    if shape.kind == "missed":
+        return [each for each in near if each.kind == "false"]
+    return [each for each in near if each.kind == "found" and each.category == shape.category]
+
+
+def crop(box: Sequence[float], width: int, height: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the left and right, and the top and bottom, of the surroundings of a box, within the image if possible.
+
+    Args:
+        box: xyxy in pixels.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+    """
+    x0, y0, x1, y1 = box
+    side = max(max(x1 - x0, y1 - y0) * (1 + 2 * MARGIN), SMALLEST)
+    # A square, unless the image is too small for it.
+    w, h = min(side, width), min(side, height)
+    left = min(max((x0 + x1 - w) / 2, 0.0), width - w)
+    top = min(max((y0 + y1 - h) / 2, 0.0), height - h)
+    return (left, left + w), (top, top + h)
+
+
+def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the IoU of two boxes, xyxy."""
+    shared = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union if union > 0 else 0.0
 
 
 def _short(words: str, inches: float) -> str:

@@ -21,7 +21,7 @@ LOOKS: dict[str, tuple[str, Any, str]] = {
     "object": ("#ffffff", "-", "object"),
     "found": (COLORS[9], "-", "found (IoU 0.5)"),
     "false": (COLORS[6], (0, (4, 1.2)), "false"),
-    "duplicate": (COLORS[6], (0, (4, 1.2)), "duplicate"),
+    "duplicate": (COLORS[4], (0, (4, 1.2, 1, 1.2)), "duplicate"),
     "missed": (COLORS[1], (0, (1, 1)), "missed"),
 }
 """Color, line and words of each kind of shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ def read_matches(variant: Variant, run: Run, resampler: Resampler, kind: str = "
         UserError: where predictions or annotations are missing, or the annotations were changed.
     """
     folder = variant.folder(run)
+    if sys.stderr.isatty():
+        print(f"matching {run.folder}", file=sys.stderr, flush=True)
     return resampler.matches(folder, variant.evaluation, evaluation_folder(folder, variant.evaluation).read(), kind)
 
 
@@ -105,9 +108,7 @@ def read_categories(
     return pd.DataFrame(rows, columns=["category", "objects", "first", "second", "difference", "low", "high"])
 
 
-def _category_values(
-    variant: Variant, resampler: Resampler, kind: str, metric: str
-) -> tuple[Truth, Array, Array]:
+def _category_values(variant: Variant, resampler: Resampler, kind: str, metric: str) -> tuple[Truth, Array, Array]:
     """Return the ground truth, and a metric in percent by run and category: [n, K], and [n, K, R] on resamples."""
     values, resampled = [], []
     for run in variant.runs:
@@ -284,9 +285,7 @@ def _outline(predictions: Predictions, category: int, detection: int) -> Any:
 def _detection(predictions: Predictions, category: int, detection: int, kind: str) -> Shape:
     matches = predictions.matches.categories[category]
     outline = _outline(predictions, category, detection)
-    return _shape(
-        predictions, category, int(matches.image[detection]), outline, kind, float(matches.score[detection])
-    )
+    return _shape(predictions, category, int(matches.image[detection]), outline, kind, float(matches.score[detection]))
 
 
 def _object(predictions: Predictions, category: int, image: int, place: int, kind: str) -> Shape:
@@ -294,9 +293,7 @@ def _object(predictions: Predictions, category: int, image: int, place: int, kin
     return _shape(predictions, category, image, outline, kind, None)
 
 
-def _shape(
-    predictions: Predictions, category: int, image: int, outline: Any, kind: str, score: float | None
-) -> Shape:
+def _shape(predictions: Predictions, category: int, image: int, outline: Any, kind: str, score: float | None) -> Shape:
     from pycocotools import mask as masks
 
     is_box = predictions.matches.kind == "bbox"
@@ -341,5 +338,3 @@ def image_scores(matches: Matches, score: float = SHOWN_SCORE) -> ImageScores:
         detections += np.bincount(image, 1 - category.ignored[0][:, shown].mean(axis=0), number)
         objects += np.bincount(category.object_image[category.object_counts[0]], minlength=number)
     return ImageScores(found, detections, objects)
-
-

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from htc.errors import UserError
@@ -24,7 +23,6 @@ WIDTHS = {1: 3.3, 2: 6.9}
 """Width in inches of a figure over one column, and over both columns, of a two-column paper."""
 FONT_SIZE = 8.0
 DPI = 200
-FORMATS = ("png", "pdf")
 COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
@@ -84,7 +82,9 @@ def paper_style() -> Iterator[None]:
         yield
 
 
-def panels(width: int, rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+def panels(
+    width: int, rows: int, columns: int, height: float, layout: str = "constrained", **options: Any
+) -> tuple[Figure, list[Axes]]:
     """Return a new figure and its axes, row by row. Call it within `paper_style`.
 
     Args:
@@ -92,13 +92,14 @@ def panels(width: int, rows: int, columns: int, height: float, **options: Any) -
         rows: number of rows of axes.
         columns: number of columns of axes.
         height: inches per row; the legend and the caption of an axis are part of it.
+        layout: `compressed` for images, whose sides have a fixed ratio.
         options: of `Figure.subplots`.
     """
     from matplotlib.figure import Figure
 
     if width not in WIDTHS:
         raise UserError(f"width={width} must be 1 or 2: the columns of the paper that the figure spans.")
-    figure = Figure(figsize=(WIDTHS[width], height * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTHS[width], height * rows), layout=layout)  # type: ignore[arg-type]
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr]
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
@@ -232,33 +233,3 @@ def _font() -> tuple[Any, Any]:
         return float(font.load_char(ord(character)).linearHoriAdvance) / 65536
 
     return font, advance
-
-
-def save_figure(figure: Figure, path: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write a figure in some formats, and return the files.
-
-    Args:
-        figure: the figure.
-        path: the file without its ending; its folder is made.
-        formats: endings, `png` or `pdf`.
-
-    Raises:
-        UserError: where a file cannot be written, or matplotlib is missing.
-    """
-    written = []
-    with paper_style():
-        for ending in formats:
-            file = path.with_name(f"{path.name}.{ending}")
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                # Without a date, the same runs give the same file.
-                figure.savefig(file, dpi=_dpi(figure), metadata={"CreationDate": None} if ending == "pdf" else None)
-            except OSError as error:
-                raise UserError(f"{file} cannot be written ({error.strerror}): name another folder, out=.") from error
-            written.append(file)
-    return written
-
-
-def _dpi(figure: Figure) -> float:
-    """Return the dots per inch of a PNG: fewer for a very tall figure, whose pixels are limited."""
-    return min(DPI, 60000 / figure.get_figheight())

@@ -58,6 +58,8 @@ class Group:
     title: str
     """The data, such as `COCO val2017`."""
     variants: tuple[Variant, ...]
+    sweep: str = ""
+    """Name of the sweep whose rows the variants are; empty for none."""
 
     @property
     def slug(self) -> str:
@@ -90,7 +92,9 @@ def read_groups(root: Path, sweep: str = "", evaluation: str = "") -> tuple[list
     evaluation = evaluation or default_evaluation(run_folders(root, []))
     if sweep:
         runs = select_sweep(runs, sweep, root)
-    complaints += [f"not shown, because it is {run.status}: {root / run.folder}" for run in runs if run.status != "done"]
+    complaints += [
+        f"not shown, because it is {run.status}: {root / run.folder}" for run in runs if run.status != "done"
+    ]
     done = [run for run in runs if run.status == "done"]
     sweep = sweep or _only_sweep(root, done)
     if sweep:
@@ -100,7 +104,7 @@ def read_groups(root: Path, sweep: str = "", evaluation: str = "") -> tuple[list
     else:
         named = _named_by_settings(done, complaints)
     variants = [_variant(label, of_label, root, evaluation) for label, of_label in named]
-    return _groups(variants), complaints
+    return _groups(variants, sweep), complaints
 
 
 def _only_sweep(root: Path, runs: Sequence[Run]) -> str:
@@ -129,7 +133,9 @@ def _variant(label: str, runs: Sequence[Run], pool: Path, evaluation: str) -> Va
     costs = [device_hours(pool / run.folder) for run in runs if not run.continues]
     known = np.array([hours for hours, _ in costs if hours is not None])
     if len(known):
-        stats["device_hours"] = Stat(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else None, len(known))
+        stats["device_hours"] = Stat(
+            float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else None, len(known)
+        )
     devices = ", ".join(sorted({device for _, device in costs if device}))
     return Variant(label, tuple(runs), pool, evaluation, stats, devices)
 
@@ -147,7 +153,7 @@ def device_hours(folder: Path) -> tuple[float | None, str]:
     return training.training_seconds * (training.processes or 1) / 3600, device
 
 
-def _groups(variants: Sequence[Variant]) -> list[Group]:
+def _groups(variants: Sequence[Variant], sweep: str) -> list[Group]:
     """Group variants by what they were evaluated on; equal titles get a number."""
     by_data: dict[str, list[Variant]] = {}
     for variant in variants:
@@ -159,7 +165,7 @@ def _groups(variants: Sequence[Variant]) -> list[Group]:
         settings = members[0].settings
         title = f"{data_label(settings, members[0].runs[0].images)} {settings.get('data.val.images') or ''}".strip()
         same = sum(group.title == title or group.title.startswith(f"{title} (") for group in groups)
-        groups.append(Group(f"{title} ({same + 1})" if same else title, tuple(members)))
+        groups.append(Group(f"{title} ({same + 1})" if same else title, tuple(members), sweep))
     return groups
 
 

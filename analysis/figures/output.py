@@ -1,14 +1,16 @@
-"""A figure as SVG for a page in HTML: it follows the light or dark colors of the page, and its text stays text."""
+"""Figures as files, and as SVG for a page in HTML: such a figure follows the light or dark colors of the page."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from analysis.figures.style import paper_style
+from analysis.figures.style import DPI, paper_style
 from htc.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +20,41 @@ SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 BLACK = re.compile(r"#000000\b|#000\b(?!\w)|\bblack\b")
 PREFIX = re.compile(r"[A-Za-z][\w-]*")
+FORMATS = ("png", "pdf", "svg")
+MOST_PIXELS = 60000
+"""Largest height of a PNG, which drawing limits."""
 _numbers = itertools.count(1)
+
+
+def save_figure(figure: Figure, path: Path, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write a figure in some formats, and return the files. The same runs give the same files.
+
+    Args:
+        figure: the figure.
+        path: the file without its ending; its folder is made.
+        formats: endings, of FORMATS.
+
+    Raises:
+        UserError: where a file cannot be written, or matplotlib is missing.
+    """
+    written = []
+    for ending in formats:
+        file = path.with_name(f"{path.name}.{ending}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if ending == "svg":
+                file.write_text(svg(figure, prefix="figure"), encoding="utf-8")
+            else:
+                with paper_style():
+                    figure.savefig(
+                        file, dpi=min(DPI, MOST_PIXELS / figure.get_figheight()),
+                        # Without a date, equal figures give equal files.
+                        metadata={"CreationDate": None} if ending == "pdf" else None,
+                    )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"{file} cannot be written ({error.strerror}): name another folder, out=FOLDER.") from error
+        written.append(file)
+    return written
 
 
 def svg(figure: Figure, title: str = "", prefix: str = "") -> str:
