@@ -55,7 +55,7 @@ def categories_figure(
             part = shown[["difference", "low", "high"]].iloc[own]
             places = np.cumsum(heights[own]) - np.array(heights[own]) / 2
             for row, (difference, low, high) in zip(places, part.itertuples(index=False, name=None), strict=True):
-                # Gains and losses differ in the mark, too.
+                # Gains and losses differ in the mark, too, which a reader without color sees.
                 color, marker = (COLORS[0], ">") if difference >= 0 else (COLORS[6], "<")
                 axis.plot([low, high], [row, row], color=color, linewidth=1.0, zorder=2)
                 axis.plot(

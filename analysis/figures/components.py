@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from analysis.figures.style import COLORS, panels, paper_style, wrap
@@ -83,7 +84,7 @@ def components_figure(steps: Sequence[Variant], width: int = 1, metric: str = "m
 def step_labels(steps: Sequence[Variant]) -> list[str]:
     """Return the labels of the steps: that of the first variant, then what each step adds."""
     labels = [steps[0].label]
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in pairwise(steps):
         added = [
             words for key, words in KEYS.items() if step.settings.get(key) is True and not before.settings.get(key)
         ]
@@ -96,7 +97,7 @@ def _write_values(axis: Any, stats: Sequence[Any]) -> None:
     from matplotlib.transforms import blended_transform_factory
 
     place = blended_transform_factory(axis.transAxes, axis.transData)
-    differences = [step.mean - before.mean for before, step in zip(stats, stats[1:], strict=False)]
+    differences = [step.mean - before.mean for before, step in pairwise(stats)]
     digits = 1 if max(map(abs, differences)) >= 0.1 else 2
     for row, value in enumerate([stats[0].mean, *differences]):
         words = f"{value:+.{digits}f}".replace("-", "−") if row else f"{value:.{digits}f}"
@@ -133,5 +134,4 @@ def _is_cumulative(variants: Sequence[Variant]) -> bool:
         {key: repr(value) for key, value in each.settings.items() if repr(value) != repr(base.get(key))}
         for each in variants
     ]
-    pairs = zip(changes, changes[1:], strict=False)
-    return all(before.items() < after.items() for before, after in pairs)
+    return all(before.items() < after.items() for before, after in pairwise(changes))

@@ -23,7 +23,8 @@ OVERVIEW = {"loss": "total loss", "mask_AP": "mask AP (%)", "lr": "learning rate
 TASKS = {"loss_cls": "class", "loss_bbox": "box", "loss_mask": "mask"}
 """Losses of a stage, in the order in which they are shown."""
 OTHER_LOSSES = {"loss_rpn_cls": "RPN objectness", "loss_rpn_bbox": "RPN box", "loss_semantic_seg": "semantic"}
-Curve = tuple[Any, Any, Any, Any]
+Curve = tuple[Any, ...]
+"""Steps, mean, lowest and highest value over the seeds."""
 
 
 def training_figure(history: pd.DataFrame, width: int = 2) -> Figure:
@@ -138,7 +139,7 @@ def seed_curves(history: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, s
         of_seed = known.assign(point=point).groupby(["label", "point", "seed"]).agg({"step": "max", key: "mean"})
         of_all = of_seed.groupby(level=["label", "point"]).agg({"step": "max", key: ["mean", "min", "max"]})
         for label, values in of_all.groupby(level="label"):
-            curves[str(label), key] = tuple(values.to_numpy().T)
+            curves[str(label), key] = (*values.to_numpy().T,)
     return curves
 
 

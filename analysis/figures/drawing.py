@@ -43,6 +43,7 @@ WIDTHS_OF = {
 """All figures, with the width that each has unless another is chosen."""
 SETS = {"curves": ("training", "losses"), "tradeoffs": ("speed", "cost")}
 """Names for several figures."""
+AP_OF = {"bbox": "box_AP", "segm": "mask_AP"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Drawing:
         """Return a figure by its name in WIDTHS_OF. Raises UserError, with the reason, where it cannot be drawn."""
         width = self.choices.width or WIDTHS_OF[name]
         variants, metric = self.group.variants, self.choices.metric
-        key = table_key(metric) or f"{metric_words(self.kind).strip()}_AP"
+        key = table_key(metric) or AP_OF[self.kind]
         if name in ("training", "losses"):
             return (training_figure if name == "training" else losses_figure)(self.history, width)
         if name in ("speed", "cost"):
@@ -161,7 +162,7 @@ class Drawing:
 
     def _of_thresholds(self) -> list[Variant]:
         """Return the base first, and the best of many variants: matching takes half a minute per run of COCO."""
-        key = "box_AP" if self.kind == "bbox" else "mask_AP"
+        key = AP_OF[self.kind]
         values = {each.label: each.stats[key].mean for each in self.group.variants if key in each.stats}
         named = set(best(values, [each.label for each in self.group.variants]))
         base = self.group.variant(self.choices.base) if self.choices.base else self.group.variants[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from analysis.figures.pictures import LOOKS, ImageReader, draw_picture, frame, legend_entries
+from analysis.figures.pictures import LOOKS, ImageReader, Window, draw_picture, frame, legend_entries
 from analysis.figures.predictions import SHOWN_SCORE, Predictions, Shape, find_failures, objects_on, shapes_on
 from analysis.figures.style import WIDTHS, add_legend, panels, paper_style, wrap
 from analysis.statistics.truth import Array
@@ -71,10 +71,7 @@ def failures_figure(predictions: Predictions, width: int = 2, rows: int = 1, sco
 def _draw_crop(axis: Axes, predictions: Predictions, shape: Shape, pixels: Array, score: float) -> set[str]:
     """Draw the surroundings of a shape, and return the kinds of what is drawn."""
     drawn = [shape, *_context(predictions, shape, score)]
-    draw_picture(axis, pixels, drawn)
-    x, y = crop(shape.box, pixels.shape[1], pixels.shape[0])
-    axis.set_xlim(x[0] - 0.5, x[1] - 0.5)
-    axis.set_ylim(y[1] - 0.5, y[0] - 0.5)
+    draw_picture(axis, pixels, drawn, crop(shape.box, pixels.shape[1], pixels.shape[0]))
     return {each.kind for each in drawn}
 
 
@@ -92,8 +89,8 @@ def _context(predictions: Predictions, shape: Shape, score: float) -> list[Shape
     return [each for each in near if each.kind == "found" and each.category == shape.category]
 
 
-def crop(box: Sequence[float], width: int, height: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the left and right, and the top and bottom, of the surroundings of a box, within the image if possible.
+def crop(box: Sequence[float], width: int, height: int) -> Window:
+    """Return left, top, right and bottom of the surroundings of a box, within the image.
 
     Args:
         box: xyxy in pixels.
@@ -101,12 +98,12 @@ def crop(box: Sequence[float], width: int, height: int) -> tuple[tuple[float, fl
         height: height of the image in pixels.
     """
     x0, y0, x1, y1 = box
-    side = max(max(x1 - x0, y1 - y0) * (1 + 2 * MARGIN), SMALLEST)
+    side = math.ceil(max(max(x1 - x0, y1 - y0) * (1 + 2 * MARGIN), SMALLEST))
     # A square, unless the image is too small for it.
     w, h = min(side, width), min(side, height)
-    left = min(max((x0 + x1 - w) / 2, 0.0), width - w)
-    top = min(max((y0 + y1 - h) / 2, 0.0), height - h)
-    return (left, left + w), (top, top + h)
+    left = min(max(round((x0 + x1 - w) / 2), 0), width - w)
+    top = min(max(round((y0 + y1 - h) / 2), 0), height - h)
+    return left, top, left + w, top + h
 
 
 def box_iou(a: Sequence[float], b: Sequence[float]) -> float:

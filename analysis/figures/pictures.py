@@ -25,6 +25,7 @@ LOOKS: dict[str, tuple[str, Any, str]] = {
     "missed": (COLORS[1], (0, (1, 1)), "missed"),
 }
 """Color, line and words of each kind of shape."""
+Window = tuple[int, int, int, int]
 LINE = 1.1
 FILL = 0.25
 """Opacity of the masks of detections."""
@@ -50,8 +51,8 @@ class ImageReader:
             raise UserError(f"{truth.source} does not name the images ({type(error).__name__}: {error}).") from None
         if not self.folder.is_dir():
             raise UserError(
-                f"{self.folder} does not exist: pictures need the images of the evaluation. Put the data back there, or "
-                "evaluate the runs again where the data is."
+                f"{self.folder} does not exist: pictures need the images of the evaluation. Put the data back there, "
+                "or evaluate the runs again where the data is."
             )
 
     def read(self, image: int) -> Array:
@@ -75,18 +76,22 @@ class ImageReader:
         return pixels
 
 
-def draw_picture(axis: Axes, pixels: Array, shapes: Sequence[Shape]) -> None:
-    """Draw an image with outlines.
+def draw_picture(axis: Axes, pixels: Array, shapes: Sequence[Shape], window: Window | None = None) -> None:
+    """Draw an image, or a window of it, with outlines.
 
     Args:
         axis: axes that hold nothing else.
         pixels: [height, width, 3] uint8 RGB.
         shapes: what is drawn, from the one on top to the one at the bottom.
+        window: left, top, right and bottom of what is drawn, in whole pixels; None for the whole image.
     """
     from matplotlib.patheffects import withStroke
 
     height, width = pixels.shape[:2]
-    axis.imshow(_filled(pixels, [shape for shape in shapes if shape.score is not None]), interpolation="nearest")
+    x0, y0, x1, y1 = window or (0, 0, width, height)
+    # Only the window becomes a part of a PDF.
+    filled = _filled(pixels, [shape for shape in shapes if shape.score is not None])[y0:y1, x0:x1]
+    axis.imshow(filled, interpolation="nearest", extent=(x0 - 0.5, x1 - 0.5, y1 - 0.5, y0 - 0.5))
     for shape in reversed(shapes):
         color, line, _ = LOOKS[shape.kind]
         for x, y in _contours(shape, height, width):
@@ -95,8 +100,8 @@ def draw_picture(axis: Axes, pixels: Array, shapes: Sequence[Shape]) -> None:
                 path_effects=[withStroke(linewidth=LINE + 0.9, foreground=DARK)],
             )  # fmt: skip
     frame(axis)
-    axis.set_xlim(-0.5, width - 0.5)
-    axis.set_ylim(height - 0.5, -0.5)
+    axis.set_xlim(x0 - 0.5, x1 - 0.5)
+    axis.set_ylim(y1 - 0.5, y0 - 0.5)
 
 
 def frame(axis: Axes) -> None:

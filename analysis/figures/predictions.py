@@ -93,8 +93,8 @@ def read_categories(
     if truth.image_ids != of_second[0].image_ids or truth.source != of_second[0].source:
         raise UserError(f"'{second.label}' was evaluated on other images than '{first.label}': nothing is compared.")
     objects = np.zeros(len(truth.category_ids), dtype=np.int64)
-    for (category, _), annotations in truth.annotations.items():
-        objects[category] += sum(not annotation["iscrowd"] for annotation in annotations)
+    for (category, _), of_image in truth.annotations.items():
+        objects[category] += sum(not annotation["iscrowd"] for annotation in of_image)
     rows = []
     for index, name in enumerate(truth.category_names):
         # [n] and [n, R]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from htc.errors import UserError
 
@@ -48,7 +48,7 @@ RC: dict[str, Any] = {
     "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.4,
     "grid.color": "#000000", "grid.alpha": 0.14, "lines.linewidth": 1.2, "lines.markersize": 4, "axes.linewidth": 0.6,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.frameon": False, "errorbar.capsize": 2,
-    "axes.formatter.use_mathtext": True, "hatch.linewidth": 0.6, "svg.hashsalt": "htc", "axes.unicode_minus": True,
+    "hatch.linewidth": 0.6, "svg.hashsalt": "htc", "axes.unicode_minus": True,
 }  # fmt: skip
 """Text stays text in a PDF with fonts of type 42."""
 
@@ -78,7 +78,7 @@ def paper_style() -> Iterator[None]:
         ) from None
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(RC)
+        mpl.rcParams.update(cast(Any, RC))
         yield
 
 
@@ -100,7 +100,7 @@ def panels(
     if width not in WIDTHS:
         raise UserError(f"width={width} must be 1 or 2: the columns of the paper that the figure spans.")
     figure = Figure(figsize=(WIDTHS[width], height * rows), layout=layout)  # type: ignore[arg-type]
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr]
+    cast(Any, figure.get_layout_engine()).set(w_pad=0.03, h_pad=0.03)
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
