@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import COLORS, add_legend, panels, paper_style, wrap
+from analysis.figures.style import COLORS, WIDTHS, add_legend, panels, paper_style, text_width, wrap
 from htc.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LINE = 0.135
+"""Height of a line of words in inches."""
 PER_PANEL = 40
 """Most categories of a panel, which fill the height of a page."""
 
@@ -46,10 +48,15 @@ def categories_figure(
     rows = -(-len(shown) // columns)
     labels = [wrap(str(name), 1.0 if width == 1 else 1.4) for name in shown["category"]]
     # Inches from the top: a name of several lines takes more room than others.
-    heights = [0.05 + 0.12 * (1 + words.count("\n")) for words in labels]
+    heights = [0.035 + LINE * (1 + words.count("\n")) for words in labels]
+    beside = max(text_width(line) for words in labels for line in words.split("\n"))
     tallest = max(sum(heights[panel * rows : (panel + 1) * rows]) for panel in range(columns))
+    words = f"{metric} of ‘{second}’ minus ‘{first}’ (points)"
+    if len(shown) < number:
+        words += f"; the {len(shown)} largest differences of {number} categories"
+    xlabel = wrap(words, WIDTHS.get(width, WIDTHS[2]) / columns - beside - 0.25)
     with paper_style():
-        figure, axes = panels(width, 1, columns, 0.55 + tallest, sharex=True)
+        figure, axes = panels(width, 1, columns, tallest + 0.35 + LINE * (1 + xlabel.count("\n")), sharex=True)
         for panel, axis in enumerate(axes):
             own = slice(panel * rows, (panel + 1) * rows)
             part = shown[["difference", "low", "high"]].iloc[own]
@@ -68,11 +75,7 @@ def categories_figure(
             axis.grid(axis="y", visible=False)
             axis.margins(x=0.04)
             axis.locator_params(axis="x", nbins=5)
-        words = f"{metric} of ‘{second}’ minus ‘{first}’ (points)"
-        if len(shown) < number:
-            words += f"; the {len(shown)} largest differences of {number} categories"
-        for axis in axes:
-            axis.set_xlabel(wrap(words, 2.3 if figure.get_figwidth() < 4 or columns == 2 else 5.0))
+            axis.set_xlabel(xlabel)
         grey = {"color": COLORS[0], "linewidth": 1.0, "markersize": 4.5}
         handles = [
             Line2D([], [], marker=">", **grey),  # type: ignore[arg-type]

@@ -93,9 +93,7 @@ def add_training(folder: Path, row: int, seed: int) -> None:
     for step in range(10, 201, 10):
         losses = {f"s{stage}.loss_{task}": 1 / (stage + 1) for stage in range(3) for task in ("cls", "bbox", "mask")}
         losses |= {"loss_rpn_cls": 0.1, "loss_rpn_bbox": 0.2}
-        lines.append(
-            {"kind": "train", "step": step, "lr": 1e-3, "loss": row + seed + 100 / step, "losses": losses}
-        )
+        lines.append({"kind": "train", "step": step, "lr": 1e-3, "loss": row + seed + 100 / step, "losses": losses})
         if step % 60 == 0:
             lines.append(
                 {"kind": "eval", "step": step, "bbox": {"AP": step / 1000}, "segm": {"AP": (step + row) / 1000}}

@@ -25,8 +25,8 @@ from htc.errors import UserError
 from tests.analysis.figures.readable import assert_readable, texts
 
 HOSTILE = [
-    "$x$", r"$\frac{1}{2$ cost 5 $", "_private", "<b>bold</b> & co", "very_long_" * 12, "emoji 😀 中文", "tab\tline\nnul\0",
-    "", r"\$5", "%s {x} \\alpha^2", "\u202ereversed", "W" * 400,
+    "$x$", r"$\frac{1}{2$ cost 5 $", "_private", "<b>bold</b> & co", "very_long_" * 12, "emoji 😀 中文",
+    "tab\tline\nnul\0", "", r"\$5", "%s {x} \\alpha^2", "\u202ereversed", "W" * 400,
 ]  # fmt: skip
 
 
