@@ -37,6 +37,8 @@ class CategoryMatches:
     """[D] index of the image of each detection."""
     score: Array
     """[D] float64"""
+    result: Array
+    """[D] index of each detection among all detections that were matched, in their order."""
     in_area: Array
     """[A, D] whether the area of the detection is in the range: without a match, it counts as a false positive."""
     true_positive: Array
@@ -84,23 +86,25 @@ def match(results: Iterable[Mapping[str, Any]], truth: Truth, kind: str) -> Matc
         truth: the ground truth.
         kind: `bbox` or `segm`.
     """
-    by_place: dict[int, dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
+    results = list(results)
+    by_place: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, result in enumerate(results):
         image, category = truth.image_index.get(result["image_id"]), truth.category_index.get(result["category_id"])
         if image is not None and category is not None:
-            by_place[category][image].append(result)
+            by_place[category][image].append(index)
     categories = [
-        _match_category(by_place.get(category, {}), truth, category, kind)
+        _match_category(by_place.get(category, {}), results, truth, category, kind)
         for category in range(len(truth.category_ids))
     ]
     return Matches(kind, truth, categories)
 
 
 def _match_category(
-    results: Mapping[int, list[Mapping[str, Any]]], truth: Truth, category: int, kind: str
+    places: Mapping[int, list[int]], results: Sequence[Mapping[str, Any]], truth: Truth, category: int, kind: str
 ) -> CategoryMatches:
-    images = sorted(results)
-    ordered = {image: _best_first(results[image]) for image in images}
+    images = sorted(places)
+    places = {image: _best_first(places[image], results) for image in images}
+    ordered = {image: [results[index] for index in places[image]] for image in images}
     with_objects = sorted({image for each, image in truth.annotations if each == category})
     first_object: dict[int, int] = {}
     annotations: list[dict[str, Any]] = []
@@ -148,6 +152,7 @@ def _match_category(
     return CategoryMatches(
         image=image_of[order],
         score=score[order],
+        result=np.array([index for image in images for index in places[image]], dtype=np.int64)[order],
         in_area=in_area[:, order],
         true_positive=counts_at[:, :, order],
         ignored=(is_matched & ~counts_at)[:, :, order],
@@ -157,9 +162,10 @@ def _match_category(
     )
 
 
-def _best_first(results: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    order = np.argsort([-result["score"] for result in results], kind="stable")
-    return [results[index] for index in order[:MAX_DETECTIONS]]
+def _best_first(places: list[int], results: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the indices of the detections that count, from the highest score to the lowest."""
+    order = np.argsort([-results[index]["score"] for index in places], kind="stable")
+    return [places[index] for index in order[:MAX_DETECTIONS]]
 
 
 def outlines_of(results: Sequence[Mapping[str, Any]], truth: Truth, image: int, kind: str) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.statistics.intervals import image_weights
-from analysis.statistics.matching import match_file
+from analysis.statistics.matching import Matches, match_file
 from analysis.statistics.truth import KINDS, Array, Truth, read_truth
 from analysis.statistics.weighted_ap import METRICS, unit_ap, weighted_ap
 from htc.errors import UserError
@@ -66,21 +66,14 @@ class Resampler:
             UserError: where predictions or annotations are missing, or were changed since the evaluation.
         """
         place = evaluation_folder(folder, evaluation)
-        images = whole_number(results.get("images_evaluated"))
-        annotations = text(results.get("annotation_file"))
-        if images is None or annotations is None:
-            raise UserError(
-                f"{place.results_file} does not name its annotations: python -m htc.evaluate run={folder} "
-                f"eval={evaluation} makes it again."
-            )
+        images, _ = _facts(folder, evaluation, results)
         kept = place.path / f"resamples-{self.resamples}-{self.seed}.npz"
         stamp = self._stamp(place.path, place.results_file)
         if (found := _read_kept(kept, stamp)) is not None:
             return ResampledRun.from_arrays(*found, images)
-        truth = self._truth(Path(annotations), images, mapping(results.get("data")))
         values, resampled = [], []
         for kind in KINDS:
-            matches = match_file(place.path / f"{kind}.json", truth, kind)
+            matches = self.matches(folder, evaluation, results, kind)
             unit = unit_ap(matches)
             self._check(unit.metric("AP")[0], kind, results, place.path)
             chunks = [weighted_ap(matches, weights) for weights in image_weights(images, self.resamples, self.seed)]
@@ -88,6 +81,19 @@ class Resampler:
             resampled += [np.concatenate([chunk.metric(metric) for chunk in chunks]) for metric in METRICS]
         _keep(kept, stamp, np.array(values), np.array(resampled))
         return ResampledRun.from_arrays(np.array(values), np.array(resampled), images)
+
+    def truth(self, folder: Path, evaluation: str, results: Mapping[str, Any]) -> Truth:
+        """Return the ground truth of an evaluation, with the arguments and errors of `run`."""
+        images, annotations = _facts(folder, evaluation, results)
+        return self._truth(annotations, images, mapping(results.get("data")))
+
+    def matches(self, folder: Path, evaluation: str, results: Mapping[str, Any], kind: str) -> Matches:
+        """Return the detections of an evaluation, matched with its ground truth; errors are those of `run`.
+
+        kind: `bbox` or `segm`.
+        """
+        truth = self.truth(folder, evaluation, results)
+        return match_file(evaluation_folder(folder, evaluation).path / f"{kind}.json", truth, kind)
 
     def _truth(self, path: Path, images: int, data: Mapping[str, Any]) -> Truth:
         if (path, images) not in self._truths:
@@ -120,6 +126,18 @@ class Resampler:
                 f"{folder / kind}.json has AP {100 * value:.2f} on its annotations, and results.json says "
                 f"{100 * recorded:.2f}: one of the files was changed."
             )
+
+
+def _facts(folder: Path, evaluation: str, results: Mapping[str, Any]) -> tuple[int, Path]:
+    """Return the number of evaluated images and the annotation file. Raises UserError where they are not recorded."""
+    images = whole_number(results.get("images_evaluated"))
+    annotations = text(results.get("annotation_file"))
+    if images is None or annotations is None:
+        raise UserError(
+            f"{evaluation_folder(folder, evaluation).results_file} does not name its annotations: "
+            f"python -m htc.evaluate run={folder} eval={evaluation} makes it again."
+        )
+    return images, Path(annotations)
 
 
 def _read_kept(path: Path, stamp: str) -> tuple[Array, Array] | None:
