@@ -11,6 +11,7 @@ from pathlib import Path
 import htc
 from analysis.factorial import build_factorial
 from analysis.report.contents import Report
+from analysis.report.drawings import add_drawings
 from analysis.report.origins import origin_of
 from analysis.report.report_tables import (
     category_table,
@@ -70,7 +71,9 @@ def build_report(
             f"sweep={sweep}: none of its runs is done, so there is nothing to report; see python -m htc.status {sweep} "
             f"runs={pool}."
         )
-    return gather(study, pool, name, complaints)
+    report = gather(study, pool, name, complaints)
+    add_drawings(report, study, pool, name, resamples, pictures)
+    return report
 
 
 def gather(study: Study, pool: Path, evaluation: str, complaints: Sequence[str]) -> Report:
