@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import analysis.figures.__main__
 import analysis.make_tables
 import htc.convert
 import htc.data.check.__main__
@@ -62,6 +63,7 @@ class Checker:
             "htc.data.check": self.check_data_check,
             "htc.replay": self.check_replay,
             "analysis.make_tables": self.check_tables,
+            "analysis.figures": self.check_figures,
             "pytest": self.check_pytest,
         }
 
@@ -155,6 +157,11 @@ class Checker:
     def check_tables(self, arguments: list[str]) -> None:
         self.monkeypatch.setattr(analysis.make_tables, "make_tables", lambda *values: "")
         assert analysis.make_tables.main(arguments) == 0
+
+    def check_figures(self, arguments: list[str]) -> None:
+        module = analysis.figures.__main__
+        self.monkeypatch.setattr(module, "make_figures", lambda *values: ([Path("figures/figure.png")], []))
+        assert module.main(arguments) == 0
 
     @staticmethod
     def check_pytest(arguments: list[str]) -> None:
