@@ -164,7 +164,7 @@ def write_words(axis: Axes, shapes: Sequence[Shape]) -> None:
 
     width, height = round(axis.get_xlim()[1] + 0.5), round(axis.get_ylim()[0] + 0.5)
     # Inches per pixel of the image.
-    inches = axis.get_window_extent().width / axis.get_figure(root=True).dpi / width  # type: ignore[union-attr]
+    inches = axis.get_window_extent().width / axis.figure.dpi / width
     boxes = np.array([shape.box for shape in shapes], dtype=np.float64).reshape(-1, 4)
     taken: list[tuple[int, int, int, int]] = []
     for shape in shapes:

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 import analysis.dashboards
+import analysis.figures.__main__
 import analysis.make_tables
+import analysis.report.__main__
 import htc.convert
 import htc.data.check.__main__
 import htc.evaluate
@@ -66,6 +68,8 @@ class Checker:
             "htc.replay": self.check_replay,
             "analysis.make_tables": self.check_tables,
             "analysis.dashboards": self.check_dashboards,
+            "analysis.figures": self.check_figures,
+            "analysis.report": self.check_report,
             "pytest": self.check_pytest,
         }
 
@@ -162,6 +166,16 @@ class Checker:
         self.monkeypatch.setattr("analysis.wandb_source.read_project", self.read_no_runs)
         self.monkeypatch.setattr("analysis.wandb_source.read_offline", lambda root: ([], []))
         assert analysis.make_tables.main(arguments) == 0
+
+    def check_figures(self, arguments: list[str]) -> None:
+        module = analysis.figures.__main__
+        self.monkeypatch.setattr(module, "make_figures", lambda *values: ([Path("figures/figure.png")], []))
+        assert module.main(arguments) == 0
+
+    def check_report(self, arguments: list[str]) -> None:
+        """Parse the arguments; the missing folder of runs is the only complaint."""
+        assert analysis.report.__main__.main([*arguments, f"runs={Path('no-such-folder')}"]) == 2
+        assert "no-such-folder is not a folder" in self.capsys.readouterr().err
 
     @staticmethod
     def read_no_runs(project: str) -> list[Any]:
