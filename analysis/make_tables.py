@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MIN_RESAMPLES = 100
 USAGE_LINE = (
     "python analysis/make_tables.py [runs=FOLDER | from=SOURCE] [out=FOLDER] [sweep=NAME] [eval=NAME] "
-    "[tables=NAME,...] [base=ROW] [metric=METRIC] [intervals=true] [resamples=N] [format=md,tex,csv,html]"
+    "[tables=NAME,...] [base=ROW] [metric=METRIC] [intervals=true] [resamples=N] [by=category] [format=md,tex,csv,html]"
 )
 USAGE = f"""usage: {USAGE_LINE}
 
@@ -29,17 +29,18 @@ their order, with the differences to a base row and their intervals, and of the 
   out=FOLDER    where the tables are written (default: tables)
   sweep=NAME    only the runs of this sweep (default: all)
   eval=NAME     the evaluation that is shown, such as paper (default: default, or the only one there is)
-  tables=NAME   only some of: comparison, components, study, search (default: all)
+  tables=NAME   only some of: comparison, components, study, search, errors (default: all but errors)
   base=ROW      the row of a sweep that the others are compared with (default: the first one)
   metric=NAME   the metric that rows are compared by, such as bbox.AP or segm.AP75 (default: segm.AP)
   intervals=B   true: intervals of the differences, from the predictions (default); false: none, which is quicker
   resamples=N   resamples of the images for the intervals (default: 1000)
+  by=category   with tables=errors: also by category
   format=LIST   of the tables of sweeps: md, tex, csv, html (default: all)
 """
 DEFAULTS = {
     "runs": "runs", "from": "", "out": "tables", "sweep": "", "eval": "",
     "tables": "comparison,components,study,search",
-    "base": "", "metric": "segm.AP", "intervals": "true", "resamples": "1000", "format": "md,tex,csv,html",
+    "base": "", "metric": "segm.AP", "intervals": "true", "resamples": "1000", "format": "md,tex,csv,html", "by": "",
 }  # fmt: skip
 
 
@@ -56,22 +57,26 @@ class Choices:
     """Resamples of the images for the intervals; 0 for no intervals."""
     formats: tuple[str, ...] = ("md", "tex", "csv", "html")
     """Formats of the tables of sweeps."""
+    by_category: bool = False
+    """Whether errors are also shown by category."""
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> Choices:
         """Read the choices from arguments by name. Raises UserError for a value that is none."""
         from htc.errors import UserError
 
-        for key, possible in (("tables", cls.tables), ("format", cls.formats)):
+        for key, possible in (("tables", (*cls.tables, "errors")), ("format", cls.formats)):
             if unknown := [each for each in values[key].split(",") if each not in possible]:
                 raise UserError(f"{key}={values[key]}: {unknown[0]} is not one of {', '.join(possible)}.")
+        if values["by"] not in ("", "category"):
+            raise UserError(f"by={values['by']} must be category: errors are shown by category, or over all.")
         if values["intervals"] not in ("true", "false"):
             raise UserError(f"intervals={values['intervals']} must be true or false.")
         if not values["resamples"].isdigit() or int(values["resamples"]) < MIN_RESAMPLES:
             raise UserError(f"resamples={values['resamples']} must be a whole number, {MIN_RESAMPLES} or more.")
         resamples = int(values["resamples"]) if values["intervals"] == "true" else 0
         tables, formats = (tuple(values[key].split(",")) for key in ("tables", "format"))
-        return cls(tables, values["base"], values["metric"], resamples, formats)
+        return cls(tables, values["base"], values["metric"], resamples, formats, values["by"] == "category")
 
 
 def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "", choices: Choices | None = None) -> str:
@@ -103,7 +108,7 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "", ch
     chosen = select_sweep(found, sweep, runs) if sweep else found
     tables = build_tables(chosen, load_published(), runs)
     texts = [write_table(table, out) for table in tables if table.name in choices.tables]
-    if "study" in choices.tables:
+    if {"study", "errors"} & set(choices.tables):
         texts += study_tables(found, runs, out, sweep, evaluation, choices)
     if "search" in choices.tables:
         texts += [write_search_table(table, out) for table in search_tables(runs, sweep)]
@@ -123,6 +128,8 @@ def study_tables(
         evaluation: name of the evaluation; empty as for `make_tables`.
         choices: how the tables are made.
     """
+    from analysis.error_render import write_errors
+    from analysis.error_table import build_errors
     from analysis.factorial import build_factorial
     from analysis.factorial_render import write_factorial
     from analysis.runs import default_evaluation, run_folders
@@ -138,9 +145,13 @@ def study_tables(
             study = build_study(
                 found, pool, each, base=choices.base, metric=choices.metric, evaluation=name, resampler=resampler
             )
-            yield write_study(study, out, choices.formats)
-            if (factorial := build_factorial(study)) is not None:
-                yield write_factorial(factorial, out, choices.formats)
+            if "study" in choices.tables:
+                yield write_study(study, out, choices.formats)
+                if (factorial := build_factorial(study)) is not None:
+                    yield write_factorial(factorial, out, choices.formats)
+            if "errors" in choices.tables:
+                errors = build_errors(study, pool, name, resampler or Resampler(MIN_RESAMPLES))
+                yield write_errors(errors, out, choices.formats, choices.by_category)
 
 
 def main(arguments: list[str] | None = None) -> int:

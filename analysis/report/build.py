@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import htc
+from analysis.error_table import build_errors
 from analysis.factorial import build_factorial
 from analysis.report.contents import Report
 from analysis.report.drawings import add_drawings
@@ -16,6 +17,7 @@ from analysis.report.origins import origin_of
 from analysis.report.report_tables import (
     category_table,
     category_values,
+    error_table,
     factorial_table,
     run_table,
     settings_table,
@@ -72,6 +74,8 @@ def build_report(
             f"runs={pool}."
         )
     report = gather(study, pool, name, complaints)
+    if resampler is not None and (errors := build_errors(study, pool, name, resampler)).rows:
+        report.tables.insert(-1, error_table(errors))
     add_drawings(report, study, pool, name, resamples, pictures)
     return report
 

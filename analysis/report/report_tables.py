@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+from analysis.error_render import errors_grid
+from analysis.error_table import ErrorTable
 from analysis.factorial import Factorial
 from analysis.factorial_render import HEADER as FACTORIAL_HEADER
 from analysis.factorial_render import SIGNIFICANT
@@ -15,6 +17,7 @@ from analysis.factorial_render import notes as factorial_notes
 from analysis.render import MISSING, figure
 from analysis.report.contents import Cell, Column, ReportTable, TableRow, Value
 from analysis.runs import METRICS
+from analysis.statistics.resampled_errors import COSTS
 from analysis.study import Study, StudyRow
 from analysis.study_render import COLUMNS, cell, columns, metric_words, notes, remarks
 from analysis.table_rows import Stat
@@ -101,6 +104,21 @@ def factorial_table(factorial: Factorial) -> ReportTable:
             )
         )
     return ReportTable("effects", "Effects", explained, rows, factorial_notes(factorial))
+
+
+def error_table(table: ErrorTable) -> ReportTable:
+    """Return what each kind of error costs each row."""
+    grid = errors_grid(table)
+    explained = [
+        Column("kind", "", False), Column("label", "row", False), Column("AP50", "AP50"),
+        *(Column(f"error-{index}", header) for index, header in enumerate(grid.header[3:])),
+    ]  # fmt: skip
+    rows = []
+    for row, texts in zip(table.rows, grid.rows, strict=True):
+        values: list[Value] = [texts[0], row.label, row.ap.mean, *(row.costs[name].stat.mean for name in COSTS)]
+        strong = [False] * 3 + [bool(row.costs[name].mark) for name in COSTS]
+        rows.append(TableRow([Cell(*each) for each in zip(texts, values, strong, strict=True)]))
+    return ReportTable("errors", "Where AP50 is lost", explained, rows, grid.notes, grid.remarks)
 
 
 def category_table(study: Study, values: Mapping[str, Mapping[str, Stat]], kind: str) -> ReportTable:

@@ -12,9 +12,44 @@ from analysis.statistics.matching import match
 from analysis.statistics.truth import KINDS, Truth, read_truth
 from analysis.statistics.weighted_ap import METRICS, unit_ap
 from htc.runs.evaluations import evaluation_folder
+from htc.runs.pool import SelectedRun, change_rows
+from tests.analysis.statistics.detections import random_results, random_truth
+from tests.helpers.run_folders import WriteRun
 
 Content = dict[str, Any]
 Known = dict[str, float | None]
+OF_RESULTS = ("image_id", "category_id", "segmentation")
+
+
+def write_two_rows(runs: Path, write_run: WriteRun, folder: Path, *, category: str = "c1", seeds: int = 2) -> Path:
+    """Write a sweep `flow` of two rows, `plain` and `flow | with`, whose masks are perfect; return its annotations.
+
+    Args:
+        runs: folder of runs.
+        write_run: writes a run folder there.
+        folder: folder of the annotation file.
+        category: name of the first of three categories.
+        seeds: runs per row.
+    """
+    truth = random_truth(0, images=20)
+    truth["categories"][0]["name"] = category
+    annotations = folder / "annotations.json"
+    annotations.write_text(json.dumps(truth))
+    rows = []
+    for label, on in (("plain", False), ("flow | with", True)):
+        for seed in range(seeds):
+            git = {"commit": "0123456789abcdef", "dirty": False}
+            run = write_run(seed=seed, sweep=None, mask_flow=on, git=git, images=20)
+            record = json.loads((run / "run.json").read_text())
+            command = f"python -m htc.run model.mask_flow={str(on).lower()} wandb.api_key=hunter2 seed={seed}"
+            (run / "run.json").write_text(json.dumps({**record, "command": command, "devices": ["Example GPU"]}))
+            bbox, segm = random_results(truth, 10 * on + seed)
+            if on:
+                segm = [{key: each[key] for key in OF_RESULTS} | {"score": 1.0} for each in truth["annotations"]]
+            write_predictions(run, annotations, {"bbox": bbox, "segm": segm})
+            rows.append(SelectedRun(run.name, label))
+    change_rows(runs, "flow", lambda _: rows)
+    return annotations
 
 
 def write_predictions(

@@ -15,38 +15,18 @@ from analysis.report.contents import Report, ReportTable
 from htc.config.schema import Config
 from htc.errors import UserError
 from htc.runs.pool import SelectedRun, change_rows
-from tests.analysis.statistics.detections import random_results, random_truth
-from tests.helpers.evaluated_runs import write_predictions
+from tests.helpers.evaluated_runs import write_two_rows
 from tests.helpers.run_folders import WriteRun
 
 HOSTILE = "<img src=x onerror=window.attacked=1>"
-OF_RESULTS = ("image_id", "category_id", "segmentation")
 
 
 @pytest.fixture
 def sweep(runs: Path, write_run: WriteRun, tmp_path: Path) -> Path:
     """A pool with a sweep of three rows: two with two seeds, the second better, and one that has not begun."""
-    truth = random_truth(0, images=20)
-    truth["categories"][0]["name"] = HOSTILE
-    annotations = tmp_path / "annotations.json"
-    annotations.write_text(json.dumps(truth))
-    rows = []
-    for label, on in (("plain", False), ("flow | with", True)):
-        for seed in (0, 1):
-            run = write_run(
-                seed=seed, sweep=None, mask_flow=on, git={"commit": "0123456789abcdef", "dirty": False},
-                images=20,
-            )  # fmt: skip
-            record = json.loads((run / "run.json").read_text())
-            command = f"python -m htc.run model.mask_flow={str(on).lower()} wandb.api_key=hunter2 seed={seed}"
-            (run / "run.json").write_text(json.dumps({**record, "command": command, "devices": ["Example GPU"]}))
-            bbox, segm = random_results(truth, 10 * on + seed)
-            if on:
-                segm = [{key: each[key] for key in OF_RESULTS} | {"score": 1.0} for each in truth["annotations"]]
-            write_predictions(run, annotations, {"bbox": bbox, "segm": segm})
-            rows.append(SelectedRun(run.name, label))
-    rows.append(SelectedRun("htc-resnet18-shapes-seed0-0badcafe", HOSTILE, overrides=["seed=9"]))
-    change_rows(runs, "flow", lambda _: rows)
+    write_two_rows(runs, write_run, tmp_path, category=HOSTILE)
+    missing = SelectedRun("htc-resnet18-shapes-seed0-0badcafe", HOSTILE, overrides=["seed=9"])
+    change_rows(runs, "flow", lambda rows: [*rows, missing])
     return runs
 
 

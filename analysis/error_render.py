@@ -1,0 +1,153 @@
+"""Tables of errors as Markdown, LaTeX, CSV and HTML."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.error_table import AP, Cost, ErrorRow, ErrorTable
+from analysis.grid import Grid, html, latex, markdown, write_texts
+from analysis.render import MISSING, figure, signed
+from analysis.statistics.intervals import Interval
+from analysis.statistics.resampled_errors import COSTS
+from analysis.study_render import FORMATS, interval
+
+KINDS = {"segm": "masks", "bbox": "boxes"}
+HEADERS = {
+    "classification": "class",
+    "localization": "location",
+    "false positives": "all false",
+    "false negatives": "all missed",
+}
+
+
+def write_errors(table: ErrorTable, out: Path, formats: Sequence[str] = FORMATS, by_category: bool = False) -> str:
+    """Write errors_SWEEP.* below `out`, and return the Markdown.
+
+    Args:
+        table: the errors.
+        out: folder of the tables.
+        formats: endings of FORMATS.
+        by_category: also write errors_by_category_SWEEP.*.
+
+    Raises:
+        UserError: where the files cannot be written.
+    """
+    grid = errors_grid(table)
+    write_texts(
+        {"md": markdown(grid), "tex": latex(grid), "csv": csv(table), "html": html(grid)}, out,
+        f"errors_{table.sweep}", formats,
+    )  # fmt: skip
+    text = markdown(grid)
+    if by_category:
+        grid = categories_grid(table)
+        texts = {"md": markdown(grid), "tex": latex(grid), "csv": categories_csv(table), "html": html(grid)}
+        write_texts(texts, out, f"errors_by_category_{table.sweep}", formats)
+        text += "\n" + texts["md"]
+    return text
+
+
+def errors_grid(table: ErrorTable) -> Grid:
+    """Return the table as texts."""
+    rows = [
+        [KINDS[row.kind], row.label, figure(row.ap), *(cell(row.costs[name]) for name in COSTS)] for row in table.rows
+    ]
+    header = ["", "row", AP, *(HEADERS.get(name, name) for name in COSTS)]
+    return Grid(
+        f"Errors in the sweep {table.sweep}", header, rows, 2, notes(table), [*table.remarks, *differences(table)]
+    )
+
+
+def cell(cost: Cost) -> str:
+    """Return `6.1 ± 0.2*`."""
+    return figure(cost.stat) + cost.mark
+
+
+def notes(table: ErrorTable) -> list[str]:
+    """Return the sentences below the table."""
+    compared = any(cost.comparison for row in table.rows for cost in row.costs.values())
+    found = [
+        "Points of AP50 that are lost to each kind of error: what is gained where all errors of this kind, and no "
+        "others, are repaired (TIDE, Bolya et al., ECCV 2020). Every false detection has one kind, so the numbers can "
+        "be compared, but they do not sum up to what is lost. 'all false': no false detection comes before a right "
+        "one; 'all missed': only objects that are found count. Mean ± sample standard deviation over seeds.",
+    ]
+    if compared:
+        found.append(
+            f"* marks a difference to the row '{table.base}' with p < 0.05 for methods trained anew, adjusted for the "
+            "number of differences (Holm); ° marks, where the variance between seeds is unknown, a difference whose "
+            "95 % interval on new images excludes 0."
+        )
+    return found
+
+
+def differences(table: ErrorTable) -> list[str]:
+    """Return the marked differences in words."""
+    found = []
+    for row in table.rows:
+        for name in COSTS:
+            cost = row.costs[name]
+            if cost.mark and cost.comparison is not None:
+                shown = cost.comparison.anew if cost.mark == "*" else cost.comparison.on_images
+                change = f"{signed(cost.comparison.difference)} to '{table.base}'"
+                bounds = interval(shown) if shown else MISSING
+                found.append(f"'{row.label}', {KINDS[row.kind]}, {name}: {change}, 95 % interval {bounds}.")
+    return found
+
+
+def csv(table: ErrorTable) -> str:
+    """Return one line per row and kind of error, with the bounds of the intervals."""
+    header = ["kind", "row", "n", "AP50", "error", "cost", "cost_std", "number", "delta"]
+    header += ["images_low", "images_high", "anew_low", "anew_high", "p"]
+    lines: list[list[object]] = [list(header)]
+    for row in table.rows:
+        lines += [_line(row, name, row.costs[name]) for name in COSTS]
+    return _text(lines)
+
+
+def _line(row: ErrorRow, name: str, cost: Cost) -> list[object]:
+    found = cost.comparison
+    bounds: list[object] = []
+    for each in (found.on_images, found.anew) if found else (None, None):
+        bounds += _bounds(each)
+    return [
+        row.kind, row.label, cost.stat.n, row.ap.mean, name, cost.stat.mean,
+        "" if cost.stat.std is None else cost.stat.std, "" if cost.number is None else cost.number,
+        "" if found is None else found.difference, *bounds, "" if cost.p_value is None else cost.p_value,
+    ]  # fmt: skip
+
+
+def _bounds(found: Interval | None) -> list[object]:
+    return ["", ""] if found is None else [found.low, found.high]
+
+
+def categories_grid(table: ErrorTable) -> Grid:
+    """Return the errors by category as texts."""
+    rows = [
+        [KINDS[row.kind], category, row.label, *(figure(of_category.get(name)) for name in (AP, *COSTS))]
+        for row in table.rows
+        for category, of_category in row.categories.items()
+    ]
+    rows.sort(key=lambda row: (row[0] != KINDS["segm"], row[1]))
+    header = ["", "category", "row", AP, *(HEADERS.get(name, name) for name in COSTS)]
+    title = f"Errors by category in the sweep {table.sweep}"
+    return Grid(title, header, rows, 3, ["Points of AP50 of each category that are lost to each kind of error."])
+
+
+def categories_csv(table: ErrorTable) -> str:
+    """Return one line per row, category and kind of error."""
+    lines: list[list[object]] = [["kind", "row", "category", "error", "cost", "cost_std", "n"]]
+    for row in table.rows:
+        for category, of_category in row.categories.items():
+            for name, stat in of_category.items():
+                spread = "" if stat.std is None else stat.std
+                lines.append([row.kind, row.label, category, name, stat.mean, spread, stat.n])
+    return _text(lines)
+
+
+def _text(lines: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv_module.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
