@@ -17,9 +17,10 @@ from analysis.statistics.truth import KINDS
 from analysis.study import Study, StudyRow, images_of
 from analysis.table_rows import Stat
 from htc.errors import UserError
-from htc.runs.evaluations import evaluation_folder
+from htc.runs.evaluations import evaluation_at
 
 AP = "AP50"
+AP_KEYS = {"bbox": "box_AP", "segm": "mask_AP"}
 
 
 @dataclass
@@ -85,6 +86,9 @@ def build_errors(study: Study, pool: Path, evaluation: str, resampler: Resampler
     for kind in reversed(KINDS):
         found: dict[int, list[RunErrors]] = {}
         for index, row in enumerate(shown):
+            if any(math.isnan(run.metrics.get(AP_KEYS[kind], math.nan)) for run in row.runs):
+                # Another system may have boxes only, or masks only.
+                continue
             try:
                 found[index] = [_errors(run, pool, evaluation, kind, resampler) for run in row.runs]
             except UserError as error:
@@ -103,7 +107,7 @@ def _words(kind: str) -> str:
 
 def _errors(run: Run, pool: Path, evaluation: str, kind: str, resampler: Resampler) -> RunErrors:
     folder = pool / run.folder
-    return run_errors(folder, evaluation, evaluation_folder(folder, evaluation).read(), kind, resampler)
+    return run_errors(folder, evaluation, evaluation_at(folder, evaluation).read(), kind, resampler)
 
 
 def _rows(

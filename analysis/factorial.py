@@ -18,6 +18,7 @@ import numpy as np
 
 from analysis.statistics.intervals import Comparison, contrast, holm, pooled_variance
 from analysis.study import Study, StudyRow, images_of, values_of
+from analysis.systems import is_system
 
 NAMES = {
     "model.interleaved": "interleaving", "model.mask_flow": "mask flow", "model.semantic": "semantic branch",
@@ -71,7 +72,7 @@ def build_factorial(study: Study) -> Factorial | None:
 
     The rows need their runs on resamples. The variance between seeds is taken to be the same in all rows.
     """
-    rows = [row for row in study.rows if row.resampled]
+    rows = [row for row in study.rows if row.resampled and not is_system(row)]
     factors = find_factors(rows)
     if not factors:
         return None

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 MIN_RESAMPLES = 100
 USAGE_LINE = (
     "python analysis/make_tables.py [runs=FOLDER | from=SOURCE] [out=FOLDER] [sweep=NAME] [eval=NAME] "
-    "[tables=NAME,...] [base=ROW] [metric=METRIC] [intervals=true] [resamples=N] [by=category] [format=md,tex,csv,html]"
+    "[tables=NAME,...] [base=ROW] [metric=METRIC] [intervals=true] [resamples=N] [by=category] "
+    "[systems=FOLDER,...] [format=md,tex,csv,html]"
 )
 USAGE = f"""usage: {USAGE_LINE}
 
@@ -35,12 +36,14 @@ their order, with the differences to a base row and their intervals, and of the 
   intervals=B   true: intervals of the differences, from the predictions (default); false: none, which is quicker
   resamples=N   resamples of the images for the intervals (default: 1000)
   by=category   with tables=errors: also by category
+  systems=LIST  other systems as rows of the sweeps: folders that htc.evaluate predictions=FILE has made
   format=LIST   of the tables of sweeps: md, tex, csv, html (default: all)
 """
 DEFAULTS = {
     "runs": "runs", "from": "", "out": "tables", "sweep": "", "eval": "",
     "tables": "comparison,components,study,search",
-    "base": "", "metric": "segm.AP", "intervals": "true", "resamples": "1000", "format": "md,tex,csv,html", "by": "",
+    "base": "", "metric": "segm.AP", "intervals": "true", "resamples": "1000", "format": "md,tex,csv,html",
+    "by": "", "systems": "",
 }  # fmt: skip
 
 
@@ -59,6 +62,8 @@ class Choices:
     """Formats of the tables of sweeps."""
     by_category: bool = False
     """Whether errors are also shown by category."""
+    systems: tuple[Path, ...] = ()
+    """Folders of other systems' results, which are rows of the tables of sweeps."""
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> Choices:
@@ -76,7 +81,8 @@ class Choices:
             raise UserError(f"resamples={values['resamples']} must be a whole number, {MIN_RESAMPLES} or more.")
         resamples = int(values["resamples"]) if values["intervals"] == "true" else 0
         tables, formats = (tuple(values[key].split(",")) for key in ("tables", "format"))
-        return cls(tables, values["base"], values["metric"], resamples, formats, values["by"] == "category")
+        systems = tuple(Path(each) for each in values["systems"].split(",") if each)
+        return cls(tables, values["base"], values["metric"], resamples, formats, values["by"] == "category", systems)
 
 
 def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "", choices: Choices | None = None) -> str:
@@ -136,15 +142,18 @@ def study_tables(
     from analysis.statistics.resampled import Resampler
     from analysis.study import build_study
     from analysis.study_render import write_study
+    from analysis.systems import read_systems
     from htc.runs.pool import SEARCH_FILE, UNNAMED, sweep_folder, sweep_names
 
     resampler = Resampler(choices.resamples) if choices.resamples else None
+    systems = read_systems(choices.systems)
     name = evaluation or default_evaluation(run_folders(pool, []))
     for each in [sweep] if sweep else [each for each in sweep_names(pool) if each != UNNAMED]:
         if not (sweep_folder(pool, each) / SEARCH_FILE).exists():
             study = build_study(
-                found, pool, each, base=choices.base, metric=choices.metric, evaluation=name, resampler=resampler
-            )
+                found, pool, each, base=choices.base, metric=choices.metric, evaluation=name, resampler=resampler,
+                systems=systems,
+            )  # fmt: skip
             if "study" in choices.tables:
                 yield write_study(study, out, choices.formats)
                 if (factorial := build_factorial(study)) is not None:

@@ -23,7 +23,7 @@ from htc.config.schema import Affects, EvalConfig
 from htc.config.signature import GENERATED_DATA, affected, with_defaults
 from htc.errors import UserError
 from htc.runs.evaluations import evaluation_folder, evaluation_names
-from htc.runs.json_values import mapping, whole_number
+from htc.runs.json_values import mapping, text, whole_number
 from htc.runs.pool import read_rows, sweep_names
 from htc.runs.record import Parent, RunRecord
 
@@ -73,6 +73,8 @@ class Run:
     """Hardware and settings of the fps measurement, in words."""
     images: int | None = None
     """Number of images evaluated."""
+    annotations: str = ""
+    """SHA-256 of the annotation file of the evaluation; empty where it is not recorded."""
 
     @cached_property
     def group(self) -> str:
@@ -293,7 +295,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_results(results: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the fields `metrics`, `fps`, `conditions` and `images` of a Run from the content of results.json.
+    """Return fields of a Run, from `metrics` on, that are in the content of results.json.
 
     Raises UnreadableError, which names the file `path`.
     """
@@ -308,6 +310,7 @@ def read_results(results: dict[str, Any], path: Path) -> dict[str, Any]:
         "fps": measured_number(speed.get("fps"), "speed.fps", path),
         "conditions": describe_conditions(mapping(speed.get("conditions"))),
         "images": whole_number(results.get("images_evaluated")),
+        "annotations": text(mapping(results.get("data")).get("annotations")) or "",
     }
 
 
@@ -344,10 +347,10 @@ def describe_conditions(conditions: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def parse_time(text: Any) -> datetime:
+def parse_time(value: Any) -> datetime:
     """Return the time of an ISO 8601 string, which is in UTC unless it names a zone; LONG_AGO for any other value."""
     try:
-        time = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         return LONG_AGO
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)

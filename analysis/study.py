@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from analysis.statistics.intervals import Comparison, compare, holm, pooled_vari
 from analysis.statistics.resampled import KEYS, ResampledRun, Resampler
 from analysis.table_rows import Stat, code_remarks
 from htc.errors import UserError, nearest
-from htc.runs.evaluations import evaluation_folder
+from htc.runs.evaluations import evaluation_at
 from htc.runs.files import read_object
 from htc.runs.pool import SelectedRun, read_rows
 from htc.runs.record import RunRecord
@@ -77,6 +77,7 @@ def build_study(
     metric: str = "segm.AP",
     evaluation: str = "default",
     resampler: Resampler | None = None,
+    systems: Sequence[StudyRow] = (),
 ) -> Study:
     """Return the table of a sweep.
 
@@ -88,6 +89,7 @@ def build_study(
         metric: metric of the differences, one of KEYS.
         evaluation: name of the evaluation.
         resampler: makes the intervals; None for a table without intervals.
+        systems: rows of other systems, which are last; see `analysis.systems`.
 
     Raises:
         UserError: for an unknown base row or metric.
@@ -96,6 +98,11 @@ def build_study(
         raise UserError(f"metric={metric} is not one of {', '.join(KEYS)}{nearest(metric, KEYS)}.")
     selected = read_rows(pool, sweep)
     rows, remarks = rows_of(runs, selected, pool)
+    for system in systems:
+        if any(row.runs and images_of(row) == images_of(system) for row in rows):
+            rows.append(replace(system))
+        else:
+            remarks.append(f"'{system.label}' is not shown: it was evaluated on other images than the rows.")
     labels = [row.label for row in rows]
     if base and base not in labels:
         raise UserError(f"base={base} is not a row of the sweep {sweep}{nearest(base, labels)}: {', '.join(labels)}.")
@@ -207,8 +214,8 @@ def add_intervals(study: Study, base: StudyRow, pool: Path, evaluation: str, res
         except UserError as error:
             row.resampled = []
             study.remarks.append(f"'{row.label}' has no intervals: {error.sentence}")
-    rows = [row for row in study.rows if row.resampled]
-    if not base.resampled:
+    rows = comparable_rows(study)
+    if base not in rows:
         return
     values = {row.label: values_of(row, study.metric) for row in rows}
     pooled = pooled_variance([values[row.label][0] for row in rows])
@@ -231,9 +238,15 @@ def add_intervals(study: Study, base: StudyRow, pool: Path, evaluation: str, res
     study.power = power_line(study, compared)
 
 
+def comparable_rows(study: Study) -> list[StudyRow]:
+    """Return the rows on resamples that have what the metric needs: another system may have boxes alone, or masks."""
+    key = table_key(f"{study.metric.split('.')[0]}.AP")
+    return [row for row in study.rows if row.resampled and key in row.stats]
+
+
 def resampled_run(run: Run, pool: Path, evaluation: str, resampler: Resampler) -> ResampledRun:
     folder = pool / run.folder
-    results = evaluation_folder(folder, evaluation).read()
+    results = evaluation_at(folder, evaluation).read()
     if sys.stderr.isatty():
         print(f"resampling {run.folder}", file=sys.stderr, flush=True)
     return resampler.run(folder, evaluation, results)
@@ -242,6 +255,8 @@ def resampled_run(run: Run, pool: Path, evaluation: str, resampler: Resampler) -
 def images_of(row: StudyRow) -> tuple[Any, ...]:
     """Return what identifies the images that a row was evaluated on."""
     run = row.runs[0]
+    if run.annotations:
+        return (run.images, run.annotations)
     keys = ("data.name", "data.val.content", "data.shapes.image_size", "data.shapes.seed", "data.shapes.val_images")
     return (run.images, *(run.settings.get(key) for key in keys))
 
@@ -256,7 +271,7 @@ def values_of(row: StudyRow, metric: str) -> tuple[np.ndarray[Any, Any], np.ndar
 
 def power_line(study: Study, compared: Sequence[StudyRow]) -> str:
     """Return in words which differences the experiment can see, and how many seeds would show half a point."""
-    rows = [row for row in study.rows if row.resampled]
+    rows = comparable_rows(study)
     pooled = pooled_variance([values_of(row, study.metric)[0] for row in rows])
     comparisons = [row.comparison for row in compared if row.comparison is not None]
     if not comparisons:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 USAGE_LINE = (
     "python -m analysis.report [sweep=NAME] [runs=FOLDER] [out=FILE] [eval=NAME] [base=ROW] [metric=METRIC] "
-    "[intervals=true] [resamples=N] [pictures=N]"
+    "[intervals=true] [resamples=N] [pictures=N] [systems=FOLDER,...]"
 )
 USAGE = f"""usage: {USAGE_LINE}
 
@@ -24,10 +24,11 @@ network: it opens in any browser, and can be sent to others.
   intervals=B   true: intervals of the differences, from the predictions (default); false: none, which is quicker
   resamples=N   resamples of the images for the intervals (default: 1000)
   pictures=N    images with the predictions of all rows (default: 8); 0 for none
+  systems=LIST  other systems as rows: folders that htc.evaluate predictions=FILE has made
 """
 DEFAULTS = {
     "sweep": "", "runs": "runs", "out": "", "eval": "", "base": "", "metric": "segm.AP", "intervals": "true",
-    "resamples": "1000", "pictures": "8",
+    "resamples": "1000", "pictures": "8", "systems": "",
 }  # fmt: skip
 MIN_RESAMPLES = 100
 
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = build_report(
             pool, sweep, base=values["base"], metric=values["metric"], evaluation=values["eval"],
             resamples=int(values["resamples"]) if intervals else 0, pictures=int(values["pictures"]),
+            systems=[Path(each) for each in values["systems"].split(",") if each],
         )  # fmt: skip
         path = Path(values["out"] or f"report_{sweep}.html")
         write_report(report, path)

@@ -27,8 +27,9 @@ from analysis.runs import Run, default_evaluation, measured_number, read_runs, r
 from analysis.statistics.resampled import Resampler
 from analysis.study import Study, StudyRow, build_study
 from analysis.study_render import metric_words
+from analysis.systems import read_systems
 from htc.errors import UserError, nearest
-from htc.runs.evaluations import evaluation_folder
+from htc.runs.evaluations import evaluation_at
 from htc.runs.json_values import mapping
 from htc.runs.pool import UNNAMED, sweep_names
 
@@ -44,6 +45,7 @@ def build_report(
     evaluation: str = "",
     resamples: int = 1000,
     pictures: int = 8,
+    systems: Sequence[Path] = (),
 ) -> Report:
     """Gather the report of a sweep.
 
@@ -55,6 +57,7 @@ def build_report(
         evaluation: name of the evaluation; empty for `default`, or the only one that there is.
         resamples: resamples of the images for the intervals; 0 for no intervals.
         pictures: number of images with predictions.
+        systems: folders of other systems' results, which are rows as well.
 
     Raises:
         UserError: for a missing folder, an unknown sweep, row, metric or evaluation, and a sweep without finished runs.
@@ -67,7 +70,10 @@ def build_report(
         raise UserError(f"sweep={sweep} is no sweep of {pool}{nearest(sweep, sweep_names(pool))}.")
     name = evaluation or default_evaluation(run_folders(pool, []))
     resampler = Resampler(resamples) if resamples else None
-    study = build_study(runs, pool, sweep, base=base, metric=metric, evaluation=name, resampler=resampler)
+    study = build_study(
+        runs, pool, sweep, base=base, metric=metric, evaluation=name, resampler=resampler,
+        systems=read_systems(systems),
+    )  # fmt: skip
     if not any(row.runs for row in study.rows):
         raise UserError(
             f"sweep={sweep}: none of its runs is done, so there is nothing to report; see python -m htc.status {sweep} "
@@ -129,7 +135,7 @@ def only_sweep(pool: Path) -> str:
 
 def categories_of(run: Run, pool: Path, evaluation: str, section: str) -> dict[str, float]:
     """Return AP by category in percent, as far as it is recorded. The names are those of the data."""
-    folder = evaluation_folder(pool / run.folder, evaluation)
+    folder = evaluation_at(pool / run.folder, evaluation)
     values = mapping(mapping(folder.read().get("per_category")).get(section))
     found = {
         name: 100 * measured_number(value, f"per_category.{section}.{name}", folder.results_file, at_most=1.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.report.contents import Origin, RunOrigin
 from analysis.runs import Run
 from analysis.study import StudyRow
-from htc.runs.evaluations import evaluation_folder
+from htc.runs.evaluations import evaluation_at
 from htc.runs.files import read_object
 from htc.runs.json_values import mapping, text
 from htc.runs.record import RunRecord
@@ -34,7 +34,7 @@ def run_origin(run: Run, pool: Path, evaluation: str) -> RunOrigin:
     """Return where the numbers of a run come from; facts that are not recorded are left out."""
     folder = pool / run.folder
     record = RunRecord.from_json(_read(folder / "run.json"))
-    results = evaluation_folder(folder, evaluation).read()
+    results = evaluation_at(folder, evaluation).read()
     data = mapping(results.get("data"))
     evaluated_by = mapping(results.get("git")).get("commit")
     facts = {
@@ -45,7 +45,8 @@ def run_origin(run: Run, pool: Path, evaluation: str) -> RunOrigin:
         "host": record.host or "",
         "Slurm job": ", ".join(str(each) for each in record.slurm_job_ids),
         "continues": run.continues,
-        "evaluation": evaluation,
+        "predictions": ", ".join(map(str, mapping(results.get("predictions")).values())),
+        "evaluation": evaluation if record.status else "",
         "evaluated": text(results.get("evaluated")) or "",
         "evaluated by code": evaluated_by[:7] if isinstance(evaluated_by, str) else "",
         "on images": _images(run, text(results.get("annotation_file")), text(data.get("annotations"))),

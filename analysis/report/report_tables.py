@@ -20,6 +20,7 @@ from analysis.runs import METRICS
 from analysis.statistics.resampled_errors import COSTS
 from analysis.study import Study, StudyRow
 from analysis.study_render import COLUMNS, cell, columns, metric_words, notes, remarks
+from analysis.systems import is_system
 from analysis.table_rows import Stat
 
 MAX_COLUMNS = 8
@@ -148,8 +149,8 @@ def category_table(study: Study, values: Mapping[str, Mapping[str, Stat]], kind:
 
 
 def settings_table(study: Study) -> ReportTable | None:
-    """Return the settings in which the rows differ; None for less than two rows with runs."""
-    shown = [row for row in study.rows if row.runs]
+    """Return the settings in which the rows differ; None for less than two rows with known settings."""
+    shown = [row for row in study.rows if row.runs and not is_system(row)]
     settings = [{**row.runs[0].settings, "images evaluated": row.runs[0].images} for row in shown]
     known = sorted({key for each in settings for key in each})
     keys = [key for key in known if len({repr(each.get(key)) for each in settings}) > 1]

@@ -17,7 +17,7 @@ from analysis.statistics.matching import Matches, match_file
 from analysis.statistics.truth import KINDS, Array, Truth, read_truth
 from analysis.statistics.weighted_ap import METRICS, unit_ap, weighted_ap
 from htc.errors import UserError
-from htc.runs.evaluations import evaluation_folder
+from htc.runs.evaluations import evaluation_at
 from htc.runs.json_values import mapping, text, whole_number
 
 KEYS = [f"{kind}.{metric}" for kind in KINDS for metric in METRICS]
@@ -65,7 +65,7 @@ class Resampler:
         Raises:
             UserError: where predictions or annotations are missing, or were changed since the evaluation.
         """
-        place = evaluation_folder(folder, evaluation)
+        place = evaluation_at(folder, evaluation)
         images, _ = _facts(folder, evaluation, results)
         kept = place.path / f"resamples-{self.resamples}-{self.seed}.npz"
         stamp = self._stamp(place.path, place.results_file)
@@ -93,7 +93,7 @@ class Resampler:
         kind: `bbox` or `segm`.
         """
         truth = self.truth(folder, evaluation, results)
-        return match_file(evaluation_folder(folder, evaluation).path / f"{kind}.json", truth, kind)
+        return match_file(evaluation_at(folder, evaluation).path / f"{kind}.json", truth, kind)
 
     def _truth(self, path: Path, images: int, data: Mapping[str, Any]) -> Truth:
         if (path, images) not in self._truths:
@@ -134,7 +134,7 @@ def _facts(folder: Path, evaluation: str, results: Mapping[str, Any]) -> tuple[i
     annotations = text(results.get("annotation_file"))
     if images is None or annotations is None:
         raise UserError(
-            f"{evaluation_folder(folder, evaluation).results_file} does not name its annotations: "
+            f"{evaluation_at(folder, evaluation).results_file} does not name its annotations: "
             f"python -m htc.evaluate run={folder} eval={evaluation} makes it again."
         )
     return images, Path(annotations)

@@ -17,7 +17,7 @@ from analysis.statistics.intervals import image_weights
 from analysis.statistics.resampled import Resampler
 from analysis.statistics.truth import Array
 from htc.errors import UserError
-from htc.runs.evaluations import evaluation_folder
+from htc.runs.evaluations import evaluation_at
 
 VERSION = 1
 """Increased where the numbers change, so that what earlier versions kept is not used."""
@@ -53,7 +53,7 @@ def run_errors(folder: Path, evaluation: str, results: Mapping[str, Any], kind: 
     Raises:
         UserError: where predictions or annotations are missing, or were changed since the evaluation.
     """
-    place = evaluation_folder(folder, evaluation).path
+    place = evaluation_at(folder, evaluation).path
     kept = place / f"errors-{kind}-{resampler.resamples}-{resampler.seed}.npz"
     predictions = place / f"{kind}.json"
     try:

@@ -53,6 +53,12 @@ def evaluation_folder(run: Path, name: str) -> EvaluationFolder:
     return EvaluationFolder(run / EVALUATIONS_FOLDER / name)
 
 
+def evaluation_at(folder: Path, name: str) -> EvaluationFolder:
+    """Return an evaluation of a run, or the folder itself if it has the results of another system and no run."""
+    own = EvaluationFolder(folder)
+    return own if own.complete and not (folder / "run.json").exists() else evaluation_folder(folder, name)
+
+
 def evaluation_names(run: Path) -> list[str]:
     """Return the names of the complete evaluations of a run."""
     # Tables ask this of each of 10,000 runs, and Path.glob takes four times as long.

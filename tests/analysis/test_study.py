@@ -13,7 +13,7 @@ import pytest
 
 from analysis.factorial import build_factorial, effect_weights, gain, shapley_weights
 from analysis.factorial_render import write_factorial
-from analysis.make_tables import Choices, make_tables
+from analysis.make_tables import DEFAULTS, Choices, make_tables
 from analysis.runs import Run, read_runs
 from analysis.statistics.resampled import KEYS, ResampledRun, Resampler
 from analysis.study import Study, StudyRow, build_study
@@ -123,9 +123,8 @@ def test_unknown_base_and_metric_are_refused(pool: Path) -> None:
     with pytest.raises(UserError, match=r"metric=segm is not one of"):
         study_of(pool, metric="segm")
     for wrong in ({"tables": "stdy"}, {"format": "pdf"}, {"intervals": "yes"}, {"resamples": "10"}):
-        values = {"tables": "study", "format": "md", "intervals": "true", "resamples": "100", "base": "", "metric": ""}
         with pytest.raises(UserError, match=f"{next(iter(wrong))}="):
-            Choices.of({**values, **wrong})
+            Choices.of({**DEFAULTS, **wrong})
 
 
 def test_without_intervals_no_predictions_are_read(pool: Path) -> None:
