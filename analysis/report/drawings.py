@@ -22,6 +22,7 @@ from analysis.figures.predictions import (
     read_predictions,
     shapes_on,
 )
+from analysis.figures.style import paper_style
 from analysis.figures.variants import Group, Variant, read_groups
 from analysis.report import contents
 from analysis.report.contents import Overlay, Picture, Report
@@ -60,7 +61,13 @@ def add_drawings(report: Report, study: Study, pool: Path, evaluation: str, resa
     groups, _ = read_groups(pool, study.sweep, evaluation)
     resampler = Resampler(resamples or Resampler().resamples)
     against = against_row(study)
-    for group in groups:
+    try:
+        with paper_style():
+            drawn = groups
+    except UserError as error:
+        report.remarks.append(f"No figures: {error.sentence}")
+        drawn = []
+    for group in drawn:
         labels = [variant.label for variant in group.variants]
         choices = Choices(
             base=study.base if study.base in labels else "", against=against if against in labels else "",

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,14 @@ def test_images_that_are_missing_are_a_remark(pool: Path, tmp_path: Path) -> Non
     report = build_report(runs, "flow", resamples=0, pictures=3)
     assert report.pictures == [] and any(remark.startswith("No predictions: ") for remark in report.remarks)
     assert "Training" in [figure.title for figure in report.figures]
+
+
+def test_without_matplotlib_there_are_pictures_and_a_remark(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report = build_report(pool, "flow", resamples=0, pictures=2)
+    assert report.figures == [] and len(report.pictures) == 2
+    (remark,) = report.remarks
+    assert remark.startswith("No figures: figures need matplotlib") and "pip install" in remark
 
 
 def test_no_pictures_where_none_are_asked_for(pool: Path) -> None:
