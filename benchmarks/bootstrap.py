@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from analysis.statistics.errors import error_ap, find_errors
 from analysis.statistics.matching import match
 from analysis.statistics.truth import KINDS, read_truth
 from analysis.statistics.weighted_ap import METRICS, unit_ap, weighted_ap
@@ -29,7 +31,7 @@ from htc.arguments import parse_arguments
 CATEGORIES = 80
 OBJECTS_PER_IMAGE = 7.3
 HEIGHT, WIDTH = 480, 640
-USAGE = "python -m benchmarks.bootstrap [images=5000] [resamples=1000] [detections=100] [check=true]"
+USAGE = "python -m benchmarks.bootstrap [images=5000] [resamples=1000] [detections=100] [check=true] [errors=false]"
 
 
 def outline(box: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def reference(content: dict[str, Any], results: list[dict[str, Any]], kind: str)
 
 
 def main() -> None:
-    values = {"images": "5000", "resamples": "1000", "detections": "100", "check": "true"}
+    values = {"images": "5000", "resamples": "1000", "detections": "100", "check": "true", "errors": "false"}
     values |= parse_arguments(sys.argv[1:], USAGE, keys=list(values)).values
     images, resamples, per_image = (int(values[key]) for key in ("images", "resamples", "detections"))
     random = np.random.default_rng(0)
@@ -115,7 +117,7 @@ def main() -> None:
         path = Path(folder) / "truth.json"
         path.write_text(json.dumps(content))
         truth = read_truth(path)
-    seconds = {"matching": 0.0, "resamples": 0.0, "pycocotools": 0.0}
+    seconds: dict[str, float] = defaultdict(float)
     difference = 0.0
     for results in models:
         for kind in KINDS:
@@ -125,6 +127,13 @@ def main() -> None:
             start = time.process_time()
             weighted_ap(matched, weights)
             seconds["resamples"] += time.process_time() - start
+            if values["errors"] == "true":
+                start = time.process_time()
+                errors = find_errors(results, truth, kind)
+                seconds["finding errors"] += time.process_time() - start
+                start = time.process_time()
+                error_ap(errors, weights)
+                seconds["resamples of errors"] += time.process_time() - start
             if values["check"] == "true":
                 start = time.process_time()
                 other = "segmentation" if kind == "bbox" else "bbox"
