@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,14 +22,14 @@ from analysis.report.report_tables import (
     settings_table,
     study_table,
 )
-from analysis.runs import Run, default_evaluation, measured_number, read_runs, run_folders
+from analysis.runs import Run, default_evaluation, read_runs, run_folders
 from analysis.statistics.resampled import Resampler
 from analysis.study import Study, StudyRow, build_study
 from analysis.study_render import metric_words
 from analysis.systems import read_systems
 from htc.errors import UserError, nearest
 from htc.runs.evaluations import evaluation_at
-from htc.runs.json_values import mapping
+from htc.runs.json_values import mapping, number
 from htc.runs.pool import UNNAMED, sweep_names
 
 KINDS = {"bbox": "box", "segm": "mask"}
@@ -135,13 +134,9 @@ def only_sweep(pool: Path) -> str:
 
 def categories_of(run: Run, pool: Path, evaluation: str, section: str) -> dict[str, float]:
     """Return AP by category in percent, as far as it is recorded. The names are those of the data."""
-    folder = evaluation_at(pool / run.folder, evaluation)
-    values = mapping(mapping(folder.read().get("per_category")).get(section))
-    found = {
-        name: 100 * measured_number(value, f"per_category.{section}.{name}", folder.results_file, at_most=1.0)
-        for name, value in values.items()
-    }
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    recorded = evaluation_at(pool / run.folder, evaluation).read().get("per_category")
+    values = {name: number(value) for name, value in mapping(mapping(recorded).get(section)).items()}
+    return {name: 100 * value for name, value in values.items() if value is not None and 0 <= value <= 1}
 
 
 def summarise(study: Study) -> list[str]:
@@ -175,6 +170,6 @@ def sentence(row: StudyRow, study: Study, words: str) -> str:
     """Return the significant difference of a row in words."""
     anew = row.comparison.anew if row.comparison is not None else None
     bounds = f", 95 % interval {anew.low:+.1f} to {anew.high:+.1f}" if anew is not None else ""
-    number = abs(row.delta or 0)
+    points = abs(row.delta or 0)
     direction = "higher" if (row.delta or 0) > 0 else "lower"
-    return f"'{row.label}' has {number:.1f} points {direction} {words} than '{study.base}'{bounds.replace('-', '−')}."
+    return f"'{row.label}' has {points:.1f} points {direction} {words} than '{study.base}'{bounds.replace('-', '−')}."

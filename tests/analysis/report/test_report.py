@@ -116,6 +116,14 @@ def test_categories_have_the_mean_over_seeds(sweep: Path) -> None:
     assert shown.rows[1].cells[1].value == pytest.approx(50 * (read[0]["c2"] + read[1]["c2"]))
 
 
+@pytest.mark.parametrize("damage", [None, [], {"segm": 3}, {"segm": {"c2": {"AP": 1}}}, {"segm": {"c2": 7}}])
+def test_damaged_categories_are_left_out(sweep: Path, damage: Any) -> None:
+    for file in sweep.glob("*/evaluations/default/results.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "per_category": damage}))
+    names = [each.name for each in build_report(sweep, "flow", resamples=0, pictures=0).tables]
+    assert names == ["rows", "runs"]
+
+
 def test_runs_have_their_own_numbers(sweep: Path) -> None:
     report = build_report(sweep, "flow", resamples=0)
     shown = table(report, "runs")
