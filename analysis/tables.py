@@ -169,13 +169,14 @@ def _setting_title(row: Row) -> str:
 
 
 def _published_blocks(tables: list[PublishedTable], name_backbone: bool = False) -> list[Block]:
-    """Return one block per source; with `name_backbone`, the title names the backbones, which no column shows."""
-    blocks = []
+    """Return one block per data set and split; with `name_backbone`, its title names the backbones as no column does."""
+    blocks: dict[str, Block] = {}
     for table in tables:
         backbones = dict.fromkeys(row.backbone for row in table.rows) if name_backbone else ()
         title = ", ".join([f"Published: {table.data} {table.split}", *backbones])
-        blocks.append(Block(title, [published_row(table, row) for row in table.rows], published=True))
-    return blocks
+        block = blocks.setdefault(title, Block(title, [], published=True))
+        block.rows += [published_row(table, row) for row in table.rows]
+    return list(blocks.values())
 
 
 def _set_deltas(rows: list[Row]) -> None:
