@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.render import MISSING, escape, figure, pipes, signed
+from analysis.runs import SIZES
 from analysis.statistics.intervals import Interval
 from analysis.study import Study, StudyRow
 from htc.errors import UserError
 
 FORMATS = ("md", "tex", "csv", "html")
+METRIC_WORDS = {"bbox": "box", "segm": "mask"}
 COLUMNS = {
-    "label": "row", "n": "n", "box_AP": "box AP", "mask_AP": "mask AP", "mask_AP50": "AP50", "mask_AP75": "AP75",
-    "mask_APs": "APs", "mask_APm": "APm", "mask_APl": "APl", "fps": "fps", "delta": "Δ", "images": "on new images",
-    "anew": "trained anew", "p": "p",
+    "label": "row", "n": "n", "box_AP": "box AP", "mask_AP": "mask AP",
+    **{f"{kind}_{name}": name for kind in METRIC_WORDS.values() for name in SIZES},
+    "fps": "fps", "delta": "Δ", "images": "on new images", "anew": "trained anew", "p": "p",
 }  # fmt: skip
-"""Headers of the columns."""
+"""Headers of the columns. Of the metrics besides AP, a table shows those of masks or those of boxes."""
 OF_COMPARISON = ("images", "anew", "p")
 """Columns that a table without intervals leaves out."""
-METRIC_WORDS = {"bbox": "box", "segm": "mask"}
 
 
 def write_study(study: Study, out: Path, formats: Sequence[str] = FORMATS) -> str:
@@ -38,11 +39,18 @@ def write_study(study: Study, out: Path, formats: Sequence[str] = FORMATS) -> st
 
 
 def columns(study: Study) -> list[str]:
-    """Return the columns that have something to show."""
-    has_fps = any("fps" in row.stats for row in study.rows)
-    compared = any(row.comparison is not None for row in study.rows)
-    shown = [key for key in COLUMNS if compared or key not in OF_COMPARISON]
-    return [key for key in shown if has_fps or key != "fps"]
+    """Return the columns that have something to show; AP50 to APl of boxes where the metric is one of boxes."""
+    left_out = {f"{kind}_{name}" for kind in METRIC_WORDS.values() for name in SIZES if kind != kind_of(study.metric)}
+    if not any("fps" in row.stats for row in study.rows):
+        left_out.add("fps")
+    if not any(row.comparison is not None for row in study.rows):
+        left_out.update(OF_COMPARISON)
+    return [key for key in COLUMNS if key not in left_out]
+
+
+def kind_of(metric: str) -> str:
+    """Return `mask` for `segm.AP`, and `box` for `bbox.AP`."""
+    return METRIC_WORDS[metric.split(".")[0]]
 
 
 def cell(study: Study, row: StudyRow, key: str) -> str:
@@ -75,15 +83,14 @@ def p_value(value: float) -> str:
 
 def metric_words(metric: str) -> str:
     """Return `mask AP` for `segm.AP`."""
-    section, name = metric.split(".")
-    return f"{METRIC_WORDS[section]} {name}"
+    return f"{kind_of(metric)} {metric.split('.')[1]}"
 
 
 def notes(study: Study) -> list[str]:
     """Return the sentences below the table."""
     found = [
-        f"Mean ± sample standard deviation over n seeds, in percent; AP50 to APl are mask APs. Δ: difference in "
-        f"{metric_words(study.metric)} to the row '{study.base}'."
+        f"Mean ± sample standard deviation over n seeds, in percent; AP50 to APl are {kind_of(study.metric)} APs. Δ: "
+        f"difference in {metric_words(study.metric)} to the row '{study.base}'."
     ]
     if any(row.comparison is not None for row in study.rows):
         found.append(

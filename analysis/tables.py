@@ -169,7 +169,7 @@ def _setting_title(row: Row) -> str:
 
 
 def _published_blocks(tables: list[PublishedTable], name_backbone: bool = False) -> list[Block]:
-    """Return one block per data set and split; with `name_backbone`, its title names the backbones as no column does."""
+    """Return one block per data set and split; with `name_backbone`, the title names backbones, as no column does."""
     blocks: dict[str, Block] = {}
     for table in tables:
         backbones = dict.fromkeys(row.backbone for row in table.rows) if name_backbone else ()

@@ -14,7 +14,7 @@ from analysis.factorial_render import cells as factorial_cells
 from analysis.factorial_render import notes as factorial_notes
 from analysis.render import MISSING, figure
 from analysis.report.contents import Cell, Column, ReportTable, TableRow, Value
-from analysis.runs import METRICS
+from analysis.runs import ALL_METRICS
 from analysis.study import Study, StudyRow
 from analysis.study_render import COLUMNS, cell, columns, metric_words, notes, remarks
 from analysis.table_rows import Stat
@@ -56,8 +56,8 @@ def explanation(study: Study, key: str) -> str:
     """Return what the numbers of a column are."""
     if key == "delta":
         return f"Difference in {metric_words(study.metric)} to the row '{study.base}', in points; * marks p < 0.05."
-    if key in METRICS:
-        section, name = METRICS[key]
+    if key in ALL_METRICS:
+        section, name = ALL_METRICS[key]
         return METRIC_EXPLANATION.format(metric_words(f"{section}.{name}"))
     return EXPLANATIONS.get(key, "")
 
@@ -167,7 +167,7 @@ def setting_text(settings: Mapping[str, object], key: str) -> str:
 
 def run_table(study: Study, origins: Mapping[int, int]) -> ReportTable:
     """Return all runs of the rows, with their metrics; as in `study_table`, `origins` are those of the rows."""
-    metrics = [key for key in columns(study) if key in METRICS or key == "fps"]
+    metrics = [key for key in columns(study) if key in ALL_METRICS or key == "fps"]
     explained = [
         Column("run", "run", False), Column("row", "row", False), Column("seed", "seed"),
         *(Column(key, COLUMNS[key], True, explanation(study, key)) for key in metrics), Column("code", "code", False),

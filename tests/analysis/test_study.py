@@ -17,7 +17,7 @@ from analysis.make_tables import Choices, make_tables
 from analysis.runs import Run, read_runs
 from analysis.statistics.resampled import KEYS, ResampledRun, Resampler
 from analysis.study import Study, StudyRow, build_study
-from analysis.study_render import latex, markdown
+from analysis.study_render import csv, latex, markdown
 from htc.errors import UserError
 from htc.runs.pool import SelectedRun, change_rows, read_rows
 from tests.helpers.command import command
@@ -134,6 +134,17 @@ def test_without_intervals_no_predictions_are_read(pool: Path) -> None:
             path.unlink()
     study = study_of(pool, resampler=None)
     assert study.rows[1].delta is not None and "trained anew" not in markdown(study)
+
+
+def test_metric_of_boxes_shows_the_columns_of_boxes(pool: Path) -> None:
+    masks, boxes = (study_of(pool, resampler=None, metric=metric) for metric in ("segm.AP75", "bbox.AP75"))
+    assert "AP50 to APl are mask APs" in markdown(masks) and "AP50 to APl are box APs" in markdown(boxes)
+    results = json.loads((pool / boxes.rows[0].runs[0].folder / "evaluations/default/results.json").read_text())
+    assert boxes.rows[0].runs[0].metrics["box_AP50"] == pytest.approx(100 * results["bbox"]["AP50"])
+    header = csv(boxes).splitlines()[0].split(",")
+    assert "box_AP50" in header and "mask_AP" in header and "mask_AP50" not in header
+    of_rows = [row.stats["box_AP75"].mean for row in boxes.rows]
+    assert boxes.rows[1].delta == pytest.approx(of_rows[1] - of_rows[0])
 
 
 # Factorial
