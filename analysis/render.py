@@ -18,7 +18,8 @@ MISSING = "—"
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "✓": r"$\checkmark$", "Δ": r"$\Delta$", "−": "$-$", "—": "---", "–": "--",
+    "±": r"$\pm$", "×": r"$\times$", "α": r"$\alpha$", "β": r"$\beta$",
+    "✓": r"$\checkmark$", "Δ": r"$\Delta$", "−": "$-$", "—": "---", "–": "--",
 }  # fmt: skip
 
 

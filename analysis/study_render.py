@@ -1,20 +1,18 @@
-"""Tables of sweeps as Markdown, LaTeX (booktabs), CSV and HTML."""
+"""The table of a sweep as text, and its numbers as CSV."""
 
 from __future__ import annotations
 
 import csv as csv_module
-import html as html_module
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.render import MISSING, escape, figure, pipes, signed
+from analysis.render import MISSING, figure, signed
 from analysis.runs import SIZES
+from analysis.sheet import FORMATS, Sheet, SheetBlock, SheetColumn, write_sheet
 from analysis.statistics.intervals import Interval
 from analysis.study import Study, StudyRow
-from htc.errors import UserError
 
-FORMATS = ("md", "tex", "csv", "html")
 METRIC_WORDS = {"bbox": "box", "segm": "mask"}
 COLUMNS = {
     "label": "row", "n": "n", "box_AP": "box AP", "mask_AP": "mask AP",
@@ -28,14 +26,7 @@ OF_COMPARISON = ("images", "anew", "p")
 
 def write_study(study: Study, out: Path, formats: Sequence[str] = FORMATS) -> str:
     """Write study_SWEEP.* below `out`, and return the Markdown. Raises UserError where the files cannot be written."""
-    texts = {"md": markdown(study), "tex": latex(study), "csv": csv(study), "html": html(study)}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for ending in formats:
-            (out / f"study_{study.sweep}.{ending}").write_text(texts[ending], encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"out={out} cannot be written ({error.strerror}): name another folder.") from error
-    return texts["md"]
+    return write_sheet(study_sheet(study), csv(study), out, formats)
 
 
 def columns(study: Study) -> list[str]:
@@ -108,47 +99,18 @@ def remarks(study: Study) -> list[str]:
     return list(dict.fromkeys([*study.remarks, *unfinished]))
 
 
-def cells(study: Study) -> tuple[list[str], list[list[str]]]:
-    """Return the keys of the columns, and the rows as text."""
+def study_sheet(study: Study) -> Sheet:
+    """Return the table as text."""
     keys = columns(study)
-    return keys, [[cell(study, row, key) for key in keys] for row in study.rows]
+    rows = [[cell(study, row, key) for key in keys] for row in study.rows]
+    shown = [SheetColumn(COLUMNS[key], "l" if key == "label" else "r") for key in keys]
+    block = SheetBlock(rows, comments=[comment(row) for row in study.rows])
+    return Sheet(f"study_{study.sweep}", f"Sweep {study.sweep}", shown, [block], notes(study), remarks=remarks(study))
 
 
-def markdown(study: Study) -> str:
-    """Return a heading, the table in Markdown, and the notes."""
-    keys, rows = cells(study)
-    lines = pipes([[COLUMNS[key] for key in keys], *rows], [key != "label" for key in keys])
-    below = [f"- {note}" for note in (*notes(study), *remarks(study))]
-    return "\n".join([f"## Sweep {study.sweep}", "", *lines, "", *below, ""])
-
-
-def latex(study: Study) -> str:
-    """Return the table in booktabs style, which the class `article` compiles."""
-    keys, rows = cells(study)
-    lines = [
-        r"% needs \usepackage{booktabs,amssymb,graphicx}",
-        *(f"% {' '.join(remark.split())}" for remark in remarks(study)),
-        r"\begin{table*}",
-        r"\centering",
-        r"\footnotesize",
-        rf"\caption{{{escape(f'Sweep {study.sweep}')}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * (len(keys) - 1)}}}",
-        r"\toprule",
-        " & ".join(escape(COLUMNS[key]) for key in keys) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(escape, row)) + r" \\" for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\par\smallskip",
-        r"\begin{minipage}{\linewidth}",
-        r"\scriptsize",
-        " \\\\\n".join(map(escape, notes(study))),
-        r"\end{minipage}",
-        r"\end{table*}",
-        "",
-    ]
-    return "\n".join(lines)
+def comment(row: StudyRow) -> str:
+    """Return the runs of a row, for the source text of a table."""
+    return f"runs: {', '.join(run.folder for run in row.runs)}" if row.runs else ""
 
 
 def csv(study: Study) -> str:
@@ -171,16 +133,3 @@ def csv(study: Study) -> str:
     text = io.StringIO()
     csv_module.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
-
-
-def html(study: Study) -> str:
-    """Return the table as a fragment of HTML."""
-    keys, rows = cells(study)
-    header = "".join(f'<th scope="col">{html_module.escape(COLUMNS[key])}</th>' for key in keys)
-    body = "".join("<tr>" + "".join(f"<td>{html_module.escape(text)}</td>" for text in row) + "</tr>\n" for row in rows)
-    below = "".join(f"<li>{html_module.escape(note)}</li>\n" for note in (*notes(study), *remarks(study)))
-    caption = html_module.escape(f"Sweep {study.sweep}")
-    return (
-        f"<table>\n<caption>{caption}</caption>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
-        f"<ul>\n{below}</ul>\n"
-    )
