@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import html as html_module
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.render import escape, pipes
+from analysis.render import (
+    Footnotes,
+    escape,
+    latex_figure,
+    latex_footnotes,
+    latex_line,
+    latex_table,
+    latex_title,
+    pipes,
+)
 from htc.errors import UserError
 
 FORMATS = ("md", "tex", "csv", "html")
@@ -102,62 +110,23 @@ def markdown(sheet: Sheet) -> str:
 def latex(sheet: Sheet) -> str:
     """Return the table in booktabs style, which the class `article` compiles; sources of blocks are footnotes."""
     shown = [index for index, each in enumerate(sheet.columns) if each.in_latex]
-    environment = "table*" if sheet.wide else "table"
-    notes = [escape(note) for note in sheet.notes]
-    body: list[str] = []
-    sources: list[str] = []
+    sources = Footnotes(letters=False)
+    body = []
     for block in sheet.blocks:
-        if block.title:
-            sources += [source for source in block.sources if source not in sources]
-            marks = ",".join(str(sources.index(source) + 1) for source in block.sources)
-            title = rf"\textit{{{escape(block.title)}}}" + (rf"\textsuperscript{{{marks}}}" if marks else "")
-            body += [r"\midrule", rf"\multicolumn{{{len(shown)}}}{{l}}{{{title}}} \\"]
-        else:
-            body.append(r"\midrule")
-        for row, comment in zip(block.rows, block.comments or [""] * len(block.rows), strict=True):
-            cells = " & ".join(latex_cell(row[index]) for index in shown)
-            # Brackets or a star after the end of a row would be read as its arguments.
-            guard = "{}" if cells.startswith(("[", "*")) else ""
-            body.append(rf"{guard}{cells} \\" + (f" % {' '.join(comment.split())}" if comment else ""))
-    notes += [rf"\textsuperscript{{{index}}}~{escape(source)}." for index, source in enumerate(sources, 1)]
-    lines = [
-        r"% needs \usepackage{booktabs,amssymb,graphicx}",
-        *(f"% {' '.join(remark.split())}" for remark in sheet.remarks),
-        rf"\begin{{{environment}}}",
-        r"\centering",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{escape(sheet.title)}}}",
-        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]+', '-', sheet.name)}}}",
-        # Shrink a table only if it is wider than the page.
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join(sheet.columns[index].align for index in shown)}}}",
-        r"\toprule",
-        " & ".join(latex_header(sheet.columns[index].header) for index in shown) + r" \\",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\par\smallskip",
-        r"\begin{minipage}{\linewidth}",
-        r"\scriptsize",
-        " \\\\\n".join(notes),
-        r"\end{minipage}",
-        rf"\end{{{environment}}}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def latex_header(header: str) -> str:
-    """Return a header with the index of AP50 to APl below the line."""
-    if match := re.fullmatch(r"AP(\w+)", header):
-        return rf"AP\textsubscript{{{match[1]}}}"
-    return escape(header)
-
-
-def latex_cell(text: str) -> str:
-    """Return a cell, in which the spread of `36.9 ± 0.2` is in small type: tables have a dozen columns."""
-    return re.sub(r"^(\S+) \$\\pm\$ (\S+)$", r"\1\\,{\\scriptsize$\\pm$\2}", escape(text))
+        body += latex_title(block.title, block.sources, len(shown), sources)
+        comments = block.comments or [""] * len(block.rows)
+        for row, comment in zip(block.rows, comments, strict=True):
+            body.append(latex_line([latex_figure(row[index]) for index in shown], comment))
+    return latex_table(
+        sheet.name,
+        sheet.title,
+        "".join(sheet.columns[index].align for index in shown),
+        [sheet.columns[index].header for index in shown],
+        body,
+        [*map(escape, sheet.notes), *latex_footnotes(sources)],
+        sheet.remarks,
+        sheet.wide,
+    )
 
 
 def html(sheet: Sheet) -> str:
