@@ -87,7 +87,7 @@ def _comparison_table(rows: list[Row], published: Published, remarks: list[str])
             row.method = method_with_variant(row)
         name_differences(block.rows, lambda row: (row.method, row.backbone, row.schedule), LABEL_KEYS)
     columns = {**TEXT_HEADERS, **METRIC_HEADERS, "fps": "fps", "seeds": "n", "from": "from"}
-    notes = [LEGEND, *(table.remark for table in published.comparison)]
+    notes = [LEGEND, *(table.remark for table in published.comparison if table.remark)]
     return Table(
         "comparison",
         "Comparison of methods.",
