@@ -67,6 +67,10 @@ class Study:
     """What differences this experiment can see."""
     remarks: list[str] = field(default_factory=list)
 
+    def is_base(self, row: StudyRow) -> bool:
+        """Return whether others are compared with a row."""
+        return row.label == self.base and row.delta is None
+
 
 def build_study(
     runs: Sequence[Run],

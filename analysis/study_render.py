@@ -53,7 +53,7 @@ def cell(study: Study, row: StudyRow, key: str) -> str:
         return str(len(row.runs)) if row.runs else MISSING
     if key == "delta":
         mark = "*" if row.is_significant else ""
-        return "base" if row.label == study.base else signed(row.delta) + mark
+        return "base" if study.is_base(row) else signed(row.delta) + mark
     if key == "images":
         return MISSING if comparison is None else interval(comparison.on_images)
     if key == "anew":
@@ -116,20 +116,33 @@ def comment(row: StudyRow) -> str:
 def csv(study: Study) -> str:
     """Return the numbers: mean, deviation and n of each metric, and the bounds of the intervals."""
     keys = [key for key in columns(study) if key not in ("label", "n", "delta", *OF_COMPARISON)]
-    header = ["row", "n", *(f"{key}{end}" for key in keys for end in ("", "_std", "_n")), "delta"]
-    header += ["images_low", "images_high", "anew_low", "anew_high", "p", "runs"]
-    lines: list[list[object]] = [list(header)]
+    lines: list[list[object]] = [["row", "n", *numbers_header(keys), "runs"]]
     for row in study.rows:
-        values: list[object] = [row.label, len(row.runs)]
-        for key in keys:
-            stat = row.stats.get(key)
-            values += ["", "", ""] if stat is None else [stat.mean, "" if stat.std is None else stat.std, stat.n]
-        comparison = row.comparison
-        values.append("" if row.delta is None else row.delta)
-        for found in (comparison.on_images, comparison.anew) if comparison is not None else (None, None):
-            values += ["", ""] if found is None else [found.low, found.high]
-        values += ["" if row.p_value is None else row.p_value, " ".join(run.folder for run in row.runs)]
-        lines.append(values)
+        lines.append([row.label, len(row.runs), *numbers(row, keys), " ".join(run.folder for run in row.runs)])
+    return csv_text(lines)
+
+
+def numbers_header(keys: Sequence[str]) -> list[str]:
+    """Return the names of what `numbers` returns."""
+    of_metrics = [f"{key}{end}" for key in keys for end in ("", "_std", "_n")]
+    return [*of_metrics, "delta", "images_low", "images_high", "anew_low", "anew_high", "p"]
+
+
+def numbers(row: StudyRow, keys: Sequence[str]) -> list[object]:
+    """Return the numbers of a row: of the metrics `keys`, of the difference, and of its intervals."""
+    values: list[object] = []
+    for key in keys:
+        stat = row.stats.get(key)
+        values += ["", "", ""] if stat is None else [stat.mean, "" if stat.std is None else stat.std, stat.n]
+    comparison = row.comparison
+    values.append("" if row.delta is None else row.delta)
+    for found in (comparison.on_images, comparison.anew) if comparison is not None else (None, None):
+        values += ["", ""] if found is None else [found.low, found.high]
+    return [*values, "" if row.p_value is None else row.p_value]
+
+
+def csv_text(lines: Sequence[Sequence[object]]) -> str:
+    """Return lines of values as CSV."""
     text = io.StringIO()
     csv_module.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""The form of each study: which settings are columns, which published rows stand beside, and the row to compare with."""
+"""The form of each study: the settings that are columns, the published rows, and the row to compare with."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ FORMS = (
             PublishedRows("mmdetection_zoo", "ResNet-50-FPN", "1x", {"dcn": OFF}, has_base=True),
             PublishedRows("detectors"),
         ),
-        note="Rows on test-dev are the steps of the paper, each added to the row before. Rows on val2017 are extensions "
-        "in MMDetection, and later methods built on HTC.",
+        note="Rows on test-dev are the steps of the paper, each added to the row before. Rows on val2017 are "
+        "extensions in MMDetection, and later methods built on HTC.",
     ),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +10,19 @@ from analysis.paper.build import FormBlock, FormTable
 from analysis.render import MISSING, Footnotes
 from analysis.runs import ALL_METRICS
 from analysis.sheet import FORMATS, Sheet, SheetBlock, SheetColumn, write_sheet
-from analysis.study import StudyRow
-from analysis.study_render import COLUMNS, OF_COMPARISON, cell, columns, comment, kind_of, notes, numbers, remarks
+from analysis.study_render import (
+    COLUMNS,
+    OF_COMPARISON,
+    cell,
+    columns,
+    comment,
+    csv_text,
+    kind_of,
+    notes,
+    numbers,
+    numbers_header,
+    remarks,
+)
 
 
 def write_form(table: FormTable, out: Path, formats: Sequence[str] = FORMATS) -> str:
@@ -76,9 +85,21 @@ def form_notes(table: FormTable) -> list[str]:
 def csv(table: FormTable) -> str:
     """Return the numbers: mean, deviation and n of each metric, and the bounds of the intervals."""
     metrics = [key for key in study_columns(table) if key in ALL_METRICS]
-    header = ["origin", "block", "row", *table.form.columns, "n", *(f"{k}{end}" for k in metrics for end in ENDS)]
-    lines: list[list[object]] = [[*header, "delta", "is_base", *BOUNDS, "p", "source"]]
+    lines: list[list[object]] = [
+        ["origin", "block", "row", *table.form.columns, "n", *numbers_header(metrics), "is_base", "source"]
+    ]
     for block in table.blocks:
         for index, row in enumerate(block.study.rows):
-            source = block.sources[index] if block.sources else " ".join(run.folder for run in row.runs)
-            found = numbers(row, metrics)
+            lines.append(
+                [
+                    "published" if block.sources else "own",
+                    block.title,
+                    row.label,
+                    *block.settings[index].values(),
+                    "" if block.sources else len(row.runs),
+                    *numbers(row, metrics),
+                    int(block.study.is_base(row)),
+                    block.sources[index] if block.sources else " ".join(run.folder for run in row.runs),
+                ]
+            )
+    return csv_text(lines)
