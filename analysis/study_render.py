@@ -133,7 +133,7 @@ def numbers(row: StudyRow, keys: Sequence[str]) -> list[object]:
     values: list[object] = []
     for key in keys:
         stat = row.stats.get(key)
-        values += ["", "", ""] if stat is None else [stat.mean, "" if stat.std is None else stat.std, stat.n]
+        values += ["", "", ""] if stat is None else [stat.mean, "" if stat.std is None else stat.std, stat.n or ""]
     comparison = row.comparison
     values.append("" if row.delta is None else row.delta)
     for found in (comparison.on_images, comparison.anew) if comparison is not None else (None, None):

@@ -24,7 +24,7 @@ statistics, as in the paper, has none."""
 
 @dataclass(frozen=True)
 class Stat:
-    """A figure over seeds: mean, sample standard deviation (None for one value) and number of values."""
+    """A figure over seeds: mean, sample standard deviation (None for one value), and number of values (0: published)."""
 
     mean: float
     std: float | None

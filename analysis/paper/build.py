@@ -117,7 +117,7 @@ def published_blocks(form: Form, published: Published, metric: str) -> list[Form
             parts = [f"Published: {table.data} {table.split}", backbone, row.schedule]
             title = ", ".join(part for part in parts if part)
             block = blocks.setdefault(title, FormBlock(title, Study("", metric, [], "", None), []))
-            figures = {name: Stat(float(value), None, 1) for name, value in row.figures.items() if name != "fps"}
+            figures = {name: Stat(float(value), None, 0) for name, value in row.figures.items() if name != "fps"}
             own = StudyRow(row.method, stats=figures)
             if each.has_base and index == 0:
                 bases[title], block.study.base = own, own.label
@@ -163,7 +163,9 @@ def complete(study: Study, selected: Sequence[SelectedRun], overrides: Mapping[s
         overrides: overrides by label, as `overrides_of` returns them.
     """
     present = {row.label or name_of(row) for row in selected}
-    given = [each for each in selected[0].given if not each.startswith(("seed=", "sweep="))] if selected else []
+    seeds = dict.fromkeys(each.partition("=")[2] for row in selected for each in row.given if each.startswith("seed="))
+    shared = [each for each in selected[0].given if not each.startswith(("seed=", "sweep=", "+sweeps="))]
+    given = [*shared, *([f"seed={','.join(seeds)}"] if seeds else [])]
     for label in overrides:
         if label not in present:
             command = ["python", "-m", "htc.run", "-m", f"+sweep={study.sweep}", f"rows={label}", *given]

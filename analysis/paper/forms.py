@@ -61,7 +61,7 @@ class Form:
 
 
 def _fusion(settings: Settings) -> str:
-    return str(settings.get("model.semantic_fusion") or "") if settings.get("model.semantic") else OFF
+    return str(settings.get("model.semantic_fusion") or "") if settings.get("model.semantic") else "none"
 
 
 def _stage_weights(settings: Settings) -> str:
