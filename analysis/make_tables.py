@@ -144,7 +144,9 @@ def form_tables(
     resampler = Resampler(choices.resamples) if choices.resamples else None
     name = evaluation or default_evaluation(run_folders(pool, []))
     for form in FORMS:
-        if form.name in choices.tables and (choices.are_named or sweep in ("", form.sweep)):
+        is_own = sweep in ("", form.sweep)
+        is_of_user = sweep not in {each.sweep for each in FORMS}
+        if form.name in choices.tables and (is_own or (choices.are_named and is_of_user)):
             table = build_form(
                 form, found, pool, published, sweep=sweep, base=choices.base, metric=choices.metric, evaluation=name,
                 resampler=resampler,
