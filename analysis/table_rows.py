@@ -24,7 +24,7 @@ statistics, as in the paper, has none."""
 
 @dataclass(frozen=True)
 class Stat:
-    """A figure over seeds: mean, sample standard deviation (None for one value), and number of values (0 if unknown)."""
+    """A figure over seeds: mean, sample standard deviation (None for one value), and number of values (0: unknown)."""
 
     mean: float
     std: float | None
