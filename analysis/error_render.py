@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.error_table import AP, Cost, ErrorRow, ErrorTable
-from analysis.grid import Grid, html, latex, markdown, write_texts
 from analysis.render import MISSING, figure, signed
+from analysis.sheet import FORMATS, Sheet, SheetBlock, SheetColumn, write_sheet
 from analysis.statistics.intervals import Interval
 from analysis.statistics.resampled_errors import COSTS
-from analysis.study_render import FORMATS, interval
+from analysis.study_render import csv_text, interval
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 HEADERS = {
@@ -35,29 +33,29 @@ def write_errors(table: ErrorTable, out: Path, formats: Sequence[str] = FORMATS,
     Raises:
         UserError: where the files cannot be written.
     """
-    grid = errors_grid(table)
-    write_texts(
-        {"md": markdown(grid), "tex": latex(grid), "csv": csv(table), "html": html(grid)}, out,
-        f"errors_{table.sweep}", formats,
-    )  # fmt: skip
-    text = markdown(grid)
+    text = write_sheet(errors_sheet(table), csv(table), out, formats)
     if by_category:
-        grid = categories_grid(table)
-        texts = {"md": markdown(grid), "tex": latex(grid), "csv": categories_csv(table), "html": html(grid)}
-        write_texts(texts, out, f"errors_by_category_{table.sweep}", formats)
-        text += "\n" + texts["md"]
+        text += "\n" + write_sheet(categories_sheet(table), categories_csv(table), out, formats)
     return text
 
 
-def errors_grid(table: ErrorTable) -> Grid:
+def errors_sheet(table: ErrorTable) -> Sheet:
     """Return the table as texts."""
     rows = [
         [KINDS[row.kind], row.label, figure(row.ap), *(cell(row.costs[name]) for name in COSTS)] for row in table.rows
     ]
-    header = ["", "row", AP, *(HEADERS.get(name, name) for name in COSTS)]
-    return Grid(
-        f"Errors in the sweep {table.sweep}", header, rows, 2, notes(table), [*table.remarks, *differences(table)]
-    )
+    return Sheet(
+        f"errors_{table.sweep}", f"Errors in the sweep {table.sweep}", _columns("", "row"), [SheetBlock(rows)],
+        notes(table), remarks=[*table.remarks, *differences(table)],
+    )  # fmt: skip
+
+
+def _columns(*left: str) -> list[SheetColumn]:
+    """Return columns of text, and then those of the numbers."""
+    return [
+        *(SheetColumn(header, "l") for header in left),
+        *(SheetColumn(header) for header in (AP, *(HEADERS.get(name, name) for name in COSTS))),
+    ]
 
 
 def cell(cost: Cost) -> str:
@@ -104,7 +102,7 @@ def csv(table: ErrorTable) -> str:
     lines: list[list[object]] = [list(header)]
     for row in table.rows:
         lines += [_line(row, name, row.costs[name]) for name in COSTS]
-    return _text(lines)
+    return csv_text(lines)
 
 
 def _line(row: ErrorRow, name: str, cost: Cost) -> list[object]:
@@ -123,7 +121,7 @@ def _bounds(found: Interval | None) -> list[object]:
     return ["", ""] if found is None else [found.low, found.high]
 
 
-def categories_grid(table: ErrorTable) -> Grid:
+def categories_sheet(table: ErrorTable) -> Sheet:
     """Return the errors by category as texts."""
     rows = [
         [KINDS[row.kind], category, row.label, *(figure(of_category.get(name)) for name in (AP, *COSTS))]
@@ -131,9 +129,11 @@ def categories_grid(table: ErrorTable) -> Grid:
         for category, of_category in row.categories.items()
     ]
     rows.sort(key=lambda row: (row[0] != KINDS["segm"], row[1]))
-    header = ["", "category", "row", AP, *(HEADERS.get(name, name) for name in COSTS)]
-    title = f"Errors by category in the sweep {table.sweep}"
-    return Grid(title, header, rows, 3, ["Points of AP50 of each category that are lost to each kind of error."])
+    return Sheet(
+        f"errors_by_category_{table.sweep}", f"Errors by category in the sweep {table.sweep}",
+        _columns("", "category", "row"), [SheetBlock(rows)],
+        ["Points of AP50 of each category that are lost to each kind of error."],
+    )  # fmt: skip
 
 
 def categories_csv(table: ErrorTable) -> str:
@@ -144,10 +144,4 @@ def categories_csv(table: ErrorTable) -> str:
             for name, stat in of_category.items():
                 spread = "" if stat.std is None else stat.std
                 lines.append([row.kind, row.label, category, name, stat.mean, spread, stat.n])
-    return _text(lines)
-
-
-def _text(lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv_module.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    return csv_text(lines)

@@ -1,19 +1,20 @@
-"""Tables of the effects in a sweep as Markdown, LaTeX (booktabs), CSV and HTML."""
+"""The table of the effects in a sweep as text, and its numbers as CSV."""
 
 from __future__ import annotations
 
 import csv as csv_module
-import html as html_module
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.factorial import Effect, Factorial, gain
-from analysis.render import MISSING, escape, pipes, signed
-from analysis.study_render import FORMATS, interval, metric_words, p_value
-from htc.errors import UserError
+from analysis.render import MISSING, signed
+from analysis.sheet import FORMATS, Sheet, SheetBlock, SheetColumn, write_sheet
+from analysis.study_render import interval, metric_words, p_value
 
 HEADER = ["kind", "of", "estimate", "on new images", "trained anew", "p"]
+TEXT_COLUMNS = 2
+"""Columns of words, before those of numbers."""
 SIGNIFICANT = 0.05
 
 
@@ -22,14 +23,15 @@ def write_factorial(factorial: Factorial, out: Path, formats: Sequence[str] = FO
 
     Raises UserError where the files cannot be written.
     """
-    texts = {"md": markdown(factorial), "tex": latex(factorial), "csv": csv(factorial), "html": html(factorial)}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for ending in formats:
-            (out / f"factorial_{factorial.study.sweep}.{ending}").write_text(texts[ending], encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"out={out} cannot be written ({error.strerror}): name another folder.") from error
-    return texts["md"]
+    return write_sheet(factorial_sheet(factorial), csv(factorial), out, formats)
+
+
+def factorial_sheet(factorial: Factorial) -> Sheet:
+    """Return the table as text."""
+    shown = [SheetColumn(text, "l" if index < TEXT_COLUMNS else "r") for index, text in enumerate(HEADER)]
+    sweep = factorial.study.sweep
+    block = SheetBlock([cells(effect) for effect in factorial.effects])
+    return Sheet(f"factorial_{sweep}", f"Effects in the sweep {sweep}", shown, [block], notes(factorial), wide=False)
 
 
 def cells(effect: Effect) -> list[str]:
@@ -62,40 +64,6 @@ def notes(factorial: Factorial) -> list[str]:
     return found
 
 
-def markdown(factorial: Factorial) -> str:
-    """Return a heading, the table in Markdown, and the notes."""
-    lines = pipes([HEADER, *map(cells, factorial.effects)], [False, False, True, True, True, True])
-    below = [f"- {note}" for note in notes(factorial)]
-    return "\n".join([f"## Effects in the sweep {factorial.study.sweep}", "", *lines, "", *below, ""])
-
-
-def latex(factorial: Factorial) -> str:
-    """Return the table in booktabs style, which the class `article` compiles."""
-    rows = [" & ".join(escape(text).replace("×", r"$\times$") for text in cells(each)) for each in factorial.effects]
-    lines = [
-        r"% needs \usepackage{booktabs,amssymb}",
-        r"\begin{table}",
-        r"\centering",
-        r"\footnotesize",
-        rf"\caption{{{escape(f'Effects in the sweep {factorial.study.sweep}')}}}",
-        r"\begin{tabular}{llrrrr}",
-        r"\toprule",
-        " & ".join(map(escape, HEADER)) + r" \\",
-        r"\midrule",
-        *(f"{row} \\\\" for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\par\smallskip",
-        r"\begin{minipage}{\linewidth}",
-        r"\scriptsize",
-        " \\\\\n".join(escape(note) for note in notes(factorial)),
-        r"\end{minipage}",
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def csv(factorial: Factorial) -> str:
     """Return the estimates and the bounds of their intervals."""
     header = ["kind", "of", "estimate", "images_low", "images_high", "anew_low", "anew_high", "p"]
@@ -108,18 +76,3 @@ def csv(factorial: Factorial) -> str:
     text = io.StringIO()
     csv_module.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
-
-
-def html(factorial: Factorial) -> str:
-    """Return the table as a fragment of HTML."""
-    header = "".join(f'<th scope="col">{html_module.escape(each)}</th>' for each in HEADER)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html_module.escape(text)}</td>" for text in cells(each)) + "</tr>\n"
-        for each in factorial.effects
-    )
-    below = "".join(f"<li>{html_module.escape(note)}</li>\n" for note in notes(factorial))
-    caption = html_module.escape(f"Effects in the sweep {factorial.study.sweep}")
-    return (
-        f"<table>\n<caption>{caption}</caption>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
-        f"<ul>\n{below}</ul>\n"
-    )

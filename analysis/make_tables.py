@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from analysis.published import Published
     from analysis.runs import Run
 
 MIN_RESAMPLES = 100
@@ -21,8 +22,9 @@ USAGE_LINE = (
 USAGE = f"""usage: {USAGE_LINE}
 
 Averages finished runs over their seeds and shows them next to the published figures. Prints the comparison table and
-the components table in Markdown, and writes both as .md, .tex and .csv. Likewise a table of each sweep with its rows in
-their order, with the differences to a base row and their intervals, and of the trials of each search.
+the components table in Markdown, and writes both as .md, .tex and .csv. Likewise the paper's other studies, a table of
+each sweep with its rows in their order, with the differences to a base row and their intervals, and of the trials of
+each search.
 
   runs=FOLDER   where the run folders are, at any depth (default: runs)
   from=SOURCE   runs from wandb in place of run folders: wandb:ENTITY/PROJECT, or offline:FOLDER with .wandb files;
@@ -30,7 +32,9 @@ their order, with the differences to a base row and their intervals, and of the 
   out=FOLDER    where the tables are written (default: tables)
   sweep=NAME    only the runs of this sweep (default: all)
   eval=NAME     the evaluation that is shown, such as paper (default: default, or the only one there is)
-  tables=NAME   only some of: comparison, components, study, search, errors (default: all but errors)
+  tables=NAME   only some of: comparison, components, fusion, weights, beta, extensions, study, search, errors (default:
+                all but errors). fusion, weights, beta and extensions are the paper's studies of these names, beside
+                published rows; with sweep=NAME, of that sweep; without runs, they are shown only if they are named here
   base=ROW      the row of a sweep that the others are compared with (default: the first one)
   metric=NAME   the metric that rows are compared by, such as bbox.AP or segm.AP75 (default: segm.AP)
   intervals=B   true: intervals of the differences, from the predictions (default); false: none, which is quicker
@@ -41,7 +45,7 @@ their order, with the differences to a base row and their intervals, and of the 
 """
 DEFAULTS = {
     "runs": "runs", "from": "", "out": "tables", "sweep": "", "eval": "",
-    "tables": "comparison,components,study,search",
+    "tables": "comparison,components,fusion,weights,beta,extensions,study,search",
     "base": "", "metric": "segm.AP", "intervals": "true", "resamples": "1000", "format": "md,tex,csv,html",
     "by": "", "systems": "",
 }  # fmt: skip
@@ -51,7 +55,7 @@ DEFAULTS = {
 class Choices:
     """Which tables are made, and how."""
 
-    tables: tuple[str, ...] = ("comparison", "components", "study", "search")
+    tables: tuple[str, ...] = ("comparison", "components", "fusion", "weights", "beta", "extensions", "study", "search")
     base: str = ""
     """Row that the others of its sweep are compared with; empty for the first one."""
     metric: str = "segm.AP"
@@ -64,6 +68,11 @@ class Choices:
     """Whether errors are also shown by category."""
     systems: tuple[Path, ...] = ()
     """Folders of other systems' results, which are rows of the tables of sweeps."""
+
+    @property
+    def are_named(self) -> bool:
+        """Whether the tables were asked for by name, and are not simply all."""
+        return self.tables != type(self).tables
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> Choices:
@@ -112,13 +121,49 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "", ch
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     chosen = select_sweep(found, sweep, runs) if sweep else found
-    tables = build_tables(chosen, load_published(), runs)
+    published = load_published()
+    tables = build_tables(chosen, published, runs)
     texts = [write_table(table, out) for table in tables if table.name in choices.tables]
+    texts += form_tables(found, runs, out, sweep, evaluation, choices, published)
     if {"study", "errors"} & set(choices.tables):
         texts += study_tables(found, runs, out, sweep, evaluation, choices)
     if "search" in choices.tables:
         texts += [write_search_table(table, out) for table in search_tables(runs, sweep)]
     return "\n".join(texts)
+
+
+def form_tables(
+    found: Sequence[Run], pool: Path, out: Path, sweep: str, evaluation: str, choices: Choices, published: Published
+) -> Iterator[str]:
+    """Write the tables of the paper's studies, and yield their Markdown.
+
+    Args:
+        found: all runs of the pool.
+        pool: folder of runs.
+        out: folder of the tables.
+        sweep: name of the sweep with the runs; empty for those of the studies.
+        evaluation: name of the evaluation; empty as for `make_tables`.
+        choices: how the tables are made.
+        published: the published figures.
+    """
+    from analysis.paper.build import build_form
+    from analysis.paper.forms import FORMS
+    from analysis.paper.render import write_form
+    from analysis.runs import default_evaluation, run_folders
+    from analysis.statistics.resampled import Resampler
+
+    resampler = Resampler(choices.resamples) if choices.resamples else None
+    name = evaluation or default_evaluation(run_folders(pool, []))
+    for form in FORMS:
+        is_own = sweep in ("", form.sweep)
+        is_of_user = sweep not in {each.sweep for each in FORMS}
+        if form.name in choices.tables and (is_own or (choices.are_named and is_of_user)):
+            table = build_form(
+                form, found, pool, published, sweep=sweep, base=choices.base, metric=choices.metric, evaluation=name,
+                resampler=resampler,
+            )  # fmt: skip
+            if choices.are_named or table.own is not None:
+                yield write_form(table, out, choices.formats)
 
 
 def study_tables(

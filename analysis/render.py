@@ -18,7 +18,8 @@ MISSING = "—"
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "✓": r"$\checkmark$", "Δ": r"$\Delta$", "−": "$-$", "—": "---", "–": "--",
+    "±": r"$\pm$", "×": r"$\times$", "α": r"$\alpha$", "β": r"$\beta$",
+    "✓": r"$\checkmark$", "Δ": r"$\Delta$", "−": "$-$", "—": "---", "–": "--",
 }  # fmt: skip
 
 
@@ -135,54 +136,110 @@ def _is_figure(key: str) -> bool:
 
 def latex(table: Table) -> str:
     """Return a `table*` in booktabs style; a comment after each own row names its runs."""
-    conditions = Footnotes(letters=True)
+    conditions, sources = Footnotes(letters=True), Footnotes(letters=False)
     keys = [key for key in table.columns if key not in ("data", "split", "from")]
-    lines = [
-        r"% needs \usepackage{booktabs,amssymb,graphicx}",
-        *(f"% {_one_line(remark)}" for remark in table.remarks),
-        r"\begin{table*}",
-        r"\centering",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{escape(table.caption)}}}",
-        rf"\label{{tab:{table.name}}}",
-        # Shrink a table only if it is wider than the page.
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join(_alignment(key) for key in keys)}}}",
-        r"\toprule",
-        " & ".join(_latex_header(key, table.columns[key]) for key in keys) + r" \\",
-    ]
+    body = []
     for block in table.blocks:
-        lines += [r"\midrule", rf"\multicolumn{{{len(keys)}}}{{l}}{{\textit{{{escape(_full_title(block))}}}}} \\"]
-        lines += [_latex_row(row, keys, block, conditions) for row in block.rows]
-    notes = [escape(note) for note in table.notes]
-    notes += [rf"\textsuperscript{{{mark}}}~{escape(text)}." for mark, text in conditions.marked_texts()]
-    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip", r"\begin{minipage}{\linewidth}", r"\scriptsize"]
-    lines += [" \\\\\n".join(notes), r"\end{minipage}", r"\end{table*}", ""]
-    return "\n".join(lines)
+        body += latex_title(block.title, [row.source for row in block.rows if row.source], len(keys), sources)
+        body += [_latex_row(row, keys, block, conditions) for row in block.rows]
+    return latex_table(
+        table.name,
+        table.caption,
+        "".join(_alignment(key) for key in keys),
+        [table.columns[key] for key in keys],
+        body,
+        [escape(note) for note in table.notes] + latex_footnotes(conditions) + latex_footnotes(sources),
+        table.remarks,
+    )
+
+
+def latex_table(
+    name: str,
+    caption: str,
+    alignment: str,
+    header: Sequence[str],
+    body: Sequence[str],
+    notes: Sequence[str],
+    remarks: Sequence[str] = (),
+    wide: bool = True,
+) -> str:
+    """Return a table in booktabs style, which the class `article` compiles.
+
+    Args:
+        name: end of its label.
+        caption: its caption.
+        alignment: a letter per column.
+        header: headers of the columns.
+        body: lines between the header and the end, in LaTeX.
+        notes: sentences below the table, in LaTeX.
+        remarks: sentences that only the source text has.
+        wide: whether it takes both columns of a page.
+    """
+    environment = "table*" if wide else "table"
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs,amssymb,graphicx}",
+            *(f"% {_one_line(remark)}" for remark in remarks),
+            rf"\begin{{{environment}}}",
+            r"\centering",
+            r"\footnotesize",
+            r"\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]+', '-', name)}}}",
+            # Shrink a table only if it is wider than the page.
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            " & ".join(map(_latex_header, header)) + r" \\",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\par\smallskip",
+            r"\begin{minipage}{\linewidth}",
+            r"\scriptsize",
+            " \\\\\n".join(notes),
+            r"\end{minipage}",
+            rf"\end{{{environment}}}",
+            "",
+        ]
+    )
+
+
+def latex_title(title: str, sources: Sequence[str], columns: int, footnotes: Footnotes) -> list[str]:
+    """Return the lines that begin a block, with marks for its published sources: no column of a paper has these."""
+    marks = ",".join(dict.fromkeys(footnotes.add(f"Source: {source}") for source in sources))
+    text = rf"\textit{{{escape(title)}}}" + (rf"\textsuperscript{{{marks}}}" if marks else "")
+    return [r"\midrule", *([rf"\multicolumn{{{columns}}}{{l}}{{{text}}} \\"] if title else [])]
+
+
+def latex_line(cells: Sequence[str], comment: str = "") -> str:
+    """Return a row of cells in LaTeX, and a comment that only the source text has."""
+    # Brackets or a star after the end of a row would be read as its arguments.
+    guard = "{}" if cells[0].startswith(("[", "*")) else ""
+    return guard + " & ".join(cells) + r" \\" + (f" % {_one_line(comment)}" if comment else "")
+
+
+def latex_footnotes(footnotes: Footnotes) -> list[str]:
+    """Return the footnotes of a table in LaTeX."""
+    return [rf"\textsuperscript{{{mark}}}~{escape(text.rstrip('.'))}." for mark, text in footnotes.marked_texts()]
+
+
+def latex_figure(text: str) -> str:
+    """Return a cell; the spread of `36.9 ± 0.2` is set in small type, as tables have a dozen columns."""
+    return re.sub(r"^(\S+) \$\\pm\$ (\S+)$", r"\1\\,{\\scriptsize$\\pm$\2}", escape(text))
 
 
 def _latex_row(row: Row, keys: list[str], block: Block, conditions: Footnotes) -> str:
     cells = []
     for key in keys:
-        text = escape(cell(row, key))
-        if key in METRICS or key == "fps":
-            # The spread is set in small type: the table has a dozen columns.
-            text = re.sub(r" \$\\pm\$ (\S+)", r"\\,{\\scriptsize$\\pm$\1}", text)
+        text = latex_figure(cell(row, key))
         if key == "fps" and row.fps_conditions:
             text += rf"\textsuperscript{{{conditions.add(row.fps_conditions)}}}"
         cells.append(text)
-    comment = "" if block.published else f" % runs: {_one_line(', '.join(row.runs))}"
-    return " & ".join(cells) + r" \\" + comment
+    return latex_line(cells, "" if block.published else f"runs: {', '.join(row.runs)}")
 
 
-def _full_title(block: Block) -> str:
-    """Return the title of a block with its published sources, for which the LaTeX table has no column."""
-    sources = sorted({row.source for row in block.rows if row.source})
-    return f"{block.title} ({'; '.join(sources)})" if sources else block.title
-
-
-def _latex_header(key: str, header: str) -> str:
+def _latex_header(header: str) -> str:
     if match := re.fullmatch(r"AP(\w+)", header):
         return rf"AP\textsubscript{{{match[1]}}}"
     return escape(header)

@@ -36,7 +36,11 @@ METRICS = {
     "mask_APm": ("segm", "APm"),
     "mask_APl": ("segm", "APl"),
 }
-"""Metrics of the tables: each with its section of results.json and its key there."""
+"""Metrics of the paper's tables: each with its section of results.json and its key there."""
+SIZES = ("AP50", "AP75", "APs", "APm", "APl")
+"""Metrics besides AP, of boxes as of masks."""
+ALL_METRICS = METRICS | {f"box_{name}": ("bbox", name) for name in SIZES}
+"""Metrics that are read of a run: also those of boxes that the paper's tables do not have."""
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """Stands for a time that is not recorded: such a run is older than any other."""
 
@@ -67,7 +71,7 @@ class Run:
     continues: str = ""
     """Which run this one continues, and how both compare with one long run, in words; empty for other runs."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Metrics by the keys of METRICS, in percent; NaN where there is no ground truth."""
+    """Metrics by the keys of ALL_METRICS, in percent; NaN where there is no ground truth."""
     fps: float = math.nan
     conditions: str = ""
     """Hardware and settings of the fps measurement, in words."""
@@ -300,7 +304,7 @@ def read_results(results: dict[str, Any], path: Path) -> dict[str, Any]:
     Raises UnreadableError, which names the file `path`.
     """
     metrics = {}
-    for metric, (section, key) in METRICS.items():
+    for metric, (section, key) in ALL_METRICS.items():
         if not isinstance(results.get(section), dict):
             raise UnreadableError(f"{path}: it has no {section} metrics.")
         metrics[metric] = 100 * measured_number(results[section].get(key), f"{section}.{key}", path, at_most=1.0)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.render import MISSING, escape, pipes
-from htc.errors import UserError
+from analysis.render import MISSING
+from analysis.sheet import Sheet, SheetBlock, SheetColumn, write_sheet
 from htc.runs.files import read_object
 from htc.runs.json_values import items, mapping, number, text
 from htc.runs.pool import SEARCH_FILE, sweep_folder, sweep_names
@@ -86,16 +86,15 @@ def write_search_table(table: SearchTable, out: Path) -> str:
 
     Raises UserError where the files cannot be written.
     """
-    shown = markdown(table)
-    path = out / f"search_{table.sweep}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        path.with_name(f"{path.name}.md").write_text(shown, encoding="utf-8")
-        path.with_name(f"{path.name}.tex").write_text(latex(table), encoding="utf-8")
-        table.frame.to_csv(path.with_name(f"{path.name}.csv"), index=False)
-    except OSError as error:
-        raise UserError(f"out={out} cannot be written ({error.strerror}): name another folder.") from error
-    return shown
+    csv = str(table.frame.to_csv(index=False, lineterminator="\n"))
+    return write_sheet(search_sheet(table), csv, out, ("md", "tex", "csv"))
+
+
+def search_sheet(table: SearchTable) -> Sheet:
+    """Return the table as text; a paper does not show the column of the runs."""
+    header, *rows = cells(table)
+    shown = [SheetColumn(each, "r" if each in ("trial", table.words) else "l", each != "run") for each in header]
+    return Sheet(f"search_{table.sweep}", f"Search {table.sweep}", shown, [SheetBlock(rows)], table.notes, wide=False)
 
 
 def cells(table: SearchTable) -> list[list[str]]:
@@ -103,38 +102,6 @@ def cells(table: SearchTable) -> list[list[str]]:
     frame = table.frame.map(_word)
     frame[table.words] = [MISSING if math.isnan(value) else f"{value:.2f}" for value in table.frame[table.words]]
     return [list(map(str, frame.columns)), *frame.to_numpy().tolist()]
-
-
-def markdown(table: SearchTable) -> str:
-    """Return a heading, the table in Markdown, and the notes."""
-    right = [key in ("trial", table.words) for key in table.frame.columns]
-    lines = pipes(cells(table), right)
-    return "\n".join([f"## Search {table.sweep}", "", *lines, "", *(f"- {note}" for note in table.notes), ""])
-
-
-def latex(table: SearchTable) -> str:
-    """Return the table in booktabs style, without the column of the runs."""
-    header, *rows = [line[:-1] for line in cells(table)]
-    lines = [
-        r"% needs \usepackage{booktabs,amssymb}",
-        r"\begin{table}",
-        r"\centering",
-        r"\footnotesize",
-        rf"\caption{{{escape(f'Search {table.sweep}')}}}",
-        rf"\begin{{tabular}}{{{'r' + 'l' * (len(header) - 2) + 'r'}}}",
-        r"\toprule",
-        " & ".join(map(escape, header)) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(escape, row)) + r" \\" for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\par\smallskip",
-        r"\scriptsize",
-        *(escape(note) + r" \\" for note in table.notes),
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def _word(value: Any) -> str:

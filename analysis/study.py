@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.runs import METRICS, Run
+from analysis.runs import ALL_METRICS, Run
 from analysis.statistics.intervals import Comparison, compare, holm, pooled_variance, seeds_to_see, smallest_visible
 from analysis.statistics.resampled import KEYS, ResampledRun, Resampler
 from analysis.table_rows import Stat, code_remarks
@@ -36,7 +36,7 @@ class StudyRow:
     unfinished: list[str] = field(default_factory=list)
     """For each other run of the label, its state and the command that makes it."""
     stats: dict[str, Stat] = field(default_factory=dict)
-    """By the keys of METRICS, in percent, and `fps`."""
+    """By the keys of ALL_METRICS, in percent, and `fps`."""
     resampled: list[ResampledRun] = field(default_factory=list)
     """The runs on resamples of the images; empty without intervals."""
     comparison: Comparison | None = None
@@ -66,6 +66,10 @@ class Study:
     power: str = ""
     """What differences this experiment can see."""
     remarks: list[str] = field(default_factory=list)
+
+    def is_base(self, row: StudyRow) -> bool:
+        """Return whether others are compared with a row."""
+        return row.label == self.base and row.delta is None
 
 
 def build_study(
@@ -189,7 +193,7 @@ def describe_unfinished(name: str, row: SelectedRun, pool: Path) -> str:
 def statistics(runs: Sequence[Run]) -> dict[str, Stat]:
     """Return mean, deviation and number of the metrics of some runs, and fps where all have the same conditions."""
     found = {}
-    for key in METRICS:
+    for key in ALL_METRICS:
         values = np.array([run.metrics.get(key, np.nan) for run in runs])
         values = values[~np.isnan(values)]
         if len(values):
@@ -201,9 +205,9 @@ def statistics(runs: Sequence[Run]) -> dict[str, Stat]:
 
 
 def table_key(metric: str) -> str:
-    """Return the key of METRICS of a metric, such as `mask_AP` of `segm.AP`; empty where the table has no column."""
+    """Return the key of ALL_METRICS of a metric, such as `mask_AP` of `segm.AP`; empty where no table has it."""
     section, name = metric.split(".")
-    return next((key for key, place in METRICS.items() if place == (section, name)), "")
+    return next((key for key, place in ALL_METRICS.items() if place == (section, name)), "")
 
 
 def add_intervals(study: Study, base: StudyRow, pool: Path, evaluation: str, resampler: Resampler) -> None:

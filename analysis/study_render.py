@@ -1,48 +1,47 @@
-"""Tables of sweeps as Markdown, LaTeX (booktabs), CSV and HTML."""
+"""The table of a sweep as text, and its numbers as CSV."""
 
 from __future__ import annotations
 
 import csv as csv_module
-import html as html_module
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.render import MISSING, escape, figure, pipes, signed
+from analysis.render import MISSING, figure, signed
+from analysis.runs import SIZES
+from analysis.sheet import FORMATS, Sheet, SheetBlock, SheetColumn, write_sheet
 from analysis.statistics.intervals import Interval
 from analysis.study import Study, StudyRow
-from htc.errors import UserError
 
-FORMATS = ("md", "tex", "csv", "html")
+METRIC_WORDS = {"bbox": "box", "segm": "mask"}
 COLUMNS = {
-    "label": "row", "n": "n", "box_AP": "box AP", "mask_AP": "mask AP", "mask_AP50": "AP50", "mask_AP75": "AP75",
-    "mask_APs": "APs", "mask_APm": "APm", "mask_APl": "APl", "fps": "fps", "delta": "Δ", "images": "on new images",
-    "anew": "trained anew", "p": "p",
+    "label": "row", "n": "n", "box_AP": "box AP", "mask_AP": "mask AP",
+    **{f"{kind}_{name}": name for kind in METRIC_WORDS.values() for name in SIZES},
+    "fps": "fps", "delta": "Δ", "images": "on new images", "anew": "trained anew", "p": "p",
 }  # fmt: skip
-"""Headers of the columns."""
+"""Headers of the columns. Of the metrics besides AP, a table shows those of masks or those of boxes."""
 OF_COMPARISON = ("images", "anew", "p")
 """Columns that a table without intervals leaves out."""
-METRIC_WORDS = {"bbox": "box", "segm": "mask"}
 
 
 def write_study(study: Study, out: Path, formats: Sequence[str] = FORMATS) -> str:
     """Write study_SWEEP.* below `out`, and return the Markdown. Raises UserError where the files cannot be written."""
-    texts = {"md": markdown(study), "tex": latex(study), "csv": csv(study), "html": html(study)}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for ending in formats:
-            (out / f"study_{study.sweep}.{ending}").write_text(texts[ending], encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"out={out} cannot be written ({error.strerror}): name another folder.") from error
-    return texts["md"]
+    return write_sheet(study_sheet(study), csv(study), out, formats)
 
 
 def columns(study: Study) -> list[str]:
-    """Return the columns that have something to show."""
-    has_fps = any("fps" in row.stats for row in study.rows)
-    compared = any(row.comparison is not None for row in study.rows)
-    shown = [key for key in COLUMNS if compared or key not in OF_COMPARISON]
-    return [key for key in shown if has_fps or key != "fps"]
+    """Return the columns that have something to show; AP50 to APl of boxes where the metric is one of boxes."""
+    left_out = {f"{kind}_{name}" for kind in METRIC_WORDS.values() for name in SIZES if kind != kind_of(study.metric)}
+    if not any("fps" in row.stats for row in study.rows):
+        left_out.add("fps")
+    if not any(row.comparison is not None for row in study.rows):
+        left_out.update(OF_COMPARISON)
+    return [key for key in COLUMNS if key not in left_out]
+
+
+def kind_of(metric: str) -> str:
+    """Return `mask` for `segm.AP`, and `box` for `bbox.AP`."""
+    return METRIC_WORDS[metric.split(".")[0]]
 
 
 def cell(study: Study, row: StudyRow, key: str) -> str:
@@ -54,7 +53,7 @@ def cell(study: Study, row: StudyRow, key: str) -> str:
         return str(len(row.runs)) if row.runs else MISSING
     if key == "delta":
         mark = "*" if row.is_significant else ""
-        return "base" if row.label == study.base else signed(row.delta) + mark
+        return "base" if study.is_base(row) else signed(row.delta) + mark
     if key == "images":
         return MISSING if comparison is None else interval(comparison.on_images)
     if key == "anew":
@@ -75,15 +74,14 @@ def p_value(value: float) -> str:
 
 def metric_words(metric: str) -> str:
     """Return `mask AP` for `segm.AP`."""
-    section, name = metric.split(".")
-    return f"{METRIC_WORDS[section]} {name}"
+    return f"{kind_of(metric)} {metric.split('.')[1]}"
 
 
 def notes(study: Study) -> list[str]:
     """Return the sentences below the table."""
     found = [
-        f"Mean ± sample standard deviation over n seeds, in percent; AP50 to APl are mask APs. Δ: difference in "
-        f"{metric_words(study.metric)} to the row '{study.base}'."
+        f"Mean ± sample standard deviation over n seeds, in percent; AP50 to APl are {kind_of(study.metric)} APs. Δ: "
+        f"difference in {metric_words(study.metric)} to the row '{study.base}'."
     ]
     if any(row.comparison is not None for row in study.rows):
         found.append(
@@ -101,79 +99,50 @@ def remarks(study: Study) -> list[str]:
     return list(dict.fromkeys([*study.remarks, *unfinished]))
 
 
-def cells(study: Study) -> tuple[list[str], list[list[str]]]:
-    """Return the keys of the columns, and the rows as text."""
+def study_sheet(study: Study) -> Sheet:
+    """Return the table as text."""
     keys = columns(study)
-    return keys, [[cell(study, row, key) for key in keys] for row in study.rows]
+    rows = [[cell(study, row, key) for key in keys] for row in study.rows]
+    shown = [SheetColumn(COLUMNS[key], "l" if key == "label" else "r") for key in keys]
+    block = SheetBlock(rows, comments=[comment(row) for row in study.rows])
+    return Sheet(f"study_{study.sweep}", f"Sweep {study.sweep}", shown, [block], notes(study), remarks=remarks(study))
 
 
-def markdown(study: Study) -> str:
-    """Return a heading, the table in Markdown, and the notes."""
-    keys, rows = cells(study)
-    lines = pipes([[COLUMNS[key] for key in keys], *rows], [key != "label" for key in keys])
-    below = [f"- {note}" for note in (*notes(study), *remarks(study))]
-    return "\n".join([f"## Sweep {study.sweep}", "", *lines, "", *below, ""])
-
-
-def latex(study: Study) -> str:
-    """Return the table in booktabs style, which the class `article` compiles."""
-    keys, rows = cells(study)
-    lines = [
-        r"% needs \usepackage{booktabs,amssymb,graphicx}",
-        *(f"% {' '.join(remark.split())}" for remark in remarks(study)),
-        r"\begin{table*}",
-        r"\centering",
-        r"\footnotesize",
-        rf"\caption{{{escape(f'Sweep {study.sweep}')}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * (len(keys) - 1)}}}",
-        r"\toprule",
-        " & ".join(escape(COLUMNS[key]) for key in keys) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(escape, row)) + r" \\" for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\par\smallskip",
-        r"\begin{minipage}{\linewidth}",
-        r"\scriptsize",
-        " \\\\\n".join(map(escape, notes(study))),
-        r"\end{minipage}",
-        r"\end{table*}",
-        "",
-    ]
-    return "\n".join(lines)
+def comment(row: StudyRow) -> str:
+    """Return the runs of a row, for the source text of a table."""
+    return f"runs: {', '.join(run.folder for run in row.runs)}" if row.runs else ""
 
 
 def csv(study: Study) -> str:
     """Return the numbers: mean, deviation and n of each metric, and the bounds of the intervals."""
     keys = [key for key in columns(study) if key not in ("label", "n", "delta", *OF_COMPARISON)]
-    header = ["row", "n", *(f"{key}{end}" for key in keys for end in ("", "_std", "_n")), "delta"]
-    header += ["images_low", "images_high", "anew_low", "anew_high", "p", "runs"]
-    lines: list[list[object]] = [list(header)]
+    lines: list[list[object]] = [["row", "n", *numbers_header(keys), "runs"]]
     for row in study.rows:
-        values: list[object] = [row.label, len(row.runs)]
-        for key in keys:
-            stat = row.stats.get(key)
-            values += ["", "", ""] if stat is None else [stat.mean, "" if stat.std is None else stat.std, stat.n]
-        comparison = row.comparison
-        values.append("" if row.delta is None else row.delta)
-        for found in (comparison.on_images, comparison.anew) if comparison is not None else (None, None):
-            values += ["", ""] if found is None else [found.low, found.high]
-        values += ["" if row.p_value is None else row.p_value, " ".join(run.folder for run in row.runs)]
-        lines.append(values)
+        lines.append([row.label, len(row.runs), *numbers(row, keys), " ".join(run.folder for run in row.runs)])
+    return csv_text(lines)
+
+
+def numbers_header(keys: Sequence[str]) -> list[str]:
+    """Return the names of what `numbers` returns."""
+    of_metrics = [f"{key}{end}" for key in keys for end in ("", "_std", "_n")]
+    return [*of_metrics, "delta", "images_low", "images_high", "anew_low", "anew_high", "p"]
+
+
+def numbers(row: StudyRow, keys: Sequence[str]) -> list[object]:
+    """Return the numbers of a row: of the metrics `keys`, of the difference, and of its intervals."""
+    values: list[object] = []
+    for key in keys:
+        stat = row.stats.get(key)
+        values += ["", "", ""] if stat is None else [stat.mean, "" if stat.std is None else stat.std, stat.n or ""]
+    comparison = row.comparison
+    values.append("" if row.delta is None else row.delta)
+    for found in (comparison.on_images, comparison.anew) if comparison is not None else (None, None):
+        values += ["", ""] if found is None else [found.low, found.high]
+    return [*values, "" if row.p_value is None else row.p_value]
+
+
+def csv_text(lines: Sequence[Sequence[object]]) -> str:
+    """Return lines of values as CSV."""
     text = io.StringIO()
     csv_module.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
-
-
-def html(study: Study) -> str:
-    """Return the table as a fragment of HTML."""
-    keys, rows = cells(study)
-    header = "".join(f'<th scope="col">{html_module.escape(COLUMNS[key])}</th>' for key in keys)
-    body = "".join("<tr>" + "".join(f"<td>{html_module.escape(text)}</td>" for text in row) + "</tr>\n" for row in rows)
-    below = "".join(f"<li>{html_module.escape(note)}</li>\n" for note in (*notes(study), *remarks(study)))
-    caption = html_module.escape(f"Sweep {study.sweep}")
-    return (
-        f"<table>\n<caption>{caption}</caption>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
-        f"<ul>\n{below}</ul>\n"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ statistics, as in the paper, has none."""
 
 @dataclass(frozen=True)
 class Stat:
-    """A figure over seeds: mean, sample standard deviation (None for one value) and number of values."""
+    """A figure over seeds: mean, sample standard deviation (None for one value), and number of values (0: unknown)."""
 
     mean: float
     std: float | None
@@ -189,15 +189,32 @@ def published_row(table: PublishedTable, row: PublishedRow) -> Row:
 
 def backbone_label(settings: dict[str, Any]) -> str:
     """Return `ResNet-50-FPN`, with the widths, DCN and normalisation that differ from the paper's in brackets."""
+    label, unusual = backbone_words(settings)
+    if words := deformable_words(settings):
+        unusual.append(f"DCN {words}")
+    unusual += norm_words(settings)
+    return f"{label} ({', '.join(unusual)})" if unusual else label
+
+
+def backbone_words(settings: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return `ResNet-50-FPN`, and the widths that differ from the paper's."""
     name = str(settings["backbone.name"])
     label = re.sub(r"^resnext(\d+)_(\w+)$", r"ResNeXt-\1-\2", re.sub(r"^resnet(\d+)$", r"ResNet-\1", name)) + "-FPN"
     widths = {"width": (settings.get("backbone.width"), 64), "channels": (settings.get("model.channels"), 256)}
-    unusual = [f"{word} {value}" for word, (value, usual) in widths.items() if value not in (usual, None)]
+    return label, [f"{word} {value}" for word, (value, usual) in widths.items() if value not in (usual, None)]
+
+
+def deformable_words(settings: Mapping[str, Any]) -> str:
+    """Return `c3-c5` for deformable convolutions in these stages; empty for none."""
     stages = settings.get("backbone.deformable_stages")
     if isinstance(stages, list) and stages and all(type(stage) is int for stage in stages):
-        unusual.append("DCN c" + "-c".join(str(stage + 1) for stage in dict.fromkeys((stages[0], stages[-1]))))
-    unusual += NORMS.get((str(settings.get("backbone.norm")), str(settings.get("backbone.bn_mode"))), [])
-    return f"{label} ({', '.join(unusual)})" if unusual else label
+        return "c" + "-c".join(str(stage + 1) for stage in dict.fromkeys((stages[0], stages[-1])))
+    return ""
+
+
+def norm_words(settings: Mapping[str, Any]) -> list[str]:
+    """Return words for a normalisation of the backbone that is not the paper's; empty for the paper's."""
+    return NORMS.get((str(settings.get("backbone.norm")), str(settings.get("backbone.bn_mode"))), [])
 
 
 def schedule_label(settings: dict[str, Any]) -> str:

@@ -87,7 +87,7 @@ def _comparison_table(rows: list[Row], published: Published, remarks: list[str])
             row.method = method_with_variant(row)
         name_differences(block.rows, lambda row: (row.method, row.backbone, row.schedule), LABEL_KEYS)
     columns = {**TEXT_HEADERS, **METRIC_HEADERS, "fps": "fps", "seeds": "n", "from": "from"}
-    notes = [LEGEND, *(table.remark for table in published.comparison)]
+    notes = [LEGEND, *(table.remark for table in published.comparison if table.remark)]
     return Table(
         "comparison",
         "Comparison of methods.",
@@ -169,13 +169,14 @@ def _setting_title(row: Row) -> str:
 
 
 def _published_blocks(tables: list[PublishedTable], name_backbone: bool = False) -> list[Block]:
-    """Return one block per source; with `name_backbone`, the title names the backbones, which no column shows."""
-    blocks = []
+    """Return one block per data set and split; with `name_backbone`, the title names backbones, as no column does."""
+    blocks: dict[str, Block] = {}
     for table in tables:
         backbones = dict.fromkeys(row.backbone for row in table.rows) if name_backbone else ()
         title = ", ".join([f"Published: {table.data} {table.split}", *backbones])
-        blocks.append(Block(title, [published_row(table, row) for row in table.rows], published=True))
-    return blocks
+        block = blocks.setdefault(title, Block(title, [], published=True))
+        block.rows += [published_row(table, row) for row in table.rows]
+    return list(blocks.values())
 
 
 def _set_deltas(rows: list[Row]) -> None:

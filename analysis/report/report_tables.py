@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from analysis.error_render import errors_grid
+from analysis.error_render import errors_sheet
 from analysis.error_table import ErrorTable
 from analysis.factorial import Factorial
 from analysis.factorial_render import HEADER as FACTORIAL_HEADER
@@ -16,7 +16,7 @@ from analysis.factorial_render import cells as factorial_cells
 from analysis.factorial_render import notes as factorial_notes
 from analysis.render import MISSING, figure
 from analysis.report.contents import Cell, Column, ReportTable, TableRow, Value
-from analysis.runs import METRICS
+from analysis.runs import ALL_METRICS
 from analysis.statistics.resampled_errors import COSTS
 from analysis.study import Study, StudyRow
 from analysis.study_render import COLUMNS, cell, columns, metric_words, notes, remarks
@@ -60,8 +60,8 @@ def explanation(study: Study, key: str) -> str:
     """Return what the numbers of a column are."""
     if key == "delta":
         return f"Difference in {metric_words(study.metric)} to the row '{study.base}', in points; * marks p < 0.05."
-    if key in METRICS:
-        section, name = METRICS[key]
+    if key in ALL_METRICS:
+        section, name = ALL_METRICS[key]
         return METRIC_EXPLANATION.format(metric_words(f"{section}.{name}"))
     return EXPLANATIONS.get(key, "")
 
@@ -109,17 +109,17 @@ def factorial_table(factorial: Factorial) -> ReportTable:
 
 def error_table(table: ErrorTable) -> ReportTable:
     """Return what each kind of error costs each row."""
-    grid = errors_grid(table)
+    sheet = errors_sheet(table)
     explained = [
         Column("kind", "", False), Column("label", "row", False), Column("AP50", "AP50"),
-        *(Column(f"error-{index}", header) for index, header in enumerate(grid.header[3:])),
+        *(Column(f"error-{index}", header) for index, header in enumerate(each.header for each in sheet.columns[3:])),
     ]  # fmt: skip
     rows = []
-    for row, texts in zip(table.rows, grid.rows, strict=True):
+    for row, texts in zip(table.rows, sheet.blocks[0].rows, strict=True):
         values: list[Value] = [texts[0], row.label, row.ap.mean, *(row.costs[name].stat.mean for name in COSTS)]
         strong = [False] * 3 + [bool(row.costs[name].mark) for name in COSTS]
         rows.append(TableRow([Cell(*each) for each in zip(texts, values, strong, strict=True)]))
-    return ReportTable("errors", "Where AP50 is lost", explained, rows, grid.notes, grid.remarks)
+    return ReportTable("errors", "Where AP50 is lost", explained, rows, sheet.notes, sheet.remarks)
 
 
 def category_table(study: Study, values: Mapping[str, Mapping[str, Stat]], kind: str) -> ReportTable:
@@ -186,7 +186,7 @@ def setting_text(settings: Mapping[str, object], key: str) -> str:
 
 def run_table(study: Study, origins: Mapping[int, int]) -> ReportTable:
     """Return all runs of the rows, with their metrics; as in `study_table`, `origins` are those of the rows."""
-    metrics = [key for key in columns(study) if key in METRICS or key == "fps"]
+    metrics = [key for key in columns(study) if key in ALL_METRICS or key == "fps"]
     explained = [
         Column("run", "run", False), Column("row", "row", False), Column("seed", "seed"),
         *(Column(key, COLUMNS[key], True, explanation(study, key)) for key in metrics), Column("code", "code", False),

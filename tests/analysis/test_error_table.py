@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.error_render import errors_grid, write_errors
+from analysis.error_render import errors_sheet, write_errors
 from analysis.error_table import ErrorTable, build_errors
 from analysis.make_tables import main
 from analysis.runs import read_runs
@@ -58,8 +58,8 @@ def test_differences_have_both_intervals_and_are_marked(runs: Path, truth_file: 
     assert cost.comparison.on_images.high < 0
     # Adjusted for 16 differences: at least as large as its own.
     assert cost.p_value is not None and cost.p_value >= cost.comparison.anew.p_value
-    grid = errors_grid(table)
-    assert any(remark.startswith("'flow | with', masks, localization: −") for remark in grid.remarks) == (
+    sheet = errors_sheet(table)
+    assert any(remark.startswith("'flow | with', masks, localization: −") for remark in sheet.remarks) == (
         cost.mark == "*"
     )
 
@@ -71,7 +71,7 @@ def test_with_one_seed_the_mark_says_that_it_holds_for_these_checkpoints(
     table = errors_of(runs)
     cost = table.rows[1].costs["localization"]
     assert cost.p_value is None and cost.mark == "°"
-    assert "°" in errors_grid(table).rows[1][4]
+    assert "°" in errors_sheet(table).blocks[0].rows[1][4]
 
 
 def test_errors_are_kept_next_to_the_predictions(runs: Path, truth_file: Path) -> None:

@@ -15,9 +15,10 @@ from analysis.factorial import build_factorial, effect_weights, gain, shapley_we
 from analysis.factorial_render import write_factorial
 from analysis.make_tables import DEFAULTS, Choices, make_tables
 from analysis.runs import Run, read_runs
+from analysis.sheet import latex, markdown
 from analysis.statistics.resampled import KEYS, ResampledRun, Resampler
 from analysis.study import Study, StudyRow, build_study
-from analysis.study_render import latex, markdown
+from analysis.study_render import csv, study_sheet
 from htc.errors import UserError
 from htc.runs.pool import SelectedRun, change_rows, read_rows
 from tests.helpers.command import command
@@ -103,7 +104,7 @@ def test_rows_that_are_not_done_are_shown_with_the_command_that_makes_them(pool:
         return [*rows, SelectedRun("htc-none-00000000", "later", overrides=["model=htc", "seed=3"])]
 
     change_rows(pool, "flow", change)
-    text = markdown(study_of(pool))
+    text = markdown(study_sheet(study_of(pool)))
     assert "| later   | — |" in text
     assert "'later': `htc-none-00000000` is missing: `python -m htc.run model=htc seed=3`." in text
 
@@ -132,7 +133,20 @@ def test_without_intervals_no_predictions_are_read(pool: Path) -> None:
         if path.name != "results.json":
             path.unlink()
     study = study_of(pool, resampler=None)
-    assert study.rows[1].delta is not None and "trained anew" not in markdown(study)
+    assert study.rows[1].delta is not None and "trained anew" not in markdown(study_sheet(study))
+
+
+def test_metric_of_boxes_shows_the_columns_of_boxes(pool: Path) -> None:
+    masks, boxes = (study_of(pool, resampler=None, metric=metric) for metric in ("segm.AP75", "bbox.AP75"))
+    assert "AP50 to APl are mask APs" in markdown(study_sheet(masks)) and "AP50 to APl are box APs" in markdown(
+        study_sheet(boxes)
+    )
+    results = json.loads((pool / boxes.rows[0].runs[0].folder / "evaluations/default/results.json").read_text())
+    assert boxes.rows[0].runs[0].metrics["box_AP50"] == pytest.approx(100 * results["bbox"]["AP50"])
+    header = csv(boxes).splitlines()[0].split(",")
+    assert "box_AP50" in header and "mask_AP" in header and "mask_AP50" not in header
+    of_rows = [row.stats["box_AP75"].mean for row in boxes.rows]
+    assert boxes.rows[1].delta == pytest.approx(of_rows[1] - of_rows[0])
 
 
 # Factorial
@@ -219,5 +233,5 @@ def test_rows_that_are_no_factorial_have_no_effects() -> None:
 def test_latex_of_a_study_escapes_what_users_write(pool: Path) -> None:
     study = study_of(pool, resampler=None)
     study.rows[1].label = r"50% & $x_1$ \input{/etc/passwd} ±"
-    text = latex(study)
+    text = latex(study_sheet(study))
     assert r"50\% \& \$x\_1\$ \textbackslash{}input\{/etc/passwd\} $\pm$" in text

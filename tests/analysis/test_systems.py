@@ -11,9 +11,10 @@ from analysis.error_table import build_errors
 from analysis.make_tables import main
 from analysis.report.build import build_report
 from analysis.runs import read_runs
+from analysis.sheet import markdown
 from analysis.statistics.resampled import Resampler
 from analysis.study import Study, build_study
-from analysis.study_render import markdown
+from analysis.study_render import study_sheet
 from analysis.systems import read_systems
 from htc.evaluation.result_files import evaluate_result_files
 from htc.runs.evaluations import EvaluationFolder
@@ -65,7 +66,7 @@ def test_another_system_is_a_row_with_intervals(runs: Path, truth_file: Path, tm
         row.stats["mask_AP"].mean - study.rows[0].stats["mask_AP"].mean
     )
     assert row.comparison.on_images.low < row.comparison.difference < row.comparison.on_images.high
-    assert "| Other " in markdown(study)
+    assert "| Other " in markdown(study_sheet(study))
     assert build_errors(study, runs, "default", Resampler(100)).rows[2].label == "Other"
 
 
