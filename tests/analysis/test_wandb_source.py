@@ -139,6 +139,7 @@ def test_offline_files_are_found_in_the_pool_itself(
     assert tables(tmp_path / "b", capsys, f"from=offline:{pools / 'runs'}") == expected
 
 
+@pytest.mark.slow
 def test_tables_from_the_server_are_those_of_the_run_folders_to_the_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from tests.helpers.command import ROOT, command
 from tests.helpers.run_folders import run_writer
 
 
+@pytest.mark.slow
 def test_all_figures_of_a_sweep_are_drawn(pool: Path, tmp_path: Path) -> None:
     done = command("analysis.figures", f"runs={pool}", "sweep=ideas", f"out={tmp_path}", "resamples=100", "score=0.3")
     assert done.returncode == 0, done.stderr

@@ -38,6 +38,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+@pytest.mark.slow
 def test_report_has_figures_and_pictures_of_all_rows(pool: Path) -> None:
     report = build_report(pool, "flow", resamples=100, pictures=3)
     titles = [figure.title for figure in report.figures]
@@ -61,6 +62,7 @@ def test_report_has_figures_and_pictures_of_all_rows(pool: Path) -> None:
     assert len(ids) == len(set(ids)), "ids are unique in the page"
 
 
+@pytest.mark.slow
 def test_images_that_are_missing_are_a_remark(pool: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(pool, runs)
@@ -71,6 +73,7 @@ def test_images_that_are_missing_are_a_remark(pool: Path, tmp_path: Path) -> Non
     assert "Training" in [figure.title for figure in report.figures]
 
 
+@pytest.mark.slow
 def test_without_matplotlib_there_are_pictures_and_a_remark(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     report = build_report(pool, "flow", resamples=0, pictures=2)
@@ -79,6 +82,7 @@ def test_without_matplotlib_there_are_pictures_and_a_remark(pool: Path, monkeypa
     assert remark.startswith("No figures: figures need matplotlib") and "pip install" in remark
 
 
+@pytest.mark.slow
 def test_no_pictures_where_none_are_asked_for(pool: Path) -> None:
     report = build_report(pool, "flow", resamples=0, pictures=0)
     assert report.pictures == [] and report.remarks == []
