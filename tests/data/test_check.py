@@ -139,7 +139,7 @@ def test_check_reports_a_missing_annotation_file_and_differing_categories_and_go
         ("decode=maybe", "decode=maybe must be true or false"),
         ("processes=0", "processes=0 must be a whole number of 1 or more"),
         ("sample=3", "sample is not a key of this command; did you mean samples"),
-        ("data=cocoa", "data=cocoa is not one of coco, shapes; did you mean coco"),
+        ("data=cocoa", "data=cocoa is not one of coco, shapes, shapes_hard; did you mean coco"),
         ("data=coco", "data.root has no value"),
         ("data.on_bad_image=ignore", "on_bad_image"),
     ],
