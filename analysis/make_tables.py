@@ -32,7 +32,8 @@ their order, with the differences to a base row and their intervals, and of the 
   eval=NAME     the evaluation that is shown, such as paper (default: default, or the only one there is)
   tables=NAME   only some of: comparison, components, study, search, errors (default: all but errors)
   base=ROW      the row of a sweep that the others are compared with (default: the first one)
-  metric=NAME   the metric that rows are compared by, such as bbox.AP or segm.AP75 (default: segm.AP)
+  metric=NAME   the metric that rows are compared by, such as bbox.AP, segm.AP75 or boundary.AP, which is a further
+                column (default: segm.AP)
   intervals=B   true: intervals of the differences, from the predictions (default); false: none, which is quicker
   resamples=N   resamples of the images for the intervals (default: 1000)
   by=category   with tables=errors: also by category

@@ -16,13 +16,16 @@ from htc.errors import UserError
 FORMATS = ("md", "tex", "csv", "html")
 COLUMNS = {
     "label": "row", "n": "n", "box_AP": "box AP", "mask_AP": "mask AP", "mask_AP50": "AP50", "mask_AP75": "AP75",
-    "mask_APs": "APs", "mask_APm": "APm", "mask_APl": "APl", "fps": "fps", "delta": "Δ", "images": "on new images",
-    "anew": "trained anew", "p": "p",
+    "mask_APs": "APs", "mask_APm": "APm", "mask_APl": "APl",
+    "boundary_AP": "boundary AP",
+    "fps": "fps", "delta": "Δ", "images": "on new images", "anew": "trained anew", "p": "p",
 }  # fmt: skip
 """Headers of the columns."""
 OF_COMPARISON = ("images", "anew", "p")
 """Columns that a table without intervals leaves out."""
-METRIC_WORDS = {"bbox": "box", "segm": "mask"}
+OPTIONAL = ("fps", "boundary_AP")
+"""Columns that a table leaves out where no row has a value."""
+METRIC_WORDS = {"bbox": "box", "segm": "mask", "boundary": "boundary"}
 
 
 def write_study(study: Study, out: Path, formats: Sequence[str] = FORMATS) -> str:
@@ -39,10 +42,10 @@ def write_study(study: Study, out: Path, formats: Sequence[str] = FORMATS) -> st
 
 def columns(study: Study) -> list[str]:
     """Return the columns that have something to show."""
-    has_fps = any("fps" in row.stats for row in study.rows)
+    known = {key for row in study.rows for key in row.stats}
     compared = any(row.comparison is not None for row in study.rows)
     shown = [key for key in COLUMNS if compared or key not in OF_COMPARISON]
-    return [key for key in shown if has_fps or key != "fps"]
+    return [key for key in shown if key in known or key not in OPTIONAL]
 
 
 def cell(study: Study, row: StudyRow, key: str) -> str:

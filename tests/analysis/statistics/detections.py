@@ -90,15 +90,18 @@ def random_results(content: Content, seed: int, *, equal_scores: bool = False) -
     return [bbox[index] for index in order], [segm[index] for index in order]
 
 
-def noisy_truth(truth: Truth, seed: int = 0) -> dict[str, list[Content]]:
-    """Return detections, by `bbox` and `segm`, that are the objects of a file: moved, repeated, missed, misnamed."""
+def noisy_truth(truth: Truth, seed: int = 0, spread: float = 0.15) -> dict[str, list[Content]]:
+    """Return detections, by `bbox` and `segm`, that are the objects of a file: moved, repeated, missed, misnamed.
+
+    spread: standard deviation of the moves in parts of width and height.
+    """
     random = np.random.default_rng(seed)
     results: dict[str, list[Content]] = {"bbox": [], "segm": []}
     for (category, image), found in sorted(truth.annotations.items()):
         for annotation, outline in zip(found, truth.outlines(category, image, "segm"), strict=True):
             mask = masks.decode(outline)
             for score in random.random(int(random.integers(0, 4))).tolist():
-                shift = random.normal(0, 0.15, 2) * annotation["bbox"][2:]
+                shift = random.normal(0, spread, 2) * annotation["bbox"][2:]
                 moved = np.roll(mask, [round(shift[1]), round(shift[0])], (0, 1))
                 encoded = masks.encode(np.asfortranarray(moved))
                 x, y, width, height = annotation["bbox"]
