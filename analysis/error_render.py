@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.error_table import AP, Cost, ErrorRow, ErrorTable
-from analysis.grid import Grid, html, latex, markdown, write_texts
+from analysis.grid import BOUNDS, Grid, bounds, csv_text, html, latex, markdown, write_texts
 from analysis.render import MISSING, figure, signed
-from analysis.statistics.intervals import Interval
 from analysis.statistics.resampled_errors import COSTS
 from analysis.study_render import FORMATS, interval
 
@@ -92,35 +89,27 @@ def differences(table: ErrorTable) -> list[str]:
             if cost.mark and cost.comparison is not None:
                 shown = cost.comparison.anew if cost.mark == "*" else cost.comparison.on_images
                 change = f"{signed(cost.comparison.difference)} to '{table.base}'"
-                bounds = interval(shown) if shown else MISSING
-                found.append(f"'{row.label}', {KINDS[row.kind]}, {name}: {change}, 95 % interval {bounds}.")
+                limits = interval(shown) if shown else MISSING
+                found.append(f"'{row.label}', {KINDS[row.kind]}, {name}: {change}, 95 % interval {limits}.")
     return found
 
 
 def csv(table: ErrorTable) -> str:
     """Return one line per row and kind of error, with the bounds of the intervals."""
-    header = ["kind", "row", "n", "AP50", "error", "cost", "cost_std", "number", "delta"]
-    header += ["images_low", "images_high", "anew_low", "anew_high", "p"]
+    header = ["kind", "row", "n", "AP50", "error", "cost", "cost_std", "number", "delta", *BOUNDS, "p"]
     lines: list[list[object]] = [list(header)]
     for row in table.rows:
         lines += [_line(row, name, row.costs[name]) for name in COSTS]
-    return _text(lines)
+    return csv_text(lines)
 
 
 def _line(row: ErrorRow, name: str, cost: Cost) -> list[object]:
     found = cost.comparison
-    bounds: list[object] = []
-    for each in (found.on_images, found.anew) if found else (None, None):
-        bounds += _bounds(each)
     return [
         row.kind, row.label, cost.stat.n, row.ap.mean, name, cost.stat.mean,
         "" if cost.stat.std is None else cost.stat.std, "" if cost.number is None else cost.number,
-        "" if found is None else found.difference, *bounds, "" if cost.p_value is None else cost.p_value,
+        "" if found is None else found.difference, *bounds(found), "" if cost.p_value is None else cost.p_value,
     ]  # fmt: skip
-
-
-def _bounds(found: Interval | None) -> list[object]:
-    return ["", ""] if found is None else [found.low, found.high]
 
 
 def categories_grid(table: ErrorTable) -> Grid:
@@ -144,10 +133,4 @@ def categories_csv(table: ErrorTable) -> str:
             for name, stat in of_category.items():
                 spread = "" if stat.std is None else stat.std
                 lines.append([row.kind, row.label, category, name, stat.mean, spread, stat.n])
-    return _text(lines)
-
-
-def _text(lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv_module.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    return csv_text(lines)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv as csv_module
 import html as html_module
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.render import escape, pipes
+from analysis.statistics.intervals import Comparison
 from htc.errors import UserError
 
 
@@ -84,3 +87,22 @@ def write_texts(texts: Mapping[str, str], out: Path, name: str, formats: Sequenc
             (out / f"{name}.{ending}").write_text(texts[ending], encoding="utf-8")
     except OSError as error:
         raise UserError(f"out={out} cannot be written ({error.strerror}): name another folder.") from error
+
+
+def csv_text(lines: Sequence[Sequence[object]]) -> str:
+    """Return lines of values as CSV."""
+    text = io.StringIO()
+    csv_module.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+BOUNDS = ("images_low", "images_high", "anew_low", "anew_high")
+"""Names of what `bounds` returns."""
+
+
+def bounds(found: Comparison | None) -> list[object]:
+    """Return the bounds of the intervals of a difference, empty where there are none."""
+    values: list[object] = []
+    for each in (found.on_images, found.anew) if found else (None, None):
+        values += ["", ""] if each is None else [each.low, each.high]
+    return values
