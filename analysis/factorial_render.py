@@ -71,7 +71,7 @@ def markdown(factorial: Factorial) -> str:
 
 def latex(factorial: Factorial) -> str:
     """Return the table in booktabs style, which the class `article` compiles."""
-    rows = [" & ".join(escape(text).replace("×", r"$\times$") for text in cells(each)) for each in factorial.effects]
+    rows = [" & ".join(escape(text) for text in cells(each)) for each in factorial.effects]
     lines = [
         r"% needs \usepackage{booktabs,amssymb}",
         r"\begin{table}",

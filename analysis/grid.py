@@ -53,18 +53,23 @@ def latex(grid: Grid) -> str:
         r"\toprule",
         " & ".join(map(escape, grid.header)) + r" \\",
         r"\midrule",
-        *(" & ".join(map(escape, row)) + r" \\" for row in grid.rows),
+        *(_guarded(" & ".join(map(escape, row))) + r" \\" for row in grid.rows),
         r"\bottomrule",
         r"\end{tabular}}",
         r"\par\smallskip",
         r"\begin{minipage}{\linewidth}",
         r"\scriptsize",
-        " \\\\\n".join(map(escape, grid.notes)),
+        " \\\\\n".join(_guarded(escape(note)) for note in grid.notes),
         r"\end{minipage}",
         r"\end{table*}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _guarded(line: str) -> str:
+    """Return a line that LaTeX does not read as arguments of the end of the line before: a star, or brackets."""
+    return f"{{}}{line}" if line.startswith(("*", "[")) else line
 
 
 def html(grid: Grid) -> str:

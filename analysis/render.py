@@ -19,6 +19,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "±": r"$\pm$", "✓": r"$\checkmark$", "Δ": r"$\Delta$", "−": "$-$", "—": "---", "–": "--",
+    "|": r"\textbar{}", "°": r"$^\circ$", "×": r"$\times$",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from analysis.error_render import errors_grid, write_errors
 from analysis.error_table import ErrorTable, build_errors
+from analysis.grid import latex
 from analysis.make_tables import main
 from analysis.runs import read_runs
 from analysis.statistics.errors import error_ap, find_errors
@@ -105,6 +107,13 @@ def test_files_of_every_format(runs: Path, truth_file: Path, tmp_path: Path) -> 
     of_category = list(csv.DictReader((tmp_path / "out" / "errors_by_category_flow.csv").open()))
     assert {each["category"] for each in of_category} <= {"c1", "c2", "c3"} and len(of_category) > 20
     assert r"flow \| with" in text
+
+
+def test_latex_keeps_stars_and_brackets_at_the_start_of_lines_and_marks(runs: Path, truth_file: Path) -> None:
+    grid = errors_grid(errors_of(runs))
+    text = latex(replace(grid, rows=[["[a]", "b | c", "1.0°"]], notes=["First.", "* marks a difference; ° another."]))
+    assert "\\\\\n{}* marks a difference; $^\\circ$ another." in text
+    assert "{}[a] & b \\textbar{} c & 1.0$^\\circ$ \\\\" in text
 
 
 def test_command_makes_the_table_when_it_is_asked_for(
