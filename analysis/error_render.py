@@ -8,9 +8,8 @@ from pathlib import Path
 from analysis.error_table import AP, Cost, ErrorRow, ErrorTable
 from analysis.render import MISSING, figure, signed
 from analysis.sheet import FORMATS, Sheet, SheetBlock, SheetColumn, write_sheet
-from analysis.statistics.intervals import Interval
 from analysis.statistics.resampled_errors import COSTS
-from analysis.study_render import csv_text, interval
+from analysis.study_render import BOUNDS, bounds, csv_text, interval
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 HEADERS = {
@@ -90,15 +89,14 @@ def differences(table: ErrorTable) -> list[str]:
             if cost.mark and cost.comparison is not None:
                 shown = cost.comparison.anew if cost.mark == "*" else cost.comparison.on_images
                 change = f"{signed(cost.comparison.difference)} to '{table.base}'"
-                bounds = interval(shown) if shown else MISSING
-                found.append(f"'{row.label}', {KINDS[row.kind]}, {name}: {change}, 95 % interval {bounds}.")
+                limits = interval(shown) if shown else MISSING
+                found.append(f"'{row.label}', {KINDS[row.kind]}, {name}: {change}, 95 % interval {limits}.")
     return found
 
 
 def csv(table: ErrorTable) -> str:
     """Return one line per row and kind of error, with the bounds of the intervals."""
-    header = ["kind", "row", "n", "AP50", "error", "cost", "cost_std", "number", "delta"]
-    header += ["images_low", "images_high", "anew_low", "anew_high", "p"]
+    header = ["kind", "row", "n", "AP50", "error", "cost", "cost_std", "number", "delta", *BOUNDS, "p"]
     lines: list[list[object]] = [list(header)]
     for row in table.rows:
         lines += [_line(row, name, row.costs[name]) for name in COSTS]
@@ -107,18 +105,11 @@ def csv(table: ErrorTable) -> str:
 
 def _line(row: ErrorRow, name: str, cost: Cost) -> list[object]:
     found = cost.comparison
-    bounds: list[object] = []
-    for each in (found.on_images, found.anew) if found else (None, None):
-        bounds += _bounds(each)
     return [
         row.kind, row.label, cost.stat.n, row.ap.mean, name, cost.stat.mean,
         "" if cost.stat.std is None else cost.stat.std, "" if cost.number is None else cost.number,
-        "" if found is None else found.difference, *bounds, "" if cost.p_value is None else cost.p_value,
+        "" if found is None else found.difference, *bounds(found), "" if cost.p_value is None else cost.p_value,
     ]  # fmt: skip
-
-
-def _bounds(found: Interval | None) -> list[object]:
-    return ["", ""] if found is None else [found.low, found.high]
 
 
 def categories_sheet(table: ErrorTable) -> Sheet:

@@ -14,7 +14,7 @@ from analysis.statistics.intervals import Comparison, compare, holm, pooled_vari
 from analysis.statistics.resampled import Resampler
 from analysis.statistics.resampled_errors import COSTS, RunErrors, run_errors
 from analysis.statistics.truth import KINDS
-from analysis.study import Study, StudyRow, images_of
+from analysis.study import Study, StudyRow, images_of, stat_of
 from analysis.table_rows import Stat
 from htc.errors import UserError
 from htc.runs.evaluations import evaluation_at
@@ -144,9 +144,3 @@ def _by_category(runs: Sequence[RunErrors]) -> dict[str, dict[str, Stat]]:
             if not np.isnan(own).any():
                 found.setdefault(category, {})[name] = stat_of(own)
     return found
-
-
-def stat_of(values: np.ndarray) -> Stat:
-    """Return mean and sample standard deviation of some numbers."""
-    spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    return Stat(float(values.mean()), None if math.isnan(spread) else spread, len(values))

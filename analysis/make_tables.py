@@ -32,11 +32,13 @@ each search.
   out=FOLDER    where the tables are written (default: tables)
   sweep=NAME    only the runs of this sweep (default: all)
   eval=NAME     the evaluation that is shown, such as paper (default: default, or the only one there is)
-  tables=NAME   only some of: comparison, components, fusion, weights, beta, extensions, study, search, errors (default:
-                all but errors). fusion, weights, beta and extensions are the paper's studies of these names, beside
-                published rows; with sweep=NAME, of that sweep; without runs, they are shown only if they are named here
+  tables=NAME   only some of: comparison, components, fusion, weights, beta, extensions, study, search (default: these),
+                errors, categories, sizes. fusion, weights, beta and extensions are the paper's studies of these names,
+                beside published rows; with sweep=NAME, of that sweep; without runs, they are shown only if they are
+                named here
   base=ROW      the row of a sweep that the others are compared with (default: the first one)
-  metric=NAME   the metric that rows are compared by, such as bbox.AP or segm.AP75 (default: segm.AP)
+  metric=NAME   the metric that rows are compared by, such as bbox.AP, segm.AP75 or boundary.AP, which is a further
+                column (default: segm.AP)
   intervals=B   true: intervals of the differences, from the predictions (default); false: none, which is quicker
   resamples=N   resamples of the images for the intervals (default: 1000)
   by=category   with tables=errors: also by category
@@ -49,6 +51,10 @@ DEFAULTS = {
     "base": "", "metric": "segm.AP", "intervals": "true", "resamples": "1000", "format": "md,tex,csv,html",
     "by": "", "systems": "",
 }  # fmt: skip
+
+
+ON_REQUEST = ("errors", "categories", "sizes")
+"""Tables of sweeps that are made where they are named."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Choices:
         """Read the choices from arguments by name. Raises UserError for a value that is none."""
         from htc.errors import UserError
 
-        for key, possible in (("tables", (*cls.tables, "errors")), ("format", cls.formats)):
+        for key, possible in (("tables", (*cls.tables, *ON_REQUEST)), ("format", cls.formats)):
             if unknown := [each for each in values[key].split(",") if each not in possible]:
                 raise UserError(f"{key}={values[key]}: {unknown[0]} is not one of {', '.join(possible)}.")
         if values["by"] not in ("", "category"):
@@ -125,7 +131,7 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "", ch
     tables = build_tables(chosen, published, runs)
     texts = [write_table(table, out) for table in tables if table.name in choices.tables]
     texts += form_tables(found, runs, out, sweep, evaluation, choices, published)
-    if {"study", "errors"} & set(choices.tables):
+    if {"study", *ON_REQUEST} & set(choices.tables):
         texts += study_tables(found, runs, out, sweep, evaluation, choices)
     if "search" in choices.tables:
         texts += [write_search_table(table, out) for table in search_tables(runs, sweep)]
@@ -183,6 +189,8 @@ def study_tables(
     from analysis.error_table import build_errors
     from analysis.factorial import build_factorial
     from analysis.factorial_render import write_factorial
+    from analysis.part_render import write_parts
+    from analysis.part_table import CATEGORIES, SIZES, build_parts
     from analysis.runs import default_evaluation, run_folders
     from analysis.statistics.resampled import Resampler
     from analysis.study import build_study
@@ -206,6 +214,9 @@ def study_tables(
             if "errors" in choices.tables:
                 errors = build_errors(study, pool, name, resampler or Resampler(MIN_RESAMPLES))
                 yield write_errors(errors, out, choices.formats, choices.by_category)
+            for by in (CATEGORIES, SIZES):
+                if by in choices.tables:
+                    yield write_parts(build_parts(study, by, pool, name, resampler), out, choices.formats)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -123,10 +123,15 @@ def latex(sheet: Sheet) -> str:
         "".join(sheet.columns[index].align for index in shown),
         [sheet.columns[index].header for index in shown],
         body,
-        [*map(escape, sheet.notes), *latex_footnotes(sources)],
+        [*map(_note, sheet.notes), *latex_footnotes(sources)],
         sheet.remarks,
         sheet.wide,
     )
+
+
+def _note(text: str) -> str:
+    """Return a sentence that LaTeX does not read as the argument of the line break before it, as it would a star."""
+    return f"{{}}{escape(text)}" if text.startswith(("*", "[")) else escape(text)
 
 
 def html(sheet: Sheet) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 
 from analysis.runs import ALL_METRICS, Run
 from analysis.statistics.intervals import Comparison, compare, holm, pooled_variance, seeds_to_see, smallest_visible
-from analysis.statistics.resampled import KEYS, ResampledRun, Resampler
+from analysis.statistics.resampled import BOUNDARY_KEYS, KEYS, ResampledRun, Resampler
+from analysis.statistics.truth import BOUNDARY, KINDS
 from analysis.table_rows import Stat, code_remarks
 from htc.errors import UserError, nearest
 from htc.runs.evaluations import evaluation_at
@@ -22,6 +23,10 @@ from htc.runs.files import read_object
 from htc.runs.pool import SelectedRun, read_rows
 from htc.runs.record import RunRecord
 
+CHOICES = [*KEYS, *BOUNDARY_KEYS]
+"""Metrics by which rows can be compared."""
+BOUNDARY_AP = f"{BOUNDARY}_AP"
+"""Key of boundary AP among the statistics of a row, where rows are compared by a metric of boundaries."""
 ONE_AP = 0.5
 """Difference in AP for which the line of power names the number of seeds."""
 
@@ -36,7 +41,7 @@ class StudyRow:
     unfinished: list[str] = field(default_factory=list)
     """For each other run of the label, its state and the command that makes it."""
     stats: dict[str, Stat] = field(default_factory=dict)
-    """By the keys of ALL_METRICS, in percent, and `fps`."""
+    """By the keys of ALL_METRICS, in percent, `fps`, and BOUNDARY_AP."""
     resampled: list[ResampledRun] = field(default_factory=list)
     """The runs on resamples of the images; empty without intervals."""
     comparison: Comparison | None = None
@@ -90,7 +95,7 @@ def build_study(
         pool: folder of runs.
         sweep: name of the sweep.
         base: label of the row that others are compared with; empty for the first one that has runs.
-        metric: metric of the differences, one of KEYS.
+        metric: metric of the differences, one of CHOICES.
         evaluation: name of the evaluation.
         resampler: makes the intervals; None for a table without intervals.
         systems: rows of other systems, which are last; see `analysis.systems`.
@@ -98,8 +103,8 @@ def build_study(
     Raises:
         UserError: for an unknown base row or metric.
     """
-    if metric not in KEYS:
-        raise UserError(f"metric={metric} is not one of {', '.join(KEYS)}{nearest(metric, KEYS)}.")
+    if metric not in CHOICES:
+        raise UserError(f"metric={metric} is not one of {', '.join(CHOICES)}{nearest(metric, CHOICES)}.")
     selected = read_rows(pool, sweep)
     rows, remarks = rows_of(runs, selected, pool)
     for system in systems:
@@ -119,13 +124,15 @@ def build_study(
         remarks += [f"`{run.folder}` continues {run.continues}." for run in row.runs if run.continues]
     if chosen is None or not chosen.runs:
         return study
+    if resampler is not None or metric in BOUNDARY_KEYS:
+        add_resampled(study, pool, evaluation, resampler or Resampler(0))
     key = table_key(metric)
     for row in with_runs:
         if row is not chosen and key in row.stats and key in chosen.stats:
             row.delta = row.stats[key].mean - chosen.stats[key].mean
     study.images = chosen.runs[0].images
     if resampler is not None:
-        add_intervals(study, chosen, pool, evaluation, resampler)
+        add_intervals(study, chosen)
     return study
 
 
@@ -197,27 +204,45 @@ def statistics(runs: Sequence[Run]) -> dict[str, Stat]:
         values = np.array([run.metrics.get(key, np.nan) for run in runs])
         values = values[~np.isnan(values)]
         if len(values):
-            found[key] = Stat(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None, len(values))
+            found[key] = stat_of(values)
     speeds = np.array([run.fps for run in runs])
     if not np.isnan(speeds).any() and len({run.conditions for run in runs}) == 1:
-        found["fps"] = Stat(float(speeds.mean()), float(speeds.std(ddof=1)) if len(speeds) > 1 else None, len(speeds))
+        found["fps"] = stat_of(speeds)
     return found
+
+
+def stat_of(values: np.ndarray[Any, Any]) -> Stat:
+    """Return mean and sample standard deviation of some numbers, one per run."""
+    return Stat(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None, len(values))
 
 
 def table_key(metric: str) -> str:
     """Return the key of ALL_METRICS of a metric, such as `mask_AP` of `segm.AP`; empty where no table has it."""
     section, name = metric.split(".")
+    if metric == f"{BOUNDARY}.AP":
+        return BOUNDARY_AP
     return next((key for key, place in ALL_METRICS.items() if place == (section, name)), "")
 
 
-def add_intervals(study: Study, base: StudyRow, pool: Path, evaluation: str, resampler: Resampler) -> None:
-    """Add the intervals of the differences to the base row, and what the experiment can see."""
+def add_resampled(study: Study, pool: Path, evaluation: str, resampler: Resampler) -> None:
+    """Add the runs on resamples of the images, and boundary AP where rows are compared by a metric of boundaries."""
+    of_boundaries = study.metric in BOUNDARY_KEYS
+    lacks = "intervals" if resampler.resamples else "boundary AP"
     for row in study.rows:
+        # Another system may have boxes only.
+        kinds = (*KINDS, BOUNDARY) if of_boundaries and "mask_AP" in row.stats else KINDS
         try:
-            row.resampled = [resampled_run(run, pool, evaluation, resampler) for run in row.runs]
+            found = [resampled_run(run, pool, evaluation, resampler, kinds) for run in row.runs]
         except UserError as error:
-            row.resampled = []
-            study.remarks.append(f"'{row.label}' has no intervals: {error.sentence}")
+            study.remarks.append(f"'{row.label}' has no {lacks}: {error.sentence}")
+            continue
+        row.resampled = found if resampler.resamples else []
+        if found and BOUNDARY in kinds:
+            row.stats[BOUNDARY_AP] = stat_of(np.array([100 * run.values[f"{BOUNDARY}.AP"] for run in found]))
+
+
+def add_intervals(study: Study, base: StudyRow) -> None:
+    """Add the intervals of the differences to the base row, and what the experiment can see."""
     rows = comparable_rows(study)
     if base not in rows:
         return
@@ -248,12 +273,14 @@ def comparable_rows(study: Study) -> list[StudyRow]:
     return [row for row in study.rows if row.resampled and key in row.stats]
 
 
-def resampled_run(run: Run, pool: Path, evaluation: str, resampler: Resampler) -> ResampledRun:
+def resampled_run(
+    run: Run, pool: Path, evaluation: str, resampler: Resampler, kinds: Sequence[str] = KINDS
+) -> ResampledRun:
     folder = pool / run.folder
     results = evaluation_at(folder, evaluation).read()
     if sys.stderr.isatty():
         print(f"resampling {run.folder}", file=sys.stderr, flush=True)
-    return resampler.run(folder, evaluation, results)
+    return resampler.run(folder, evaluation, results, kinds)
 
 
 def images_of(row: StudyRow) -> tuple[Any, ...]:

@@ -10,18 +10,21 @@ from pathlib import Path
 from analysis.render import MISSING, figure, signed
 from analysis.runs import SIZES
 from analysis.sheet import FORMATS, Sheet, SheetBlock, SheetColumn, write_sheet
-from analysis.statistics.intervals import Interval
+from analysis.statistics.intervals import Comparison, Interval
 from analysis.study import Study, StudyRow
 
-METRIC_WORDS = {"bbox": "box", "segm": "mask"}
+METRIC_WORDS = {"bbox": "box", "segm": "mask", "boundary": "boundary"}
+KINDS = ("box", "mask")
 COLUMNS = {
     "label": "row", "n": "n", "box_AP": "box AP", "mask_AP": "mask AP",
-    **{f"{kind}_{name}": name for kind in METRIC_WORDS.values() for name in SIZES},
+    **{f"{kind}_{name}": name for kind in KINDS for name in SIZES}, "boundary_AP": "boundary AP",
     "fps": "fps", "delta": "Δ", "images": "on new images", "anew": "trained anew", "p": "p",
 }  # fmt: skip
 """Headers of the columns. Of the metrics besides AP, a table shows those of masks or those of boxes."""
 OF_COMPARISON = ("images", "anew", "p")
 """Columns that a table without intervals leaves out."""
+OPTIONAL = ("fps", "boundary_AP")
+"""Columns that a table leaves out where no row has a value."""
 
 
 def write_study(study: Study, out: Path, formats: Sequence[str] = FORMATS) -> str:
@@ -31,17 +34,17 @@ def write_study(study: Study, out: Path, formats: Sequence[str] = FORMATS) -> st
 
 def columns(study: Study) -> list[str]:
     """Return the columns that have something to show; AP50 to APl of boxes where the metric is one of boxes."""
-    left_out = {f"{kind}_{name}" for kind in METRIC_WORDS.values() for name in SIZES if kind != kind_of(study.metric)}
-    if not any("fps" in row.stats for row in study.rows):
-        left_out.add("fps")
+    left_out = {f"{kind}_{name}" for kind in KINDS for name in SIZES if kind != kind_of(study.metric)}
+    known = {key for row in study.rows for key in row.stats}
+    left_out |= {key for key in OPTIONAL if key not in known}
     if not any(row.comparison is not None for row in study.rows):
         left_out.update(OF_COMPARISON)
     return [key for key in COLUMNS if key not in left_out]
 
 
 def kind_of(metric: str) -> str:
-    """Return `mask` for `segm.AP`, and `box` for `bbox.AP`."""
-    return METRIC_WORDS[metric.split(".")[0]]
+    """Return `mask` for `segm.AP` and `boundary.AP`, and `box` for `bbox.AP`."""
+    return "box" if metric.startswith("bbox.") else "mask"
 
 
 def cell(study: Study, row: StudyRow, key: str) -> str:
@@ -125,7 +128,7 @@ def csv(study: Study) -> str:
 def numbers_header(keys: Sequence[str]) -> list[str]:
     """Return the names of what `numbers` returns."""
     of_metrics = [f"{key}{end}" for key in keys for end in ("", "_std", "_n")]
-    return [*of_metrics, "delta", "images_low", "images_high", "anew_low", "anew_high", "p"]
+    return [*of_metrics, "delta", *BOUNDS, "p"]
 
 
 def numbers(row: StudyRow, keys: Sequence[str]) -> list[object]:
@@ -134,11 +137,8 @@ def numbers(row: StudyRow, keys: Sequence[str]) -> list[object]:
     for key in keys:
         stat = row.stats.get(key)
         values += ["", "", ""] if stat is None else [stat.mean, "" if stat.std is None else stat.std, stat.n or ""]
-    comparison = row.comparison
-    values.append("" if row.delta is None else row.delta)
-    for found in (comparison.on_images, comparison.anew) if comparison is not None else (None, None):
-        values += ["", ""] if found is None else [found.low, found.high]
-    return [*values, "" if row.p_value is None else row.p_value]
+    delta = "" if row.delta is None else row.delta
+    return [*values, delta, *bounds(row.comparison), "" if row.p_value is None else row.p_value]
 
 
 def csv_text(lines: Sequence[Sequence[object]]) -> str:
@@ -146,3 +146,15 @@ def csv_text(lines: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     csv_module.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+BOUNDS = ("images_low", "images_high", "anew_low", "anew_high")
+"""Names of what `bounds` returns."""
+
+
+def bounds(found: Comparison | None) -> list[object]:
+    """Return the bounds of the intervals of a difference, empty where there are none."""
+    values: list[object] = []
+    for each in (found.on_images, found.anew) if found else (None, None):
+        values += ["", ""] if each is None else [each.low, each.high]
+    return values

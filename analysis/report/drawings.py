@@ -27,7 +27,7 @@ from analysis.figures.variants import Group, Variant, read_groups
 from analysis.report import contents
 from analysis.report.contents import Overlay, Picture, Report
 from analysis.statistics.resampled import Resampler
-from analysis.statistics.truth import Array
+from analysis.statistics.truth import BOUNDARY, Array
 from analysis.study import Study
 from htc.errors import UserError
 
@@ -71,7 +71,7 @@ def add_drawings(report: Report, study: Study, pool: Path, evaluation: str, resa
         labels = [variant.label for variant in group.variants]
         choices = Choices(
             base=study.base if study.base in labels else "", against=against if against in labels else "",
-            metric=study.metric,
+            metric=drawn_metric(study),
         )  # fmt: skip
         drawing = Drawing(group, pool, choices, resampler)
         for name, title in TITLES.items():
@@ -87,6 +87,12 @@ def add_drawings(report: Report, study: Study, pool: Path, evaluation: str, resa
             add_pictures(report, groups[0], study, resampler, pictures)
         except UserError as error:
             report.remarks.append(f"No predictions: {error.sentence}")
+
+
+def drawn_metric(study: Study) -> str:
+    """Return the metric of the figures: that of the differences, but that of masks where these are of boundaries."""
+    section, name = study.metric.split(".")
+    return f"segm.{name}" if section == BOUNDARY else study.metric
 
 
 def against_row(study: Study) -> str:
@@ -110,7 +116,7 @@ def add_pictures(report: Report, group: Group, study: Study, resampler: Resample
     Raises:
         UserError: where predictions, annotations or images are missing.
     """
-    kind = study.metric.split(".")[0]
+    kind = drawn_metric(study).split(".")[0]
     labels = [variant.label for variant in group.variants]
     base = group.variant(study.base) if study.base in labels else group.variants[0]
     other = against_row(study)

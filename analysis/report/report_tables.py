@@ -27,6 +27,7 @@ MAX_COLUMNS = 8
 """Most rows that are columns in the table of settings; of more, the settings are the columns."""
 EXPLANATIONS = {
     "n": "Number of finished runs, which differ in the seed only.",
+    "boundary_AP": "Boundary AP (Cheng et al., CVPR 2021) in percent: mean ± sample standard deviation over the runs.",
     "fps": "Images per second of the evaluation, with batch size and device as recorded.",
     "images": "95 % interval of the difference to the base row for these checkpoints on new images: paired bootstrap "
     "over the images.",

@@ -3,7 +3,7 @@
 Each false detection has one kind of error, and each missed object that no such error explains is one, too. What a kind
 costs is the AP50 that is gained where all errors of this kind are repaired and all others stay. Definitions, order of
 precedence, and details (100 detections per image over all categories; a category without objects has AP 0 as long as it
-is detected) are those of `tidecv` 1.0.1.
+is detected) are those of `tidecv` 1.0.1. Equal scores have COCO's order, in which a repaired detection keeps its place.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as masks
 
-from analysis.statistics.truth import AREAS, Array, Truth
+from analysis.statistics.boundary import boundary_overlap
+from analysis.statistics.truth import AREAS, BOUNDARY, Array, Truth
 from htc.errors import UserError
 
 THRESHOLDS: Array = np.linspace(0.5, 0.95, 10)
@@ -58,7 +59,7 @@ class Matches:
     """Detections of one kind, boxes or masks, matched with the ground truth."""
 
     kind: str
-    """`bbox` or `segm`."""
+    """`bbox`, `segm` or `boundary`."""
     truth: Truth
     categories: list[CategoryMatches]
     """By index of the category."""
@@ -84,7 +85,7 @@ def match(results: Iterable[Mapping[str, Any]], truth: Truth, kind: str) -> Matc
         results: detections in COCO's result format, with `bbox` (xywh, pixels) or `segmentation`; those of other images
             and categories are left out.
         truth: the ground truth.
-        kind: `bbox` or `segm`.
+        kind: `bbox`, `segm` or `boundary`.
     """
     results = list(results)
     by_place: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -132,10 +133,11 @@ def _match_category(
         _Pair(
             int(start[place]),
             first_object[image],
-            masks.iou(
+            _overlap(
                 outlines[image],
                 truth.outlines(category, image, kind),
                 [int(annotation["iscrowd"]) for annotation in truth.annotations[category, image]],
+                kind,
             ),
         )
         for place, image in enumerate(images)
@@ -175,6 +177,13 @@ def outlines_of(results: Sequence[Mapping[str, Any]], truth: Truth, image: int, 
     return [
         masks.frPyObjects(each, *truth.sizes[image]) if isinstance(each["counts"], list) else each for each in encoded
     ]
+
+
+def _overlap(detections: list[Any], objects: list[Any], crowd: list[int], kind: str) -> Array:
+    """Return the overlap of the detections and objects of an image, exact where it can match: [detections, objects]."""
+    if kind == BOUNDARY:
+        return boundary_overlap(detections, objects, crowd, float(THRESHOLDS[0]))
+    return masks.iou(detections, objects, crowd)
 
 
 def _areas(outlines: list[Any], kind: str) -> Array:

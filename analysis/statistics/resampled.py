@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from analysis.statistics.intervals import image_weights
 from analysis.statistics.matching import Matches, match_file
-from analysis.statistics.truth import KINDS, Array, Truth, read_truth
+from analysis.statistics.truth import BOUNDARY, KINDS, Array, Truth, read_truth
 from analysis.statistics.weighted_ap import METRICS, unit_ap, weighted_ap
 from htc.errors import UserError
 from htc.runs.evaluations import evaluation_at
@@ -22,7 +23,9 @@ from htc.runs.json_values import mapping, text, whole_number
 
 KEYS = [f"{kind}.{metric}" for kind in KINDS for metric in METRICS]
 """Names of the metrics, such as `segm.AP75`."""
-VERSION = 1
+BOUNDARY_KEYS = [f"{BOUNDARY}.{metric}" for metric in METRICS]
+"""Metrics on request."""
+VERSION = 2
 """Increased where the numbers change, so that what earlier versions kept is not used."""
 EQUAL = 1e-6
 """Largest difference to the recorded AP, in 0..1, with which predictions and annotations still belong together."""
@@ -38,49 +41,91 @@ class ResampledRun:
     """[R] by KEYS, on resamples of the images."""
     images: int
 
-    @classmethod
-    def from_arrays(cls, values: Array, resampled: Array, images: int) -> ResampledRun:
-        return cls(
-            {key: float(value) for key, value in zip(KEYS, values, strict=True)},
-            dict(zip(KEYS, resampled, strict=True)),
-            images,
-        )
+
+@dataclass
+class ResampledCategories:
+    """AP of a run by category, in 0..1; NaN without objects."""
+
+    names: list[str]
+    objects: Array
+    """[K] number of objects that count."""
+    values: Array
+    """[K] on the images as they are."""
+    resampled: Array
+    """[K, R] on resamples of the images."""
+
+
+@dataclass
+class _Resampled:
+    """All of one kind of detections."""
+
+    values: Array
+    """[M] by METRICS."""
+    resampled: Array
+    """[M, R]"""
+    categories: ResampledCategories
 
 
 class Resampler:
     """Evaluates runs on common resamples of the images; ground truth is read once."""
 
     def __init__(self, resamples: int = 1000, seed: int = 0) -> None:
+        """Make `resamples` resamples; with 0, runs have values on the images as they are, and nothing else."""
         self.resamples, self.seed = resamples, seed
         self._truths: dict[tuple[Path, int], Truth] = {}
 
-    def run(self, folder: Path, evaluation: str, results: Mapping[str, Any]) -> ResampledRun:
+    def run(
+        self, folder: Path, evaluation: str, results: Mapping[str, Any], kinds: Sequence[str] = KINDS
+    ) -> ResampledRun:
         """Return the metrics of a run, from what was kept, or else from its predictions.
 
         Args:
             folder: the run's folder.
             evaluation: name of the evaluation.
             results: content of its results.json.
+            kinds: some of `bbox`, `segm` and `boundary`.
 
         Raises:
             UserError: where predictions or annotations are missing, or were changed since the evaluation.
         """
+        images, _ = _facts(folder, evaluation, results)
+        found = ResampledRun({}, {}, images)
+        for kind in kinds:
+            of_kind = self._resampled(folder, evaluation, results, kind)
+            for index, metric in enumerate(METRICS):
+                found.values[f"{kind}.{metric}"] = float(of_kind.values[index])
+                found.resampled[f"{kind}.{metric}"] = of_kind.resampled[index]
+        return found
+
+    def categories(self, folder: Path, evaluation: str, results: Mapping[str, Any], kind: str) -> ResampledCategories:
+        """Return the AP of a run by category, with the arguments and errors of `run`."""
+        return self._resampled(folder, evaluation, results, kind).categories
+
+    def _resampled(self, folder: Path, evaluation: str, results: Mapping[str, Any], kind: str) -> _Resampled:
         place = evaluation_at(folder, evaluation)
         images, _ = _facts(folder, evaluation, results)
-        kept = place.path / f"resamples-{self.resamples}-{self.seed}.npz"
+        kept = place.path / f"resamples-{kind}-{self.resamples}-{self.seed}.npz"
         stamp = self._stamp(place.path, place.results_file)
         if (found := _read_kept(kept, stamp)) is not None:
-            return ResampledRun.from_arrays(*found, images)
-        values, resampled = [], []
-        for kind in KINDS:
-            matches = self.matches(folder, evaluation, results, kind)
-            unit = unit_ap(matches)
-            self._check(unit.metric("AP")[0], kind, results, place.path)
-            chunks = [weighted_ap(matches, weights) for weights in image_weights(images, self.resamples, self.seed)]
-            values += [unit.metric(metric)[0] for metric in METRICS]
-            resampled += [np.concatenate([chunk.metric(metric) for chunk in chunks]) for metric in METRICS]
-        _keep(kept, stamp, np.array(values), np.array(resampled))
-        return ResampledRun.from_arrays(np.array(values), np.array(resampled), images)
+            return found
+        matches = self.matches(folder, evaluation, results, kind)
+        unit = unit_ap(matches)
+        self._check(unit.metric("AP")[0], kind, results, place.path)
+        drawn = [weighted_ap(matches, weights) for weights in image_weights(images, self.resamples, self.seed)]
+        chunks = [unit, *drawn]
+        number = range(len(matches.categories))
+        of_metrics = np.array([np.concatenate([chunk.metric(metric) for chunk in chunks]) for metric in METRICS])
+        of_categories = np.array(
+            [np.concatenate([chunk.per_category("AP", [index]) for chunk in chunks]) for index in number]
+        ).reshape(len(number), 1 + self.resamples)
+        objects = np.array([int(category.object_counts[0].sum()) for category in matches.categories], dtype=np.int64)
+        made = _Resampled(
+            of_metrics[:, 0],
+            of_metrics[:, 1:],
+            ResampledCategories(matches.truth.category_names, objects, of_categories[:, 0], of_categories[:, 1:]),
+        )
+        _keep(kept, stamp, made)
+        return made
 
     def truth(self, folder: Path, evaluation: str, results: Mapping[str, Any]) -> Truth:
         """Return the ground truth of an evaluation, with the arguments and errors of `run`."""
@@ -90,10 +135,11 @@ class Resampler:
     def matches(self, folder: Path, evaluation: str, results: Mapping[str, Any], kind: str) -> Matches:
         """Return the detections of an evaluation, matched with its ground truth; errors are those of `run`.
 
-        kind: `bbox` or `segm`.
+        kind: `bbox`, `segm` or `boundary`.
         """
         truth = self.truth(folder, evaluation, results)
-        return match_file(evaluation_at(folder, evaluation).path / f"{kind}.json", truth, kind)
+        file = "segm" if kind == BOUNDARY else kind
+        return match_file(evaluation_at(folder, evaluation).path / f"{file}.json", truth, kind)
 
     def _truth(self, path: Path, images: int, data: Mapping[str, Any]) -> Truth:
         if (path, images) not in self._truths:
@@ -140,17 +186,26 @@ def _facts(folder: Path, evaluation: str, results: Mapping[str, Any]) -> tuple[i
     return images, Path(annotations)
 
 
-def _read_kept(path: Path, stamp: str) -> tuple[Array, Array] | None:
+def _read_kept(path: Path, stamp: str) -> _Resampled | None:
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return (kept["values"], kept["resampled"]) if str(kept["stamp"]) == stamp else None
-    except (OSError, ValueError, KeyError):
+            if str(kept["stamp"]) != stamp:
+                return None
+            categories = ResampledCategories(
+                kept["names"].tolist(), kept["objects"], kept["category_values"], kept["category_resampled"]
+            )
+            return _Resampled(kept["values"], kept["resampled"], categories)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _keep(path: Path, stamp: str, values: Array, resampled: Array) -> None:
+def _keep(path: Path, stamp: str, made: _Resampled) -> None:
     """Write what was computed; in a folder of another user, it is computed again next time."""
     temporary = path.with_suffix(f".{os.getpid()}.npz")
     with suppress(OSError):
-        np.savez_compressed(temporary, stamp=np.array(stamp), values=values, resampled=resampled)
+        np.savez_compressed(
+            temporary, stamp=np.array(stamp), values=made.values, resampled=made.resampled,
+            names=np.array(made.categories.names, dtype=str), objects=made.categories.objects,
+            category_values=made.categories.values, category_resampled=made.categories.resampled,
+        )  # fmt: skip
         temporary.replace(path)

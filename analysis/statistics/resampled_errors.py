@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def _read_kept(path: Path, stamp: str) -> RunErrors | None:
                 dict(zip(ERRORS, kept["counts"].tolist(), strict=True)), kept["by_category"],
                 kept["categories"].tolist(),
             )  # fmt: skip
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

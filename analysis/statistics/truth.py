@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +19,8 @@ from htc.errors import UserError
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """COCO's ranges of object areas in pixels, bounds included."""
 KINDS = ("bbox", "segm")
+BOUNDARY = "boundary"
+"""A third kind, on request: masks, compared by their boundaries."""
 Array = np.ndarray[Any, Any]
 
 
@@ -32,6 +34,7 @@ class Truth:
     category_ids: list[int]
     """Ids of the categories in ascending order."""
     category_names: list[str]
+    """A name that several categories share is followed by the id, as in results.json."""
     annotations: dict[tuple[int, int], list[dict[str, Any]]] = field(repr=False)
     """Annotations by index of the category and of the image, in the order of the file."""
     sizes: list[tuple[int, int]] = field(repr=False)
@@ -95,7 +98,9 @@ def read_truth(path: Path, images: int | Sequence[int] | None = None) -> Truth:
         image, category = index.get(annotation["image_id"]), of_category.get(annotation["category_id"])
         if image is not None and category is not None:
             annotations[category, image].append(annotation)
+    shared = Counter(name for _, name in categories)
+    names = [name if shared[name] == 1 else f"{name} ({category})" for category, name in categories]
     return Truth(
-        path, chosen, [category for category, _ in categories], [name for _, name in categories], dict(annotations),
+        path, chosen, [category for category, _ in categories], names, dict(annotations),
         [sizes[image] for image in chosen],
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from analysis.error_render import errors_sheet, write_errors
 from analysis.error_table import ErrorTable, build_errors
 from analysis.make_tables import main
 from analysis.runs import read_runs
+from analysis.sheet import SheetBlock, latex
 from analysis.statistics.errors import error_ap, find_errors
 from analysis.statistics.resampled import Resampler
 from analysis.statistics.truth import read_truth
@@ -105,6 +107,16 @@ def test_files_of_every_format(runs: Path, truth_file: Path, tmp_path: Path) -> 
     of_category = list(csv.DictReader((tmp_path / "out" / "errors_by_category_flow.csv").open()))
     assert {each["category"] for each in of_category} <= {"c1", "c2", "c3"} and len(of_category) > 20
     assert r"flow \| with" in text
+
+
+def test_latex_keeps_stars_and_brackets_at_the_start_of_lines_and_marks(runs: Path, truth_file: Path) -> None:
+    sheet = errors_sheet(errors_of(runs))
+    rows = [SheetBlock([["[a]", "b | c", "1.0°"]])]
+    text = latex(
+        replace(sheet, columns=sheet.columns[:3], blocks=rows, notes=["First.", "* marks a difference; ° another."])
+    )
+    assert "\\\\\n{}* marks a difference; $^\\circ$ another." in text
+    assert "{}[a] & b \\textbar{} c & 1.0$^\\circ$ \\\\" in text
 
 
 def test_command_makes_the_table_when_it_is_asked_for(

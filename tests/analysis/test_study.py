@@ -68,8 +68,8 @@ def test_resampled_values_are_those_of_pycocotools_and_are_kept(pool: Path) -> N
             results = json.loads((pool / run.folder / "evaluations" / "default" / "results.json").read_text())
             for kind in ("bbox", "segm"):
                 assert resampled.values[f"{kind}.AP"] == pytest.approx(results[kind]["AP"], abs=1e-12)
-    kept = list(pool.glob("*/evaluations/default/resamples-100-0.npz"))
-    assert len(kept) == 4
+    kept = list(pool.glob("*/evaluations/default/resamples-*-100-0.npz"))
+    assert len(kept) == 8
     times = [path.stat().st_mtime_ns for path in kept]
     again = study_of(pool)
     assert [path.stat().st_mtime_ns for path in kept] == times
@@ -126,6 +126,35 @@ def test_unknown_base_and_metric_are_refused(pool: Path) -> None:
     for wrong in ({"tables": "stdy"}, {"format": "pdf"}, {"intervals": "yes"}, {"resamples": "10"}):
         with pytest.raises(UserError, match=f"{next(iter(wrong))}="):
             Choices.of({**DEFAULTS, **wrong})
+
+
+def test_rows_are_compared_by_boundary_ap_on_request(pool: Path) -> None:
+    study = study_of(pool, metric="boundary.AP")
+    plain = study_of(pool)
+    shown = [markdown(study_sheet(each)) for each in (plain, study)]
+    assert "boundary AP" not in shown[0] and "boundary AP" in shown[1]
+    for row, of_masks in zip(study.rows, plain.rows, strict=True):
+        boundary, mask = row.stats["boundary_AP"], of_masks.stats["mask_AP"]
+        assert boundary.n == 2 and 0 <= boundary.mean <= mask.mean
+        assert row.stats["mask_AP"] == mask
+    assert study.rows[1].comparison is not None
+    assert study.rows[1].comparison.difference == pytest.approx(
+        study.rows[1].stats["boundary_AP"].mean - study.rows[0].stats["boundary_AP"].mean
+    )
+    assert len(list(pool.glob("*/evaluations/default/resamples-boundary-100-0.npz"))) == 4
+    without = study_of(pool, metric="boundary.AP", resampler=None)
+    assert without.rows[1].delta == pytest.approx(study.rows[1].delta) and without.rows[1].comparison is None
+    assert without.rows[1].stats == study.rows[1].stats and not without.rows[1].resampled
+
+
+def test_damaged_resamples_are_made_again(pool: Path) -> None:
+    first = study_of(pool)
+    kept = sorted(pool.glob("*/evaluations/default/resamples-segm-100-0.npz"))
+    whole = kept[0].read_bytes()
+    for file, content in zip(kept, (b"", b"damaged", whole[:100], whole[:-50]), strict=True):
+        file.write_bytes(content)
+    assert study_of(pool).rows[1].comparison == first.rows[1].comparison
+    assert kept[0].read_bytes()
 
 
 def test_without_intervals_no_predictions_are_read(pool: Path) -> None:

@@ -146,6 +146,14 @@ def test_summary_tells_chance_from_difference(sweep: Path) -> None:
     assert "could be chance" in none and "higher" not in none
 
 
+def test_report_by_boundary_ap_has_its_column_and_figures_of_masks(sweep: Path) -> None:
+    report = build_report(sweep, "flow", resamples=100, metric="boundary.AP")
+    shown = table(report, "rows")
+    place = [column.key for column in shown.columns].index("boundary_AP")
+    assert [row.cells[place].text for row in shown.rows][1:] == ["100.0 ± 0.0", "—"]
+    assert report.figures and not any("boundary" in figure.svg for figure in report.figures)
+
+
 def test_a_factorial_has_a_table_of_effects(runs: Path, write_run: WriteRun) -> None:
     # Without intervals there are no effects; with them tests/analysis/test_study.py checks the numbers.
     run = write_run(sweep=None)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pycocotools import mask as masks
 
+from analysis.statistics.truth import Truth
+
 Content = dict[str, Any]
+COCO_TINY = Path(os.environ.get("HTC_COCO_TINY") or Path(__file__).parents[3].parent / "shared/data/coco_tiny")
+REAL = COCO_TINY / "annotations" / "instances_val2017.json"
+"""Annotations of a few images of COCO."""
+needs_real_annotations = pytest.mark.skipif(
+    not REAL.is_file(), reason=f"no COCO images at {COCO_TINY}; HTC_COCO_TINY names the folder"
+)
 
 
 def random_truth(seed: int, images: int = 12, categories: int = 3, size: int = 160) -> Content:
@@ -78,6 +88,29 @@ def random_results(content: Content, seed: int, *, equal_scores: bool = False) -
                 add(image["id"], category["id"], [float(x), float(y), float(width + 3), float(height + 3)])
     order = random.permutation(len(bbox))
     return [bbox[index] for index in order], [segm[index] for index in order]
+
+
+def noisy_truth(truth: Truth, seed: int = 0, spread: float = 0.15) -> dict[str, list[Content]]:
+    """Return detections, by `bbox` and `segm`, that are the objects of a file: moved, repeated, missed, misnamed.
+
+    spread: standard deviation of the moves in parts of width and height.
+    """
+    random = np.random.default_rng(seed)
+    results: dict[str, list[Content]] = {"bbox": [], "segm": []}
+    for (category, image), found in sorted(truth.annotations.items()):
+        for annotation, outline in zip(found, truth.outlines(category, image, "segm"), strict=True):
+            mask = masks.decode(outline)
+            for score in random.random(int(random.integers(0, 4))).tolist():
+                shift = random.normal(0, spread, 2) * annotation["bbox"][2:]
+                moved = np.roll(mask, [round(shift[1]), round(shift[0])], (0, 1))
+                encoded = masks.encode(np.asfortranarray(moved))
+                x, y, width, height = annotation["bbox"]
+                of = int(random.integers(0, len(truth.category_ids))) if random.random() < 0.15 else category
+                place = {"image_id": truth.image_ids[image], "category_id": truth.category_ids[of], "score": score}
+                box = [float(each) for each in (x + shift[0], y + shift[1], width, height)]
+                results["bbox"].append({**place, "bbox": box})
+                results["segm"].append({**place, "segmentation": {**encoded, "counts": encoded["counts"].decode()}})
+    return results
 
 
 def duplicate(content: Content, results: list[Content], weights: list[int]) -> tuple[Content, list[Content]]:

@@ -1,4 +1,6 @@
-"""Write what `tidecv` 1.0.1 says of random cases to golden/tidecv.json, with which test_errors.py compares.
+"""Write what `tidecv` 1.0.1 says of random cases, and of detections on images of COCO, to golden/tidecv.json.
+
+test_errors.py compares with it.
 
 pip install tidecv==1.0.1    # in an environment of its own: it needs opencv-python, which replaces our OpenCV
 python -m tests.analysis.statistics.make_tidecv_golden
@@ -11,10 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.analysis.statistics.detections import random_results, random_truth
+from analysis.statistics.truth import read_truth
+from tests.analysis.statistics.detections import REAL, noisy_truth, random_results, random_truth
 
 GOLDEN = Path(__file__).with_name("golden") / "tidecv.json"
 SEEDS = (0, 3, 13, 26)
+COCO = "coco"
+"""In place of the seed: the images of COCO."""
 NAMES = {
     "Cls": "classification", "Loc": "localization", "Both": "both", "Dupe": "duplicate", "Bkg": "background",
     "Miss": "missed", "FalsePos": "false positives", "FalseNeg": "false negatives",
@@ -22,13 +27,15 @@ NAMES = {
 
 
 def main() -> None:
-    found = []
+    found: list[dict[str, Any]] = []
     for seed in SEEDS:
         content = random_truth(seed)
         bbox, segm = random_results(content, seed + 100)
         found.append(
             {"seed": seed, **{kind: by_tidecv(content, each, kind) for kind, each in (("bbox", bbox), ("segm", segm))}}
         )
+    content, results = json.loads(REAL.read_bytes()), noisy_truth(read_truth(REAL))
+    found.append({"seed": COCO, **{kind: by_tidecv(content, results[kind], kind) for kind in ("bbox", "segm")}})
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -38,7 +45,9 @@ def by_tidecv(content: dict[str, Any], results: list[dict[str, Any]], kind: str)
 
     with tempfile.TemporaryDirectory() as folder:
         truth, predictions = Path(folder, "truth.json"), Path(folder, "results.json")
-        named = [{**image, "file_name": f"{image['id']}.jpg"} for image in content["images"]]
+        # In the order of the ids, in which equal scores are everywhere.
+        ordered = sorted(content["images"], key=lambda image: int(image["id"]))
+        named = [{**image, "file_name": f"{image['id']}.jpg"} for image in ordered]
         truth.write_text(json.dumps({**content, "images": named}))
         predictions.write_text(json.dumps(results))
         mode = TIDE.BOX if kind == "bbox" else TIDE.MASK

@@ -11,11 +11,19 @@ import pytest
 
 from analysis.statistics import weighted_ap
 from analysis.statistics.errors import ERRORS, REPAIRS, SPECIAL, FoundErrors, error_ap, find_errors
-from analysis.statistics.truth import read_truth
-from tests.analysis.statistics.detections import duplicate, random_results, random_truth, write
-from tests.analysis.statistics.make_tidecv_golden import GOLDEN
-
-Content = dict[str, Any]
+from analysis.statistics.truth import Truth, read_truth
+from tests.analysis.statistics.detections import (
+    REAL,
+    Content,
+    duplicate,
+    needs_real_annotations,
+    noisy_truth,
+    random_results,
+    random_truth,
+    write,
+)
+from tests.analysis.statistics.make_tidecv_golden import COCO, GOLDEN, by_tidecv
+from tests.analysis.statistics.plain_errors import plain_errors
 
 
 def errors_of(folder: Path, content: Content, results: list[Content], kind: str) -> FoundErrors:
@@ -26,23 +34,76 @@ def unit(found: FoundErrors) -> Any:
     return error_ap(found, np.ones((1, len(found.truth.image_ids))))
 
 
-@pytest.mark.parametrize("kind", ["bbox", "segm"])
-@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text()), ids=lambda case: str(case["seed"]))
-def test_numbers_are_those_of_tidecv(
-    case: dict[str, Any], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # tidecv reads the precision at i / 100, COCO at linspace(0, 1, 101): they differ in the last bit of some recalls.
-    monkeypatch.setattr(weighted_ap, "RECALLS", np.arange(101) / 100)
-    content = random_truth(case["seed"])
-    results = dict(zip(("bbox", "segm"), random_results(content, case["seed"] + 100), strict=True))[kind]
-    found, golden = errors_of(tmp_path, content, results, kind), case[kind]
-    assert found.counts() == golden["counts"]
+CASES = [
+    pytest.param(case, id=str(case["seed"]), marks=needs_real_annotations if case["seed"] == COCO else ())
+    for case in json.loads(GOLDEN.read_text())
+]
+
+
+def inputs(seed: int | str, folder: Path) -> tuple[Content, Truth, dict[str, list[Content]]]:
+    """Return annotations and detections of a case of make_tidecv_golden."""
+    if seed == COCO:
+        truth = read_truth(REAL)
+        return json.loads(REAL.read_bytes()), truth, noisy_truth(truth)
+    content = random_truth(int(seed))
+    results = dict(zip(("bbox", "segm"), random_results(content, int(seed) + 100), strict=True))
+    return content, read_truth(write(folder / "truth.json", content)), results
+
+
+def assert_equal_to_tidecv(found: FoundErrors, expected: dict[str, Any]) -> None:
+    assert found.counts() == expected["counts"]
     ap = unit(found)
-    assert 100 * ap.metric("")[0] == pytest.approx(golden["AP50"], abs=1e-9)
+    assert 100 * ap.metric("")[0] == pytest.approx(expected["AP50"], abs=1e-9)
     for name in ERRORS:
-        assert max(100 * ap.cost(name)[0], 0) == pytest.approx(golden["costs"][name], abs=1e-9), name
+        assert max(100 * ap.cost(name)[0], 0) == pytest.approx(expected["costs"][name], abs=1e-9), name
     for name in SPECIAL:
-        assert 100 * ap.cost(name)[0] == pytest.approx(golden["costs"][name], abs=1e-9), name
+        assert 100 * ap.cost(name)[0] == pytest.approx(expected["costs"][name], abs=1e-9), name
+
+
+@pytest.fixture
+def recalls_of_tidecv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tidecv reads the precision at i / 100, COCO at linspace(0, 1, 101): they differ in the last bit of some."""
+    monkeypatch.setattr(weighted_ap, "RECALLS", np.arange(101) / 100)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("recalls_of_tidecv")
+def test_numbers_are_those_of_tidecv(case: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    _, truth, results = inputs(case["seed"], tmp_path)
+    assert_equal_to_tidecv(find_errors(results[kind], truth, kind), case[kind])
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(40, 60))
+@pytest.mark.usefixtures("recalls_of_tidecv")
+def test_numbers_are_those_of_tidecv_where_it_is_installed(seed: int, kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("tidecv", reason="tidecv needs opencv-python, which replaces opencv-python-headless")
+    content, truth, results = inputs(seed, tmp_path)
+    assert_equal_to_tidecv(find_errors(results[kind], truth, kind), by_tidecv(content, results[kind], kind))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("equal_scores", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+def test_numbers_are_those_of_plain_loops(seed: int, equal_scores: bool, kind: str, tmp_path: Path) -> None:
+    content = random_truth(seed, categories=2 + seed % 4)
+    results = random_results(content, seed + 200, equal_scores=equal_scores)[kind == "segm"]
+    found = errors_of(tmp_path, content, results, kind)
+    counts, ap, gains = plain_errors(results, found.truth, kind)
+    assert found.counts() == counts
+    assert unit(found).metric("")[0] == pytest.approx(ap, abs=1e-12)
+    for name, gain in gains.items():
+        assert unit(found).cost(name)[0] == pytest.approx(gain, abs=1e-12), name
+
+
+def test_of_equal_scores_a_repaired_detection_keeps_its_place(tmp_path: Path) -> None:
+    """tidecv puts wrong and repaired detections before right ones of the same score, so that a repair may cost AP."""
+    boxes = [detection(1, EXACT), detection(1, FAR)]
+    ap = unit(errors_of(tmp_path, scene(OBJECT, (1, [40.0, 40.0, 9.0, 9.0])), boxes, "bbox"))
+    # The first one is right, and precision is 1 up to a recall of 1/2: 51 of 101 recalls, repaired or not.
+    assert ap.metric("")[0] == ap.metric("background")[0] == pytest.approx(51 / 101)
+    assert ap.metric("missed")[0] == 1
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])

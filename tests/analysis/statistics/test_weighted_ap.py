@@ -18,10 +18,17 @@ from analysis.statistics.matching import Matches, match, match_file
 from analysis.statistics.truth import KINDS, read_truth
 from analysis.statistics.weighted_ap import METRICS, WeightedAP, unit_ap, weighted_ap
 from htc.errors import UserError
-from tests.analysis.statistics.detections import Content, duplicate, random_results, random_truth, write
-from tests.helpers.command import ROOT
+from tests.analysis.statistics.detections import (
+    REAL,
+    Content,
+    duplicate,
+    needs_real_annotations,
+    noisy_truth,
+    random_results,
+    random_truth,
+    write,
+)
 
-COCO_TINY = ROOT.parent / "shared" / "data" / "coco_tiny"
 Array = np.ndarray[Any, Any]
 
 
@@ -104,25 +111,12 @@ def test_no_detections_are_an_ap_of_zero(tmp_path: Path, kind: str) -> None:
     assert found.metric("AP")[0] == 0
 
 
-@pytest.mark.skipif(not COCO_TINY.is_dir(), reason="the shared COCO images are not here")
+@needs_real_annotations
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_on_real_annotations_are_those_of_pycocotools(kind: str) -> None:
-    (file, *_) = sorted(COCO_TINY.rglob("instances_val*.json"))
-    truth = read_truth(file)
-    random = np.random.default_rng(0)
-    results = []
-    for (category, image), found in truth.annotations.items():
-        for annotation, outline in zip(found, truth.outlines(category, image, "segm"), strict=True):
-            for score in random.random(int(random.integers(0, 4))):
-                shifted = [float(each) for each in np.array(annotation["bbox"]) + random.normal(0, 4, 4)]
-                shifted[2:] = [max(each, 1.0) for each in shifted[2:]]
-                place = {"image_id": truth.image_ids[image], "score": float(score)}
-                of = truth.category_ids[int(random.integers(0, 80)) if random.random() < 0.1 else category]
-                counts = outline["counts"] if isinstance(outline["counts"], str) else outline["counts"].decode()
-                outlines = {"bbox": shifted} if kind == "bbox" else {"segmentation": {**outline, "counts": counts}}
-                results.append({**place, "category_id": of, **outlines})
-    content: Content = json.loads(file.read_bytes())
-    expected, _ = reference(content, results, kind)
+    truth = read_truth(REAL)
+    results = noisy_truth(truth)[kind]
+    expected, _ = reference(json.loads(REAL.read_bytes()), results, kind)
     np.testing.assert_allclose(figures(unit_ap(match(results, truth, kind))), expected, rtol=0, atol=1e-12)
 
 
