@@ -45,7 +45,7 @@ def run_origin(run: Run, pool: Path, evaluation: str) -> RunOrigin:
         "host": record.host or "",
         "Slurm job": ", ".join(str(each) for each in record.slurm_job_ids),
         "continues": run.continues,
-        "predictions": ", ".join(map(str, mapping(results.get("predictions")).values())),
+        "predictions": ", ".join(Path(each).name for each in mapping(results.get("predictions")).values() if text(each)),
         "evaluation": evaluation if record.status else "",
         "evaluated": text(results.get("evaluated")) or "",
         "evaluated by code": evaluated_by[:7] if isinstance(evaluated_by, str) else "",
@@ -74,7 +74,8 @@ def _images(run: Run, file: str | None, digest: str | None) -> str:
         return ""
     words = f"{run.images} images"
     if file:
-        words += f" of {file}"
+        # Without its folder: a report is sent to others.
+        words += f" of {Path(file).name}"
     return words + (f" (SHA-256 {digest[:12]}…)" if digest else "")
 
 
