@@ -14,7 +14,7 @@ from htc.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from htc.evaluation.coco_metrics import Result
+    from htc.evaluation.engines import Result
     from htc.trained_model import TrainedModel
 
 USAGE = (

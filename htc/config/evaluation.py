@@ -18,7 +18,8 @@ from htc.errors import UserError, nearest
 WEIGHTS_KEYS = ("backbone.weights", "checkpoint.file", "checkpoint.partial")
 DATA_KEYS = ("data.val.images", "data.val.annotations", "data.val.limit", "data.shapes.val_images")
 """The data of an evaluation. They are in the name only if they are others than those of the run's own evaluations."""
-UNUSED_KEYS = ("eval.name", "data.val.stuff")
+UNUSED_KEYS = ("eval.name", "eval.engine", "data.val.stuff")
+"""Keys that do not change the results of an evaluation."""
 
 
 def evaluation_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +100,6 @@ def _named_settings(name: str) -> dict[str, Any]:
 
 
 def _schema_defaults() -> dict[str, Any]:
-    """Return the defaults below `eval` as plain values, without the name."""
+    """Return the defaults below `eval` as plain values, without the keys that change no result."""
     plain = {key: getattr(value, "value", value) for key, value in asdict(EvalConfig()).items()}
-    del plain["name"]
-    return plain
+    return {key: value for key, value in plain.items() if f"eval.{key}" not in UNUSED_KEYS}

@@ -151,6 +151,13 @@ class MaskStages(Enum):
     last = "last"
 
 
+class EvalEngine(Enum):
+    """What computes precision and recall: the quickest package that is installed and equal, or pycocotools alone."""
+
+    auto = "auto"
+    pycocotools = "pycocotools"
+
+
 class Optimizer(Enum):
     """Stochastic gradient descent with momentum (the paper), or AdamW (learns faster from random weights)."""
 
@@ -366,6 +373,7 @@ class EvalConfig:
     mask_stages: MaskStages = MaskStages.average
     limit: int | None = setting(None, low=1)
     """Use only the first N validation images; null: all."""
+    engine: EvalEngine = EvalEngine.auto
 
 
 @dataclass

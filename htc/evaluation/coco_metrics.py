@@ -1,4 +1,4 @@
-"""COCO metrics of boxes and masks, computed by pycocotools, on some or all images of a data set."""
+"""COCO metrics of boxes and masks, those of pycocotools, on some or all images of a data set."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from htc.coco_truth import repair_ground_truth
 from htc.errors import UserError
+from htc.evaluation.engines import Result, choose_engine, evaluate
 from htc.runs.files import atomic_write
 from htc.runs.logs import Console
 
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """Names of the twelve metrics of COCOeval.summarize, in its order."""
-
-Result = dict[str, Any]
-"""One detection in COCO's result format: image_id, category_id, score, and bbox or segmentation."""
 
 
 @dataclass
@@ -40,6 +38,8 @@ class Metrics:
     """The twelve metrics of masks, by METRIC_NAMES."""
     per_category: dict[str, dict[str, float | None]]
     """AP by category name, for `bbox` and for `segm`."""
+    engine: str = ""
+    """What computed precision and recall, with its version; see `htc.evaluation.engines`."""
 
 
 def coco_metrics(
@@ -47,6 +47,7 @@ def coco_metrics(
     bbox_results: Sequence[Result],
     segm_results: Sequence[Result],
     image_ids: Sequence[int],
+    engine: str | None = None,
 ) -> Metrics:
     """Compare results with annotations on some images. The output of pycocotools goes to the log.
 
@@ -55,18 +56,26 @@ def coco_metrics(
         bbox_results: detections with boxes, in COCO's result format.
         segm_results: detections with masks, in COCO's result format.
         image_ids: the images to evaluate; results of other images are ignored.
+        engine: `pycocotools`, or None for the quickest engine that computes its numbers.
 
     Raises UserError if the annotation file is missing or cannot be read.
     """
     content = _read_truth(Path(annotation_file))
     repair_ground_truth(content, str(annotation_file))
+    names = _category_names(content)
+    results = {"bbox": bbox_results, "segm": segm_results}
+    found, used = {}, []
     with _printed_to_log():
-        truth = _indexed(content)
-        names = _category_names(truth)
-        # The first evaluation is released before the second one: each takes a gigabyte on COCO.
-        bbox, bbox_by_category = _metrics(_evaluate(truth, bbox_results, image_ids, "bbox"), names)
-        segm, segm_by_category = _metrics(_evaluate(truth, segm_results, image_ids, "segm"), names)
-    return Metrics(bbox, segm, {"bbox": bbox_by_category, "segm": segm_by_category})
+        engine = choose_engine(content, results, image_ids, engine)
+        for kind in results:
+            evaluation, by = evaluate(content, results[kind], image_ids, kind, engine)
+            used.append(f"{by} {version(by)}")
+            evaluation.summarize()
+            # The first evaluation is released before the second one: each takes a gigabyte on COCO.
+            found[kind] = _metrics(evaluation, names)
+            del evaluation
+    (bbox, bbox_by_category), (segm, segm_by_category) = found["bbox"], found["segm"]
+    return Metrics(bbox, segm, {"bbox": bbox_by_category, "segm": segm_by_category}, ", ".join(dict.fromkeys(used)))
 
 
 def _metrics(evaluation: COCOeval, names: dict[int, str]) -> tuple[dict[str, float | None], dict[str, float | None]]:
@@ -88,14 +97,6 @@ def _read_truth(path: Path) -> dict[str, Any]:
     return content
 
 
-def _indexed(content: dict[str, Any]) -> COCO:
-    """Return annotations as an indexed COCO object."""
-    coco = COCO()
-    coco.dataset = content
-    coco.createIndex()
-    return coco
-
-
 def write_results_file(path: Path, results: Sequence[Result]) -> None:
     """Write results in COCO's format, one per line, atomically and without the complete text in memory."""
     with atomic_write(path) as file:
@@ -104,25 +105,6 @@ def write_results_file(path: Path, results: Sequence[Result]) -> None:
             file.write(",\n" if index else "\n")
             file.write(json.dumps(result, allow_nan=False))
         file.write("\n]\n")
-
-
-def _evaluate(truth: COCO, results: Sequence[Result], image_ids: Sequence[int], kind: str) -> COCOeval:
-    """Run pycocotools' evaluation of boxes (`bbox`) or masks (`segm`)."""
-    evaluation = COCOeval(truth, _load_results(truth, results), kind)
-    evaluation.params.imgIds = sorted(set(image_ids))
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
-
-
-def _load_results(truth: COCO, results: Sequence[Result]) -> COCO:
-    """Return results as an indexed COCO object."""
-    if results:
-        # loadRes adds keys to the dicts that it is given, but these are written to predictions/ later.
-        return truth.loadRes([dict(result) for result in results])
-    # loadRes fails on an empty list: it takes the kind of the results from the first one.
-    return _indexed({**truth.dataset, "annotations": []})
 
 
 def _summary(evaluation: COCOeval) -> dict[str, float | None]:
@@ -142,9 +124,9 @@ def _per_category(evaluation: COCOeval, names: dict[int, str]) -> dict[str, floa
     return by_category
 
 
-def _category_names(truth: COCO) -> dict[int, str]:
+def _category_names(content: dict[str, Any]) -> dict[int, str]:
     """Return the category names by id; a name that several categories share is followed by the id."""
-    categories = truth.loadCats(truth.getCatIds())
+    categories = content["categories"]
     count = Counter(category["name"] for category in categories)
     return {c["id"]: c["name"] if count[c["name"]] == 1 else f"{c['name']} ({c['id']})" for c in categories}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from htc.config.schema import Config
+from htc.config.schema import Config, EvalEngine
 from htc.data.dataset import CocoDataset
 from htc.data.loader import build_val_loader
 from htc.distributed.processes import Processes
@@ -63,8 +63,9 @@ class Evaluator:
         if any(processes.any(stop is not None and stop.received is not None)):
             raise Stopped
         merged = merge_predictions(processes.gather(predictions))
+        engine = None if self.config.eval.engine is EvalEngine.auto else self.config.eval.engine.value
         metrics = processes.on_main(
-            lambda: coco_metrics(dataset.annotation_file, merged.bbox, merged.segm, merged.image_ids)
+            lambda: coco_metrics(dataset.annotation_file, merged.bbox, merged.segm, merged.image_ids, engine)
         )
         return Evaluation(merged, metrics)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from htc.config.schema import EvalConfig
 from htc.distributed.devices import device_name
-from htc.evaluation.coco_metrics import Result, write_results_file
+from htc.evaluation.coco_metrics import write_results_file
+from htc.evaluation.engines import Result
 from htc.ops.paste import encode_masks
 from htc.structures import Detections, ImagePrediction, Sample
 

@@ -21,7 +21,8 @@ from htc.data.coco.problems import short_repr
 from htc.data.coco.reader import load_annotations
 from htc.data.coco.rle import valid_run_lengths
 from htc.errors import UserError
-from htc.evaluation.coco_metrics import METRIC_NAMES, Metrics, Result, coco_metrics, write_results_file
+from htc.evaluation.coco_metrics import METRIC_NAMES, Metrics, coco_metrics, write_results_file
+from htc.evaluation.engines import Result
 from htc.runs.evaluations import EvaluationFolder
 from htc.runs.folder import now
 
@@ -87,6 +88,7 @@ def without_missing(metrics: Metrics, read: ResultFiles) -> Metrics:
         metrics.bbox if "bbox" in read.results else nothing,
         metrics.segm if "segm" in read.results else nothing,
         {kind: values if kind in read.results else {} for kind, values in metrics.per_category.items()},
+        metrics.engine,
     )
 
 

@@ -18,6 +18,7 @@ def test_named_settings_have_their_name() -> None:
     assert evaluation_name(composed_config([*COCO, "eval=paper"])) == "paper"
     assert evaluation_name(composed_config([*COCO, "eval.score_threshold=0.05"])) == "default"
     assert evaluation_name(composed_config([*COCO, "eval=paper", "eval.score_threshold=0.001"])) == "paper"
+    assert evaluation_name(composed_config([*COCO, "eval.engine=pycocotools"])) == "default"
 
 
 def test_changed_settings_have_a_name_of_their_own() -> None:
@@ -40,6 +41,7 @@ def test_other_settings_than_those_of_the_training_are_in_the_name(change: str) 
     assert reevaluation_name(recorded_config(recorded, []), recorded) == "default"
     assert reevaluation_name(recorded_config(recorded, ["eval=paper"]), recorded) == "paper"
     assert reevaluation_name(recorded_config(recorded, ["data.root=/moved"]), recorded) == "default"
+    assert reevaluation_name(recorded_config(recorded, ["eval.engine=pycocotools"]), recorded) == "default"
     assert reevaluation_name(recorded_config(recorded, ["eval=paper", change]), recorded).startswith("paper-")
 
 
