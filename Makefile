@@ -7,7 +7,8 @@ CONSTRAINTS ?=
 # Two to four workers; the tests of a file share fixtures, so one worker runs them all.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 # What may depend on the version of Python or of a library and is quick to run.
-SHORT := ops models config checkpoint data runs analysis launch
+SHORT := ops models config checkpoint data runs launch analysis/statistics analysis/figures/test_style.py \
+	analysis/report/test_page.py analysis/test_make_tables.py analysis/test_study.py analysis/test_run_index.py
 
 .PHONY: help demo test test-slow test-short coverage lint format types environment clean
 .DEFAULT_GOAL := demo

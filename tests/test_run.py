@@ -153,6 +153,7 @@ def test_evaluate_takes_other_test_settings(finished: Path) -> None:
     assert max(images.count(image) for image in set(images)) == 3
 
 
+@pytest.mark.slow
 def test_evaluations_of_checkpoints_in_one_folder_are_kept_apart(finished: Path, tmp_path: Path) -> None:
     (source,) = (finished / "checkpoints").glob("step_00000006.pt")
     for name in ("first", "second"):
@@ -261,6 +262,7 @@ def test_a_failed_run_says_why_in_one_sentence_and_in_its_record(tmp_path: Path)
     assert "not finite at step" in record["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_deterministic_run_is_the_same_every_time(tmp_path: Path, device: str) -> None:
     states = []
@@ -288,6 +290,7 @@ def test_real_coco_trains_and_evaluates(tmp_path: Path) -> None:
     assert json.loads((run / "evaluations" / "default" / "results.json").read_text())["images_evaluated"] == 8
 
 
+@pytest.mark.slow
 def test_broken_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
     first = command("htc.run", *tiny(tmp_path / "runs"), "schedule.iterations=1")
     assert first.returncode == 0, first.stderr
@@ -299,6 +302,7 @@ def test_broken_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
     assert result.stderr.rstrip().rsplit("\n", 1)[-1].startswith("error: ")
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_a_checkpoint_of_mmdetection(tmp_path: Path) -> None:
     overrides = [*tiny(tmp_path / "runs"), "backbone=resnet18", "backbone.width=8", "schedule.learning_rate=0"]
     model = random_detector(composed_config([*overrides, "backbone.weights=null"]), num_classes=10)

@@ -45,7 +45,9 @@ def run_origin(run: Run, pool: Path, evaluation: str) -> RunOrigin:
         "host": record.host or "",
         "Slurm job": ", ".join(str(each) for each in record.slurm_job_ids),
         "continues": run.continues,
-        "predictions": ", ".join(Path(each).name for each in mapping(results.get("predictions")).values() if text(each)),
+        "predictions": ", ".join(
+            Path(each).name for each in mapping(results.get("predictions")).values() if text(each)
+        ),
         "evaluation": evaluation if record.status else "",
         "evaluated": text(results.get("evaluated")) or "",
         "evaluated by code": evaluated_by[:7] if isinstance(evaluated_by, str) else "",

@@ -287,6 +287,7 @@ def test_a_launch_that_was_killed_before_it_recorded_its_jobs_starts_none_twice(
     assert set(states(command, tmp_path).values()) == {"cancelled"}
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_are_planned_submitted_and_shown(
     command: Command, cluster: SlurmCluster, data: Path, tmp_path: Path
 ) -> None:

@@ -135,6 +135,7 @@ def test_search_of_ordinary_runs_ends_in_a_table_and_goes_on_with_more_trials(tm
         assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_failed_trials_are_counted_and_do_not_stop_a_search(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     given = [*arguments(runs, trials=4), "checkpoint=null,nowhere.pt", "sweeper.sampler=random", "sweeper.seed=1"]
