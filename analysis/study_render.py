@@ -77,7 +77,8 @@ def p_value(value: float) -> str:
 
 def metric_words(metric: str) -> str:
     """Return `mask AP` for `segm.AP`."""
-    return f"{kind_of(metric)} {metric.split('.')[1]}"
+    section, name = metric.split(".")
+    return f"{METRIC_WORDS[section]} {name}"
 
 
 def notes(study: Study) -> list[str]:

@@ -133,6 +133,7 @@ def test_rows_are_compared_by_boundary_ap_on_request(pool: Path) -> None:
     plain = study_of(pool)
     shown = [markdown(study_sheet(each)) for each in (plain, study)]
     assert "boundary AP" not in shown[0] and "boundary AP" in shown[1]
+    assert "AP50 to APl are mask APs. Δ: difference in boundary AP to the row 'with'." in shown[1]
     for row, of_masks in zip(study.rows, plain.rows, strict=True):
         boundary, mask = row.stats["boundary_AP"], of_masks.stats["mask_AP"]
         assert boundary.n == 2 and 0 <= boundary.mean <= mask.mean
