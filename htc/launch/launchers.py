@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 import yaml
@@ -167,13 +168,15 @@ def row_options(launcher: str, row: SweepRow) -> dict[str, Any]:
 
     Raises UserError for an option that no launcher has, and for one that is out of its range.
     """
-    others = set().union(*map(launcher_options, LAUNCHERS)) - launcher_options(launcher)
+    others = frozenset().union(*map(launcher_options, LAUNCHERS)) - launcher_options(launcher)
     own = {key: value for key, value in row.launcher.items() if key not in others}
     check_options(launcher, own, f" in row '{row.label}'")
     return own
 
 
-def launcher_options(launcher: str) -> set[str]:
+@cache
+def launcher_options(launcher: str) -> frozenset[str]:
     """Return the keys that a launcher has: those of its file in conf/hydra/launcher."""
+    # Kept, because each row of a sweep asks for it.
     path = CONFIG_FOLDER / "hydra" / "launcher" / f"{launcher}.yaml"
-    return set(yaml.safe_load(path.read_text(encoding="utf-8"))) - {"_target_", "defaults"}
+    return frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))) - {"_target_", "defaults"}
