@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,26 +161,21 @@ def _existing(kind: Any, address: str | None) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 2 for an error that the user can fix."""
-    from htc.arguments import parse_arguments
+    from analysis.command import run
+
+    return run(arguments, USAGE, USAGE_LINE, DEFAULTS, show_dashboards)
+
+
+def show_dashboards(values: Mapping[str, str], given: Mapping[str, str]) -> int:
+    """Make the dashboards that the values ask for, and print their addresses; see USAGE."""
     from htc.errors import UserError
 
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(argument in ("-h", "--help", "help") for argument in arguments):
-        print(USAGE, end="")
-        return 0
+    if not values["project"]:
+        raise UserError(f"project is missing: name the project at wandb, as in project=lab/htc; usage: {USAGE_LINE}.")
     try:
-        chosen = {**DEFAULTS, **parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values}
-        if not chosen["project"]:
-            raise UserError(
-                f"project is missing: name the project at wandb, as in project=lab/htc; usage: {USAGE_LINE}."
-            )
-        made = make_dashboards(chosen["project"], chosen["sweep"], Path(chosen["runs"]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+        made = make_dashboards(values["project"], values["sweep"], Path(values["runs"]))
     except OSError as error:
-        print(f"runs={chosen['runs']} cannot be written ({error.strerror}): name another folder.", file=sys.stderr)
-        return 2
+        raise UserError(f"runs={values['runs']} cannot be written ({error.strerror}): name another folder.") from error
     print(f"workspace: {made.workspace}\nreport: {made.report}")
     return 0
 

@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from analysis.runs import Run
-from analysis.statistics.intervals import Comparison, compare, holm, pooled_variance
+from analysis.statistics.intervals import Comparison, adjusted, compare, mark_of, pooled_variance
 from analysis.statistics.resampled import Resampler
 from analysis.statistics.resampled_errors import COSTS, RunErrors, run_errors
 from analysis.statistics.truth import KINDS
-from analysis.study import Study, StudyRow, images_of, stat_of
+from analysis.study import Study, StudyRow, images_of, stat_of, table_key
 from analysis.table_rows import Stat
 from htc.errors import UserError
 from htc.runs.evaluations import evaluation_at
 
 AP = "AP50"
-AP_KEYS = {"bbox": "box_AP", "segm": "mask_AP"}
 
 
 @dataclass
@@ -39,11 +38,7 @@ class Cost:
     @property
     def mark(self) -> str:
         """`*` where the difference to the base row is significant, `°` where it is so for these checkpoints alone."""
-        if self.comparison is None:
-            return ""
-        if self.p_value is not None:
-            return "*" if self.p_value < 0.05 else ""
-        return "°" if self.comparison.on_images.excludes_zero else ""
+        return mark_of(self.comparison, self.p_value)
 
 
 @dataclass
@@ -86,7 +81,7 @@ def build_errors(study: Study, pool: Path, evaluation: str, resampler: Resampler
     for kind in reversed(KINDS):
         found: dict[int, list[RunErrors]] = {}
         for index, row in enumerate(shown):
-            if any(math.isnan(run.metrics.get(AP_KEYS[kind], math.nan)) for run in row.runs):
+            if any(math.isnan(run.metrics.get(table_key(f"{kind}.AP"), math.nan)) for run in row.runs):
                 # Another system may have boxes only, or masks only.
                 continue
             try:
@@ -94,9 +89,8 @@ def build_errors(study: Study, pool: Path, evaluation: str, resampler: Resampler
             except UserError as error:
                 table.remarks.append(f"'{row.label}' has no errors of {_words(kind)}: {error.sentence}")
         table.rows += _rows(shown, found, base, kind)
-    known = [cost for row in table.rows for cost in row.costs.values() if cost.comparison and cost.comparison.anew]
-    p_values = [cost.comparison.anew.p_value for cost in known if cost.comparison and cost.comparison.anew]
-    for cost, p_value in zip(known, holm(p_values), strict=True):
+    costs = [cost for row in table.rows for cost in row.costs.values()]
+    for cost, p_value in zip(costs, adjusted([cost.comparison for cost in costs]), strict=True):
         cost.p_value = p_value
     return table
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.factorial import Effect, Factorial, gain
 from analysis.render import MISSING, signed
 from analysis.sheet import FORMATS, Sheet, SheetBlock, SheetColumn, write_sheet
-from analysis.study_render import interval, metric_words, p_value
+from analysis.statistics.intervals import is_significant
+from analysis.study_render import BOUNDS, bounds, csv_text, interval, metric_words, p_value
 
 HEADER = ["kind", "of", "estimate", "on new images", "trained anew", "p"]
 TEXT_COLUMNS = 2
 """Columns of words, before those of numbers."""
-SIGNIFICANT = 0.05
 
 
 def write_factorial(factorial: Factorial, out: Path, formats: Sequence[str] = FORMATS) -> str:
@@ -37,7 +35,7 @@ def factorial_sheet(factorial: Factorial) -> Sheet:
 def cells(effect: Effect) -> list[str]:
     """Return the cells of one effect."""
     found = effect.comparison
-    mark = "*" if effect.p_value is not None and effect.p_value < SIGNIFICANT else ""
+    mark = "*" if is_significant(effect.p_value) else ""
     return [
         effect.kind,
         effect.name,
@@ -66,13 +64,8 @@ def notes(factorial: Factorial) -> list[str]:
 
 def csv(factorial: Factorial) -> str:
     """Return the estimates and the bounds of their intervals."""
-    header = ["kind", "of", "estimate", "images_low", "images_high", "anew_low", "anew_high", "p"]
-    lines: list[list[object]] = [list(header)]
+    lines: list[list[object]] = [["kind", "of", "estimate", *BOUNDS, "p"]]
     for each in factorial.effects:
-        found = each.comparison
-        anew: list[object] = ["", ""] if found.anew is None else [found.anew.low, found.anew.high]
         p = "" if each.p_value is None else each.p_value
-        lines.append([each.kind, each.name, found.difference, found.on_images.low, found.on_images.high, *anew, p])
-    text = io.StringIO()
-    csv_module.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+        lines.append([each.kind, each.name, each.comparison.difference, *bounds(each.comparison), p])
+    return csv_text(lines)

@@ -83,6 +83,7 @@ class Choices:
     @classmethod
     def of(cls, values: Mapping[str, str]) -> Choices:
         """Read the choices from arguments by name. Raises UserError for a value that is none."""
+        from analysis.command import MIN_RESAMPLES, read_count
         from htc.errors import UserError
 
         for key, possible in (("tables", (*cls.tables, *ON_REQUEST)), ("format", cls.formats)):
@@ -92,9 +93,8 @@ class Choices:
             raise UserError(f"by={values['by']} must be category: errors are shown by category, or over all.")
         if values["intervals"] not in ("true", "false"):
             raise UserError(f"intervals={values['intervals']} must be true or false.")
-        if not values["resamples"].isdigit() or int(values["resamples"]) < MIN_RESAMPLES:
-            raise UserError(f"resamples={values['resamples']} must be a whole number, {MIN_RESAMPLES} or more.")
-        resamples = int(values["resamples"]) if values["intervals"] == "true" else 0
+        number = read_count(values, "resamples", MIN_RESAMPLES)
+        resamples = number if values["intervals"] == "true" else 0
         tables, formats = (tuple(values[key].split(",")) for key in ("tables", "format"))
         systems = tuple(Path(each) for each in values["systems"].split(",") if each)
         return cls(tables, values["base"], values["metric"], resamples, formats, values["by"] == "category", systems)
@@ -118,7 +118,7 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "", ch
     """
     from analysis.published import load_published
     from analysis.render import write_table
-    from analysis.runs import read_runs, select_sweep
+    from analysis.runs import default_evaluation, read_runs, run_folders, select_sweep
     from analysis.search import search_tables, write_search_table
     from analysis.tables import build_tables
 
@@ -130,9 +130,11 @@ def make_tables(runs: Path, out: Path, sweep: str = "", evaluation: str = "", ch
     published = load_published()
     tables = build_tables(chosen, published, runs)
     texts = [write_table(table, out) for table in tables if table.name in choices.tables]
-    texts += form_tables(found, runs, out, sweep, evaluation, choices, published)
+    # Found once: the folders of a large pool take seconds to list.
+    name = evaluation or default_evaluation(run_folders(runs, []))
+    texts += form_tables(found, runs, out, sweep, name, choices, published)
     if {"study", *ON_REQUEST} & set(choices.tables):
-        texts += study_tables(found, runs, out, sweep, evaluation, choices)
+        texts += study_tables(found, runs, out, sweep, name, choices)
     if "search" in choices.tables:
         texts += [write_search_table(table, out) for table in search_tables(runs, sweep)]
     return "\n".join(texts)
@@ -148,25 +150,23 @@ def form_tables(
         pool: folder of runs.
         out: folder of the tables.
         sweep: name of the sweep with the runs; empty for those of the studies.
-        evaluation: name of the evaluation; empty as for `make_tables`.
+        evaluation: name of the evaluation.
         choices: how the tables are made.
         published: the published figures.
     """
     from analysis.paper.build import build_form
     from analysis.paper.forms import FORMS
     from analysis.paper.render import write_form
-    from analysis.runs import default_evaluation, run_folders
     from analysis.statistics.resampled import Resampler
 
     resampler = Resampler(choices.resamples) if choices.resamples else None
-    name = evaluation or default_evaluation(run_folders(pool, []))
     for form in FORMS:
         is_own = sweep in ("", form.sweep)
         is_of_user = sweep not in {each.sweep for each in FORMS}
         if form.name in choices.tables and (is_own or (choices.are_named and is_of_user)):
             table = build_form(
-                form, found, pool, published, sweep=sweep, base=choices.base, metric=choices.metric, evaluation=name,
-                resampler=resampler,
+                form, found, pool, published, sweep=sweep, base=choices.base, metric=choices.metric,
+                evaluation=evaluation, resampler=resampler,
             )  # fmt: skip
             if choices.are_named or table.own is not None:
                 yield write_form(table, out, choices.formats)
@@ -182,7 +182,7 @@ def study_tables(
         pool: folder of runs.
         out: folder of the tables.
         sweep: name of the only sweep; empty for all that have a name.
-        evaluation: name of the evaluation; empty as for `make_tables`.
+        evaluation: name of the evaluation.
         choices: how the tables are made.
     """
     from analysis.error_render import write_errors
@@ -191,7 +191,6 @@ def study_tables(
     from analysis.factorial_render import write_factorial
     from analysis.part_render import write_parts
     from analysis.part_table import CATEGORIES, SIZES, build_parts
-    from analysis.runs import default_evaluation, run_folders
     from analysis.statistics.resampled import Resampler
     from analysis.study import build_study
     from analysis.study_render import write_study
@@ -200,11 +199,10 @@ def study_tables(
 
     resampler = Resampler(choices.resamples) if choices.resamples else None
     systems = read_systems(choices.systems)
-    name = evaluation or default_evaluation(run_folders(pool, []))
     for each in [sweep] if sweep else [each for each in sweep_names(pool) if each != UNNAMED]:
         if not (sweep_folder(pool, each) / SEARCH_FILE).exists():
             study = build_study(
-                found, pool, each, base=choices.base, metric=choices.metric, evaluation=name, resampler=resampler,
+                found, pool, each, base=choices.base, metric=choices.metric, evaluation=evaluation, resampler=resampler,
                 systems=systems,
             )  # fmt: skip
             if "study" in choices.tables:
@@ -212,43 +210,38 @@ def study_tables(
                 if (factorial := build_factorial(study)) is not None:
                     yield write_factorial(factorial, out, choices.formats)
             if "errors" in choices.tables:
-                errors = build_errors(study, pool, name, resampler or Resampler(MIN_RESAMPLES))
+                errors = build_errors(study, pool, evaluation, resampler or Resampler(MIN_RESAMPLES))
                 yield write_errors(errors, out, choices.formats, choices.by_category)
             for by in (CATEGORIES, SIZES):
                 if by in choices.tables:
-                    yield write_parts(build_parts(study, by, pool, name, resampler), out, choices.formats)
+                    yield write_parts(build_parts(study, by, pool, evaluation, resampler), out, choices.formats)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 2 for an error that the user can fix."""
-    from htc.arguments import parse_arguments
+    from analysis.command import run
+
+    return run(arguments, USAGE, USAGE_LINE, DEFAULTS, print_tables)
+
+
+def print_tables(values: Mapping[str, str], given: Mapping[str, str]) -> int:
+    """Make the tables that the values ask for, and print them; see USAGE."""
     from htc.errors import UserError
 
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(argument in ("-h", "--help", "help") for argument in arguments):
-        print(USAGE, end="")
-        return 0
-    try:
-        given = parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values
-        chosen = {**DEFAULTS, **given}
-        choices = Choices.of(chosen)
-        if chosen["from"] and "runs" in given:
-            raise UserError(f"from={chosen['from']} and runs={chosen['runs']} are both sources of runs: give one.")
-        if chosen["from"] and given.get("intervals") == "true":
-            raise UserError(
-                f"intervals=true needs predictions, which from={chosen['from']} does not have: leave it out."
-            )
-        out = Path(chosen["out"]).absolute() if chosen["from"] else Path(chosen["out"])
-        with contextlib.ExitStack() as stack:
-            runs = Path(chosen["runs"])
-            if chosen["from"]:
-                from analysis.wandb_source import pool_from
+    choices = Choices.of(values)
+    source = values["from"]
+    if source and "runs" in given:
+        raise UserError(f"from={source} and runs={values['runs']} are both sources of runs: give one.")
+    if source and given.get("intervals") == "true":
+        raise UserError(f"intervals=true needs predictions, which from={source} does not have: leave it out.")
+    out = Path(values["out"]).absolute() if source else Path(values["out"])
+    with contextlib.ExitStack() as stack:
+        runs = Path(values["runs"])
+        if source:
+            from analysis.wandb_source import pool_from
 
-                runs, choices = stack.enter_context(pool_from(chosen["from"])), replace(choices, resamples=0)
-            markdown = make_tables(runs, out, chosen["sweep"], chosen["eval"], choices)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+            runs, choices = stack.enter_context(pool_from(source)), replace(choices, resamples=0)
+        markdown = make_tables(runs, out, values["sweep"], values["eval"], choices)
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # ± and ✓ also where the locale is C
     print(markdown, end="")
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.statistics.intervals import Comparison, compare, holm, pooled_variance
+from analysis.statistics.intervals import Comparison, adjusted, compare, mark_of, pooled_variance
 from analysis.statistics.resampled import Resampler
 from analysis.statistics.truth import BOUNDARY, Array
 from analysis.study import Study, StudyRow, images_of, stat_of
@@ -44,9 +43,7 @@ class Part:
     @property
     def mark(self) -> str:
         """`*` where the difference to the base row is significant, `°` where it is so for these checkpoints alone."""
-        if self.p_value is not None:
-            return "*" if self.p_value < 0.05 else ""
-        return "°" if self.comparison is not None and self.comparison.on_images.excludes_zero else ""
+        return mark_of(self.comparison, self.p_value)
 
 
 @dataclass
@@ -119,15 +116,9 @@ def build_parts(study: Study, by: str, pool: Path, evaluation: str, resampler: R
                     own, base.values[:, other], values.resampled[:, place], base.resampled[:, other],
                     row.runs[0].images or 1, pooled,
                 )  # fmt: skip
-    _adjust(table.parts)
-    return table
-
-
-def _adjust(parts: Sequence[Part]) -> None:
-    """Adjust the p-values of all differences for their number."""
-    known = [(part, part.comparison.anew.p_value) for part in parts if part.comparison and part.comparison.anew]
-    for (part, _), p_value in zip(known, holm([value for _, value in known]), strict=True):
+    for part, p_value in zip(table.parts, adjusted([part.comparison for part in table.parts]), strict=True):
         part.p_value = p_value
+    return table
 
 
 def _categories(row: StudyRow, pool: Path, evaluation: str, kind: str, resampler: Resampler | None) -> _Values:

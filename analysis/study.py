@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from analysis.runs import ALL_METRICS, Run
-from analysis.statistics.intervals import Comparison, compare, holm, pooled_variance, seeds_to_see, smallest_visible
+from analysis.statistics.intervals import (
+    Comparison,
+    adjusted,
+    compare,
+    is_significant,
+    pooled_variance,
+    seeds_to_see,
+    smallest_visible,
+)
 from analysis.statistics.resampled import BOUNDARY_KEYS, KEYS, ResampledRun, Resampler
 from analysis.statistics.truth import BOUNDARY, KINDS
 from analysis.table_rows import Stat, code_remarks
@@ -54,7 +62,7 @@ class StudyRow:
     @property
     def is_significant(self) -> bool:
         """Whether the interval of the methods trained anew excludes 0, after the adjustment."""
-        return self.p_value is not None and self.p_value < 0.05
+        return is_significant(self.p_value)
 
 
 @dataclass
@@ -261,8 +269,7 @@ def add_intervals(study: Study, base: StudyRow) -> None:
         row.comparison = compare(of_row[0], of_base[0], of_row[1], of_base[1], base.resampled[0].images, pooled)
         row.delta = row.comparison.difference
         compared.append(row)
-    anew = [(row, row.comparison.anew) for row in compared if row.comparison is not None and row.comparison.anew]
-    for (row, _), p_value in zip(anew, holm([interval.p_value for _, interval in anew if interval]), strict=True):
+    for row, p_value in zip(compared, adjusted([row.comparison for row in compared]), strict=True):
         row.p_value = p_value
     study.power = power_line(study, compared)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from analysis.figures.drawing import Choices, Drawing
-from analysis.figures.output import FORMATS, save_figure
-from analysis.figures.variants import read_groups
-from analysis.statistics.resampled import Resampler
-from htc.arguments import parse_arguments
+from analysis.command import run
 from htc.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.figures.drawing import Choices
 
 USAGE_LINE = (
     "python -m analysis.figures [sweep=NAME] [figures=NAME,...] [runs=FOLDER] [out=FOLDER] [width=1|2] "
@@ -70,7 +70,11 @@ def make_figures(
         UserError: for a missing folder of runs, an unknown sweep or evaluation, no finished run, a folder `out` that
             cannot be written, or where matplotlib is missing.
     """
+    from analysis.figures.drawing import Choices, Drawing
+    from analysis.figures.output import save_figure
     from analysis.figures.style import paper_style
+    from analysis.figures.variants import read_groups
+    from analysis.statistics.resampled import Resampler
 
     choices = choices or Choices()
     with paper_style():
@@ -101,27 +105,26 @@ def main(arguments: list[str] | None = None) -> int:
 
     A figure that was asked for by its name and cannot be drawn is such an error.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(argument in ("-h", "--help", "help") for argument in arguments):
-        print(USAGE, end="")
-        return 0
-    try:
-        chosen = {**DEFAULTS, **parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values}
-        choices = Choices.of(chosen)
-        formats = chosen["format"].split(",")
-        if unknown := [each for each in formats if each not in FORMATS]:
-            raise UserError(f"format={chosen['format']}: {unknown[0]} is not one of {', '.join(FORMATS)}.")
-        written, left_out = make_figures(
-            Path(chosen["runs"]), Path(chosen["out"]), chosen["sweep"], chosen["eval"], choices, formats
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run(arguments, USAGE, USAGE_LINE, DEFAULTS, draw_figures)
+
+
+def draw_figures(values: Mapping[str, str], given: Mapping[str, str]) -> int:
+    """Draw the figures that the values ask for, and print their files; see USAGE."""
+    from analysis.figures.drawing import Choices
+    from analysis.figures.output import FORMATS
+
+    choices = Choices.of(values)
+    formats = values["format"].split(",")
+    if unknown := [each for each in formats if each not in FORMATS]:
+        raise UserError(f"format={values['format']}: {unknown[0]} is not one of {', '.join(FORMATS)}.")
+    written, left_out = make_figures(
+        Path(values["runs"]), Path(values["out"]), values["sweep"], values["eval"], choices, formats
+    )
     for sentence in left_out:
         print(sentence, file=sys.stderr)
     for path in written:
         print(path)
-    return 2 if left_out and (chosen["figures"] or not written) else 0
+    return 2 if left_out and (values["figures"] or not written) else 0
 
 
 def start() -> None:

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.command import MIN_RESAMPLES, read_count
 from analysis.factorial import build_factorial
 from analysis.figures.categories import categories_figure
 from analysis.figures.comparison import predictions_figure
 from analysis.figures.components import component_steps, components_figure
 from analysis.figures.curves import losses_figure, training_figure
-from analysis.figures.effects import effects_figure, metric_words
+from analysis.figures.effects import effects_figure
 from analysis.figures.failures import failures_figure
 from analysis.figures.predictions import (
     SHOWN_SCORE,
@@ -29,7 +30,8 @@ from analysis.figures.tradeoffs import cost_figure, speed_figure
 from analysis.figures.variants import Group, Variant, read_history
 from analysis.runs import read_runs
 from analysis.statistics.resampled import KEYS, Resampler
-from analysis.study import build_study, table_key
+from analysis.study import Study, build_study, table_key
+from analysis.study_render import metric_words
 from htc.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ WIDTHS_OF = {
 """All figures, with the width that each has unless another is chosen."""
 SETS = {"curves": ("training", "losses"), "tradeoffs": ("speed", "cost")}
 """Names for several figures."""
-AP_OF = {"bbox": "box_AP", "segm": "mask_AP"}
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,11 @@ class Choices:
             score = -1.0
         if not 0 <= score <= 1:
             raise UserError(f"score={values['score']} must be a number from 0 to 1.")
-        if not values["resamples"].isdigit() or int(values["resamples"]) < 100:
-            raise UserError(f"resamples={values['resamples']} must be a whole number, 100 or more.")
+        resamples = read_count(values, "resamples", MIN_RESAMPLES)
         width = int(values["width"]) if values["width"] else None
         return cls(
             tuple(dict.fromkeys(figures)), width, values["base"], values["against"], values["metric"], score,
-            int(values["resamples"]),
+            resamples,
         )  # fmt: skip
 
 
@@ -102,12 +102,14 @@ class Drawing:
     """Folder of runs."""
     choices: Choices
     resampler: Resampler = field(default_factory=Resampler)
+    study: Study | None = None
+    """The table of the sweep with its runs on resamples, where it is made already."""
 
     def draw(self, name: str) -> Figure:
         """Return a figure by its name in WIDTHS_OF. Raises UserError, with the reason, where it cannot be drawn."""
         width = self.choices.width or WIDTHS_OF[name]
         variants, metric = self.group.variants, self.choices.metric
-        key = table_key(metric) or AP_OF[self.kind]
+        key = table_key(metric) or self.ap_key
         if name in ("training", "losses"):
             return (training_figure if name == "training" else losses_figure)(self.history, width)
         if name in ("speed", "cost"):
@@ -131,6 +133,11 @@ class Drawing:
     def kind(self) -> str:
         """`bbox` or `segm`."""
         return self.choices.metric.split(".")[0]
+
+    @property
+    def ap_key(self) -> str:
+        """Key of the AP of boxes, or of masks, among the statistics of a variant."""
+        return table_key(f"{self.kind}.AP")
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -162,7 +169,7 @@ class Drawing:
 
     def _of_thresholds(self) -> list[Variant]:
         """Return the base first, and the best of many variants: matching takes half a minute per run of COCO."""
-        key = AP_OF[self.kind]
+        key = self.ap_key
         values = {each.label: each.stats[key].mean for each in self.group.variants if key in each.stats}
         named = set(best(values, [each.label for each in self.group.variants]))
         base = self.group.variant(self.choices.base) if self.choices.base else self.group.variants[0]
@@ -172,7 +179,7 @@ class Drawing:
         if not self.group.sweep:
             raise UserError("effects are those of one sweep: name it, as in sweep=factorial.")
         evaluation = self.group.variants[0].evaluation
-        study = build_study(
+        study = self.study or build_study(
             read_runs(self.root, evaluation)[0], self.root, self.group.sweep, metric=self.choices.metric,
             evaluation=evaluation, resampler=self.resampler,
         )  # fmt: skip

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from analysis.factorial import Factorial
 from analysis.figures.style import COLORS, add_legend, panels, paper_style, wrap
-from analysis.statistics.intervals import Interval
+from analysis.statistics.intervals import Interval, is_significant
+from analysis.study_render import metric_words
 from htc.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def effects_figure(factorial: Factorial, width: int = 1) -> Figure:
                 color = COLORS[list(TITLES).index(kind)]
                 _bar(axis, row, found.on_images, 3.2, color)
                 _bar(axis, row, found.anew, 0.9, "black")
-                is_sure = effect.p_value is not None and effect.p_value < 0.05
+                is_sure = is_significant(effect.p_value)
                 axis.plot(
                     found.difference, row, marker=MARKERS[kind], markersize=4.5, markeredgecolor="black", zorder=3,
                     markerfacecolor="black" if is_sure else color, linestyle="none",
@@ -84,12 +85,6 @@ def effects_figure(factorial: Factorial, width: int = 1) -> Figure:
             legend += ["trained anew", "p < 0.05 (Holm)"]
         add_legend(figure, handles, legend)
     return figure
-
-
-def metric_words(metric: str) -> str:
-    """Return `mask AP75` for `segm.AP75`."""
-    section, _, name = metric.partition(".")
-    return f"{ {'bbox': 'box', 'segm': 'mask'}.get(section, section) } {name}"
 
 
 def _words(name: str, inches: float) -> str:

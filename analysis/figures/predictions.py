@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.figures.variants import Variant
 from analysis.runs import Run
 from analysis.statistics.intervals import compare, image_weights
-from analysis.statistics.matching import THRESHOLDS, Matches
+from analysis.statistics.matching import THRESHOLDS, Matches, outlines_of
 from analysis.statistics.resampled import Resampler
 from analysis.statistics.truth import Array, Truth
 from analysis.statistics.weighted_ap import unit_ap, weighted_ap
@@ -270,16 +270,10 @@ def _overlaps(predictions: Predictions, category: int, detections: Array) -> Arr
 
 
 def _outline(predictions: Predictions, category: int, detection: int) -> Any:
-    from pycocotools import mask as masks
-
     matches = predictions.matches.categories[category]
-    result = predictions.results[matches.result[detection]]
-    if predictions.matches.kind == "bbox":
-        return result["bbox"]
-    mask = result["segmentation"]
-    if isinstance(mask["counts"], list):
-        return masks.frPyObjects(mask, *predictions.truth.sizes[int(matches.image[detection])])
-    return mask
+    result, image = predictions.results[matches.result[detection]], int(matches.image[detection])
+    (outline,) = outlines_of([result], predictions.truth, image, predictions.matches.kind)
+    return outline
 
 
 def _detection(predictions: Predictions, category: int, detection: int, kind: str) -> Shape:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.differences import LABEL_KEYS, name_differences
 from analysis.runs import Run, UnreadableError, default_evaluation, read_json, read_runs, run_folders, select_sweep
-from analysis.study import rows_of, statistics
+from analysis.study import rows_of, stat_of, statistics
 from analysis.table_rows import Stat, average, data_label, method_with_variant
 from htc.errors import UserError, nearest
 from htc.runs.json_values import mapping, number, text
@@ -133,9 +133,7 @@ def _variant(label: str, runs: Sequence[Run], pool: Path, evaluation: str) -> Va
     costs = [device_hours(pool / run.folder) for run in runs if not run.continues]
     known = np.array([hours for hours, _ in costs if hours is not None])
     if len(known):
-        stats["device_hours"] = Stat(
-            float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else None, len(known)
-        )
+        stats["device_hours"] = stat_of(known)
     devices = ", ".join(sorted({device for _, device in costs if device}))
     return Variant(label, tuple(runs), pool, evaluation, stats, devices)
 

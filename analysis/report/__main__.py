@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 USAGE_LINE = (
@@ -30,39 +31,34 @@ DEFAULTS = {
     "sweep": "", "runs": "runs", "out": "", "eval": "", "base": "", "metric": "segm.AP", "intervals": "true",
     "resamples": "1000", "pictures": "8", "systems": "",
 }  # fmt: skip
-MIN_RESAMPLES = 100
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 2 for an error that the user can fix."""
-    from htc.arguments import parse_arguments, read_flag
-    from htc.errors import UserError
+    from analysis.command import run
 
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(argument in ("-h", "--help", "help") for argument in arguments):
-        print(USAGE, end="")
-        return 0
-    try:
-        values = {**DEFAULTS, **parse_arguments(arguments, USAGE_LINE, keys=DEFAULTS).values}
-        for key, least in (("resamples", MIN_RESAMPLES), ("pictures", 0)):
-            if not values[key].isdecimal() or int(values[key]) < least:
-                raise UserError(f"{key}={values[key]} must be a whole number, {least} or more.")
-        intervals = read_flag(values, "intervals", True)
-        from analysis.report.build import build_report, only_sweep
-        from analysis.report.page import write_report
+    return run(arguments, USAGE, USAGE_LINE, DEFAULTS, make_report)
 
-        pool = Path(values["runs"])
-        sweep = values["sweep"] or only_sweep(pool)
-        report = build_report(
-            pool, sweep, base=values["base"], metric=values["metric"], evaluation=values["eval"],
-            resamples=int(values["resamples"]) if intervals else 0, pictures=int(values["pictures"]),
-            systems=[Path(each) for each in values["systems"].split(",") if each],
-        )  # fmt: skip
-        path = Path(values["out"] or f"report_{sweep}.html")
-        write_report(report, path)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+
+def make_report(values: Mapping[str, str], given: Mapping[str, str]) -> int:
+    """Make the page that the values ask for; see USAGE."""
+    from analysis.command import MIN_RESAMPLES, read_count
+    from htc.arguments import read_flag
+
+    resamples, pictures = read_count(values, "resamples", MIN_RESAMPLES), read_count(values, "pictures", 0)
+    intervals = read_flag(dict(values), "intervals", True)
+    from analysis.report.build import build_report, only_sweep
+    from analysis.report.page import write_report
+
+    pool = Path(values["runs"])
+    sweep = values["sweep"] or only_sweep(pool)
+    report = build_report(
+        pool, sweep, base=values["base"], metric=values["metric"], evaluation=values["eval"],
+        resamples=resamples if intervals else 0, pictures=pictures,
+        systems=[Path(each) for each in values["systems"].split(",") if each],
+    )  # fmt: skip
+    path = Path(values["out"] or f"report_{sweep}.html")
+    write_report(report, path)
     print(f"The report is in {path} ({path.stat().st_size / 2**20:.1f} MiB).")
     return 0
 

@@ -104,11 +104,9 @@ def gather(study: Study, pool: Path, evaluation: str, complaints: Sequence[str])
     report.tables.append(study_table(study, origins))
     if (factorial := build_factorial(study)) is not None:
         report.tables.append(factorial_table(factorial))
+    recorded = {run.folder: categories_of(run, pool, evaluation) for row in study.rows for run in row.runs}
     for section, words in KINDS.items():
-        values = category_values(
-            study.rows,
-            {run.folder: categories_of(run, pool, evaluation, section) for row in study.rows for run in row.runs},
-        )
+        values = category_values(study.rows, {folder: of_run[section] for folder, of_run in recorded.items()})
         if values:
             report.tables.append(category_table(study, values, words))
     report.tables.append(run_table(study, origins))
@@ -132,11 +130,14 @@ def only_sweep(pool: Path) -> str:
     return names[0]
 
 
-def categories_of(run: Run, pool: Path, evaluation: str, section: str) -> dict[str, float]:
-    """Return AP by category in percent, as far as it is recorded. The names are those of the data."""
-    recorded = evaluation_at(pool / run.folder, evaluation).read().get("per_category")
-    values = {name: number(value) for name, value in mapping(mapping(recorded).get(section)).items()}
-    return {name: 100 * value for name, value in values.items() if value is not None and 0 <= value <= 1}
+def categories_of(run: Run, pool: Path, evaluation: str) -> dict[str, dict[str, float]]:
+    """Return AP by section of KINDS and by category in percent, as far as it is recorded, by the names of the data."""
+    recorded = mapping(evaluation_at(pool / run.folder, evaluation).read().get("per_category"))
+    found: dict[str, dict[str, float]] = {}
+    for section in KINDS:
+        values = {name: number(value) for name, value in mapping(recorded.get(section)).items()}
+        found[section] = {name: 100 * value for name, value in values.items() if value is not None and 0 <= value <= 1}
+    return found
 
 
 def summarise(study: Study) -> list[str]:

@@ -73,7 +73,7 @@ def add_drawings(report: Report, study: Study, pool: Path, evaluation: str, resa
             base=study.base if study.base in labels else "", against=against if against in labels else "",
             metric=drawn_metric(study),
         )  # fmt: skip
-        drawing = Drawing(group, pool, choices, resampler)
+        drawing = Drawing(group, pool, choices, resampler, study if study.metric == choices.metric else None)
         for name, title in TITLES.items():
             if not resamples and name in ("effects", "categories", "thresholds"):
                 continue

@@ -11,12 +11,12 @@ from analysis.error_render import errors_sheet
 from analysis.error_table import ErrorTable
 from analysis.factorial import Factorial
 from analysis.factorial_render import HEADER as FACTORIAL_HEADER
-from analysis.factorial_render import SIGNIFICANT
 from analysis.factorial_render import cells as factorial_cells
 from analysis.factorial_render import notes as factorial_notes
 from analysis.render import MISSING, figure
 from analysis.report.contents import Cell, Column, ReportTable, TableRow, Value
 from analysis.runs import ALL_METRICS
+from analysis.statistics.intervals import is_significant
 from analysis.statistics.resampled_errors import COSTS
 from analysis.study import Study, StudyRow
 from analysis.study_render import COLUMNS, cell, columns, metric_words, notes, remarks
@@ -96,7 +96,7 @@ def factorial_table(factorial: Factorial) -> ReportTable:
             effect.kind, effect.name, found.difference, found.on_images.low,
             None if found.anew is None else found.anew.low, effect.p_value,
         ]  # fmt: skip
-        significant = effect.p_value is not None and effect.p_value < SIGNIFICANT
+        significant = is_significant(effect.p_value)
         rows.append(
             TableRow(
                 [

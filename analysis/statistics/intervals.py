@@ -19,6 +19,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 LEVEL = 0.95
+SIGNIFICANT = 0.05
 POWER = 0.8
 
 
@@ -177,6 +178,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def adjusted(comparisons: Sequence[Comparison | None]) -> list[float | None]:
+    """Return the p-value of each difference with methods trained anew, adjusted for their number; None without one."""
+    known = [(index, each.anew.p_value) for index, each in enumerate(comparisons) if each is not None and each.anew]
+    found: list[float | None] = [None] * len(comparisons)
+    for (index, _), p_value in zip(known, holm([value for _, value in known]), strict=True):
+        found[index] = p_value
+    return found
+
+
+def is_significant(p_value: float | None) -> bool:
+    """Return whether an adjusted p-value is known and below SIGNIFICANT."""
+    return p_value is not None and p_value < SIGNIFICANT
+
+
+def mark_of(comparison: Comparison | None, p_value: float | None) -> str:
+    """Return `*` where a difference is significant, or `°` where it is so for these checkpoints alone.
+
+    The latter is said only where the variance between seeds, and with it the p-value, is unknown.
+    """
+    if p_value is not None:
+        return "*" if is_significant(p_value) else ""
+    return "°" if comparison is not None and comparison.on_images.excludes_zero else ""
 
 
 def smallest_visible(error: float, degrees: float, level: float = LEVEL, power: float = POWER) -> float:

@@ -171,6 +171,7 @@ def _best_first(places: list[int], results: Sequence[Mapping[str, Any]]) -> list
 
 
 def outlines_of(results: Sequence[Mapping[str, Any]], truth: Truth, image: int, kind: str) -> list[Any]:
+    """Return the outlines of results on an image as pycocotools compares them: boxes, or compressed run lengths."""
     if kind == "bbox":
         return [result["bbox"] for result in results]
     encoded = [result["segmentation"] for result in results]

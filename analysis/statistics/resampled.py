@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from analysis.statistics.intervals import image_weights
+from analysis.statistics.kept import keep, read_kept, stamp_of
 from analysis.statistics.matching import Matches, match_file
 from analysis.statistics.truth import BOUNDARY, KINDS, Array, Truth, read_truth
 from analysis.statistics.weighted_ap import METRICS, unit_ap, weighted_ap
 from htc.errors import UserError
 from htc.runs.evaluations import evaluation_at
+from htc.runs.files import sha256_of
 from htc.runs.json_values import mapping, text, whole_number
 
 KEYS = [f"{kind}.{metric}" for kind in KINDS for metric in METRICS]
@@ -27,6 +25,8 @@ BOUNDARY_KEYS = [f"{BOUNDARY}.{metric}" for metric in METRICS]
 """Metrics on request."""
 VERSION = 2
 """Increased where the numbers change, so that what earlier versions kept is not used."""
+ARRAYS = ("values", "resampled", "names", "objects", "category_values", "category_resampled")
+"""Names of what is kept: of the metrics, and of the categories."""
 EQUAL = 1e-6
 """Largest difference to the recorded AP, in 0..1, with which predictions and annotations still belong together."""
 
@@ -64,6 +64,13 @@ class _Resampled:
     resampled: Array
     """[M, R]"""
     categories: ResampledCategories
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> _Resampled:
+        """Return what the arrays hold, by ARRAYS."""
+        names, objects, values, resampled = (arrays[name] for name in ARRAYS[2:])
+        categories = ResampledCategories(names.tolist(), objects, values, resampled)
+        return cls(arrays["values"], arrays["resampled"], categories)
 
 
 class Resampler:
@@ -106,8 +113,8 @@ class Resampler:
         images, _ = _facts(folder, evaluation, results)
         kept = place.path / f"resamples-{kind}-{self.resamples}-{self.seed}.npz"
         stamp = self._stamp(place.path, place.results_file)
-        if (found := _read_kept(kept, stamp)) is not None:
-            return found
+        if (arrays := read_kept(kept, stamp, ARRAYS)) is not None:
+            return _Resampled.of(arrays)
         matches = self.matches(folder, evaluation, results, kind)
         unit = unit_ap(matches)
         self._check(unit.metric("AP")[0], kind, results, place.path)
@@ -119,13 +126,13 @@ class Resampler:
             [np.concatenate([chunk.per_category("AP", [index]) for chunk in chunks]) for index in number]
         ).reshape(len(number), 1 + self.resamples)
         objects = np.array([int(category.object_counts[0].sum()) for category in matches.categories], dtype=np.int64)
-        made = _Resampled(
-            of_metrics[:, 0],
-            of_metrics[:, 1:],
-            ResampledCategories(matches.truth.category_names, objects, of_categories[:, 0], of_categories[:, 1:]),
-        )
-        _keep(kept, stamp, made)
-        return made
+        arrays = {
+            "values": of_metrics[:, 0], "resampled": of_metrics[:, 1:],
+            "names": np.array(matches.truth.category_names, dtype=str), "objects": objects,
+            "category_values": of_categories[:, 0], "category_resampled": of_categories[:, 1:],
+        }  # fmt: skip
+        keep(kept, stamp, arrays)
+        return _Resampled.of(arrays)
 
     def truth(self, folder: Path, evaluation: str, results: Mapping[str, Any]) -> Truth:
         """Return the ground truth of an evaluation, with the arguments and errors of `run`."""
@@ -145,8 +152,7 @@ class Resampler:
         if (path, images) not in self._truths:
             recorded = text(data.get("annotations"))
             try:
-                with path.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                found = sha256_of(path)
             except OSError as error:
                 raise UserError(f"{path} cannot be read ({error.strerror}): intervals need the annotations.") from None
             if recorded is not None and recorded != found:
@@ -159,10 +165,9 @@ class Resampler:
     def _stamp(self, folder: Path, results_file: Path) -> str:
         """Return a text that changes with the predictions, and with the way in which they are resampled."""
         try:
-            facts = [path.stat() for path in (results_file, *(folder / f"{kind}.json" for kind in KINDS))]
+            return stamp_of(VERSION, (results_file, *(folder / f"{kind}.json" for kind in KINDS)))
         except OSError as error:
             raise UserError(f"{error.filename} is missing: intervals need the predictions.") from None
-        return repr([VERSION, *((each.st_size, each.st_mtime_ns) for each in facts)])
 
     @staticmethod
     def _check(value: float, kind: str, results: Mapping[str, Any], folder: Path) -> None:
@@ -184,28 +189,3 @@ def _facts(folder: Path, evaluation: str, results: Mapping[str, Any]) -> tuple[i
             f"python -m htc.evaluate run={folder} eval={evaluation} makes it again."
         )
     return images, Path(annotations)
-
-
-def _read_kept(path: Path, stamp: str) -> _Resampled | None:
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["stamp"]) != stamp:
-                return None
-            categories = ResampledCategories(
-                kept["names"].tolist(), kept["objects"], kept["category_values"], kept["category_resampled"]
-            )
-            return _Resampled(kept["values"], kept["resampled"], categories)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _keep(path: Path, stamp: str, made: _Resampled) -> None:
-    """Write what was computed; in a folder of another user, it is computed again next time."""
-    temporary = path.with_suffix(f".{os.getpid()}.npz")
-    with suppress(OSError):
-        np.savez_compressed(
-            temporary, stamp=np.array(stamp), values=made.values, resampled=made.resampled,
-            names=np.array(made.categories.names, dtype=str), objects=made.categories.objects,
-            category_values=made.categories.values, category_resampled=made.categories.resampled,
-        )  # fmt: skip
-        temporary.replace(path)

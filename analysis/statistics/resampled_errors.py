@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 
 from analysis.statistics.errors import ERRORS, REPAIRS, error_ap, find_errors
 from analysis.statistics.intervals import image_weights
+from analysis.statistics.kept import keep, read_kept, stamp_of
 from analysis.statistics.resampled import Resampler
 from analysis.statistics.truth import Array
 from htc.errors import UserError
@@ -23,6 +21,8 @@ from htc.runs.evaluations import evaluation_at
 VERSION = 1
 """Increased where the numbers change, so that what earlier versions kept is not used."""
 COSTS = REPAIRS[1:]
+ARRAYS = ("ap", "costs", "resampled", "counts", "by_category", "categories")
+"""Names of what is kept."""
 
 
 @dataclass
@@ -39,6 +39,15 @@ class RunErrors:
     by_category: Array
     """[1 + C, K] AP50 and costs of each category; NaN where it has neither objects nor detections."""
     categories: list[str]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> RunErrors:
+        """Return what the arrays hold, by ARRAYS."""
+        counts = dict(zip(ERRORS, arrays["counts"].tolist(), strict=True))
+        return cls(
+            float(arrays["ap"]), arrays["costs"], arrays["resampled"], counts, arrays["by_category"],
+            arrays["categories"].tolist(),
+        )  # fmt: skip
 
 
 def run_errors(folder: Path, evaluation: str, results: Mapping[str, Any], kind: str, resampler: Resampler) -> RunErrors:
@@ -58,12 +67,11 @@ def run_errors(folder: Path, evaluation: str, results: Mapping[str, Any], kind: 
     kept = place / f"errors-{kind}-{resampler.resamples}-{resampler.seed}.npz"
     predictions = place / f"{kind}.json"
     try:
-        stamp = repr([VERSION, *((each.stat().st_size, each.stat().st_mtime_ns)
-                                 for each in (place / "results.json", predictions))])  # fmt: skip
+        stamp = stamp_of(VERSION, (place / "results.json", predictions))
     except OSError as error:
         raise UserError(f"{error.filename} is missing: the errors are found in the predictions.") from None
-    if (found := _read_kept(kept, stamp)) is not None:
-        return found
+    if (arrays := read_kept(kept, stamp, ARRAYS)) is not None:
+        return RunErrors.of(arrays)
     truth = resampler.truth(folder, evaluation, results)
     try:
         errors = find_errors(json.loads(predictions.read_bytes()), truth, kind)
@@ -78,39 +86,12 @@ def run_errors(folder: Path, evaluation: str, results: Mapping[str, Any], kind: 
     ]
     of_categories = unit.values[0].copy()
     of_categories[1:] -= of_categories[0]
-    made = RunErrors(
-        float(unit.metric("")[0]),
-        np.array([unit.cost(name)[0] for name in COSTS]),
-        np.concatenate([np.stack([chunk.cost(name) for name in COSTS], axis=1) for chunk in chunks]),
-        errors.counts(),
-        of_categories,
-        truth.category_names,
-    )
-    _keep(kept, stamp, made)
-    return made
-
-
-def _read_kept(path: Path, stamp: str) -> RunErrors | None:
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["stamp"]) != stamp:
-                return None
-            return RunErrors(
-                float(kept["ap"]), kept["costs"], kept["resampled"],
-                dict(zip(ERRORS, kept["counts"].tolist(), strict=True)), kept["by_category"],
-                kept["categories"].tolist(),
-            )  # fmt: skip
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _keep(path: Path, stamp: str, made: RunErrors) -> None:
-    """Write what was computed; in a folder of another user, it is computed again next time."""
-    temporary = path.with_suffix(f".{os.getpid()}.npz")
-    with suppress(OSError):
-        np.savez_compressed(
-            temporary, stamp=np.array(stamp), ap=made.ap, costs=made.costs, resampled=made.resampled,
-            counts=np.array([made.counts[name] for name in ERRORS]), by_category=made.by_category,
-            categories=np.array(made.categories, dtype=str),
-        )  # fmt: skip
-        temporary.replace(path)
+    counts = errors.counts()
+    arrays = {
+        "ap": unit.metric("")[0], "costs": np.array([unit.cost(name)[0] for name in COSTS]),
+        "resampled": np.concatenate([np.stack([chunk.cost(name) for name in COSTS], axis=1) for chunk in chunks]),
+        "counts": np.array([counts[name] for name in ERRORS]), "by_category": of_categories,
+        "categories": np.array(truth.category_names, dtype=str),
+    }  # fmt: skip
+    keep(kept, stamp, arrays)
+    return RunErrors.of(arrays)

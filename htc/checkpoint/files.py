@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -16,7 +15,7 @@ import torch
 from htc.checkpoint.record import Checkpoint
 from htc.checkpoint.safe_loading import load_tensors
 from htc.errors import UserError
-from htc.runs.files import sync_folder
+from htc.runs.files import sha256_of, sync_folder
 
 logger = logging.getLogger(__name__)
 FILE_NAME = re.compile(r"step_(\d+)\.pt")
@@ -44,7 +43,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             torch.save(checkpoint.to_content(), file)
             file.flush()
             os.fsync(file.fileno())
-        _write_durably(checksum_file(path), checksum(temporary))
+        _write_durably(checksum_file(path), sha256_of(temporary))
         temporary.replace(path)
         sync_folder(folder)
     except (OSError, RuntimeError) as error:
@@ -94,12 +93,6 @@ def read_content(path: Path) -> Any:
     return load_tensors(path, "checkpoint")
 
 
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def checksum_file(path: Path) -> Path:
     """Return the file next to a checkpoint that holds its checksum."""
     return path.with_suffix(".sha256")
@@ -121,7 +114,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 def _damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint file, by its checksum; None for an undamaged file."""
     try:
-        return None if checksum_file(path).read_bytes().strip() == checksum(path).encode() else "its checksum differs"
+        return None if checksum_file(path).read_bytes().strip() == sha256_of(path).encode() else "its checksum differs"
     except PermissionError as error:
         raise UserError(f"{error.filename} could not be read ({error.strerror}): make it readable.") from None
     except FileNotFoundError as error:

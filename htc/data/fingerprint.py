@@ -10,6 +10,7 @@ import numpy as np
 
 from htc.data.dataset import CocoDataset
 from htc.errors import UserError
+from htc.runs.files import sha256_of
 from htc.runs.record import SplitFingerprint
 
 MAX_FILES = 1000
@@ -28,8 +29,7 @@ def fingerprint(dataset: CocoDataset) -> SplitFingerprint:
     stuff = None
     if semantic is not None and semantic.folder is not None:
         stuff = _sizes(semantic.folder, map(semantic.map_name, chosen))
-    with dataset.annotation_file.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(dataset.annotation_file)
     return SplitFingerprint(
         digest, len(dataset), _sizes(annotations.images_dir, map(annotations.file_name, chosen)), stuff
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import socket
@@ -24,6 +23,7 @@ from htc.errors import UserError
 from htc.evaluation.coco_metrics import METRIC_NAMES, Metrics, coco_metrics, write_results_file
 from htc.evaluation.engines import Result
 from htc.runs.evaluations import EvaluationFolder
+from htc.runs.files import sha256_of
 from htc.runs.folder import now
 
 KINDS = {"bbox": "boxes", "segm": "masks"}
@@ -72,7 +72,7 @@ def evaluate_result_files(
         "system": name or predictions[0].absolute().parent.name,
         "predictions": {kind: str(path.absolute()) for kind, path in read.sources.items()},
         "annotation_file": str(annotations.absolute()),
-        "data": {"annotations": _digest(annotations), "images": len(image_ids)},
+        "data": {"annotations": sha256_of(annotations), "images": len(image_ids)},
         "evaluated": now(),
         "host": socket.gethostname(),
         "by": f"htc {htc.__version__}",
@@ -262,8 +262,3 @@ def _check_run_lengths(results: list[Result], sizes: dict[int, tuple[int, int]],
         raise UserError(
             f"predictions={path}: result {int(np.flatnonzero(~valid)[0])} has run lengths that do not cover its image."
         )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -50,6 +51,12 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
     """Yield an open text file, which replaces `path` at the end of the block unless the block fails."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         yield file
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plain_json(value: Any) -> Any:

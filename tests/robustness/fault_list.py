@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from htc.checkpoint.files import checkpoint_steps, checksum, checksum_file
+from htc.checkpoint.files import checkpoint_steps, checksum_file
 from htc.cli import USER_ERROR
+from htc.runs.files import sha256_of
 from tests.helpers.annotation_faults import FAULTS, REPAIRS, Change, drop
 from tests.helpers.attacks import ATTACKS
 from tests.helpers.hand_made import Folder
@@ -289,7 +290,7 @@ def checkpoint_faults() -> Iterator[Fault]:
     def evil_own(place: Place) -> None:
         for path in unfinished(place):
             path.write_bytes(evil_file("os.system", place).read_bytes())
-            checksum_file(path).write_text(checksum(path))
+            checksum_file(path).write_text(sha256_of(path))
         (place.root / "evil.pth").unlink()
 
     def evil(attack: str, place: Place) -> list[str]:
